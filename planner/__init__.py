@@ -1,0 +1,1 @@
+"""Resource planner and method recommender for fine-tuning language models."""

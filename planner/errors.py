@@ -1,0 +1,57 @@
+"""The family of expected failures; everything else is a bug and keeps its traceback.
+
+    PlannerError
+    ├── UsageError             exit 2   an option that has no meaning
+    │   └── UnknownName        exit 2   a model, GPU, rule or topic that nobody has told us about
+    ├── UnsupportedScenario    exit 3   understood, but we will not guess the answer
+    └── BrokenInput            exit 2   a file that cannot be read as what it claims to be
+
+A message is one line: what was asked, what is wrong, what is nearest, what to run next.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+EXIT_FITS = 0
+EXIT_BUG = 1
+EXIT_USAGE = 2
+EXIT_UNSUPPORTED = 3
+EXIT_NOTHING_FITS = 4
+
+
+class PlannerError(Exception):
+    """An expected failure with one line for the user and an exit code for scripts."""
+
+    exit_code = EXIT_USAGE
+
+
+class UsageError(PlannerError, ValueError):
+    """An option or argument that has no meaning."""
+
+
+class BrokenInput(PlannerError, ValueError):
+    """A file, or an answer from the network, that is not what it claims to be."""
+
+
+class UnsupportedScenario(PlannerError, NotImplementedError):
+    """A question that we understand but for which we have no evidence."""
+
+    exit_code = EXIT_UNSUPPORTED
+
+
+class UnknownName(UsageError, LookupError):
+    """A name that no catalogue of ours holds, with the nearest ones that it does."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, listing: str) -> None:
+        near = nearest(name, known)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        super().__init__(f"unknown {kind} {name[:80]!r}{hint} (list them with: {listing})")
+
+
+def nearest(name: str, known: Iterable[str], *, count: int = 3) -> list[str]:
+    """Up to ``count`` members of ``known`` that a typing error away from ``name``, best first.
+
+    >>> nearest("4900", ["4090", "3090", "a100"])
+    ['4090']
+    """
+    return get_close_matches(name.lower(), sorted(set(known)), n=count, cutoff=0.6)

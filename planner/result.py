@@ -1,0 +1,161 @@
+"""Frozen outputs: what a step needs (``Estimate``), what follows from it (``Plan``).
+
+All bytes are ints, per GPU, of the fullest rank. The peak is the largest phase, never a sum of the
+owners' separate peaks.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from planner.spec import Cluster, ModelSpec, Scenario
+
+Phase = Literal["load", "forward", "loss", "backward", "optimizer_step"]
+PHASES: tuple[Phase, ...] = ("load", "forward", "loss", "backward", "optimizer_step")
+Verdict = Literal["fits", "tight", "does_not_fit"]
+Evidence = Literal["closed-form", "traced", "measured"]
+
+
+class Memory(NamedTuple):
+    """Bytes by owner at one instant; the seven owners sum to what the allocator counts as allocated."""
+
+    weights: int = 0
+    adapters: int = 0
+    gradients: int = 0
+    optimizer: int = 0
+    activations: int = 0
+    logits: int = 0
+    temporaries: int = 0
+
+    @property
+    def total(self) -> int:
+        """Allocated bytes."""
+        return sum(self)
+
+
+OWNERS: tuple[str, ...] = Memory._fields
+
+
+class Parameters(NamedTuple):
+    """Parameter counts. ``quantized`` says how many of ``total`` are stored in 4 or 8 bits."""
+
+    total: int
+    trainable: int
+    quantized: int
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """The largest phase in the three ways of counting, and what a card must have for it.
+
+    ``required_bytes``: smallest total memory of a card on which the step completes.
+    ``device_bytes``: what nvidia-smi shows with memory to spare. ``low_bytes`` and ``high_bytes`` bound ``required_bytes``.
+    """
+
+    phase: Phase
+    allocated_bytes: int
+    reserved_bytes: int
+    device_bytes: int
+    required_bytes: int
+    low_bytes: int
+    high_bytes: int
+    managed_bytes: int = 0
+    host_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What one optimizer step takes, phase by phase, and on which evidence we say so."""
+
+    evidence: Evidence
+    parameters: Parameters
+    phases: Mapping[Phase, Memory]
+    peak: Peak
+
+    @property
+    def peak_memory(self) -> Memory:
+        """Bytes by owner at the instant of the peak."""
+        return self.phases[self.peak.phase]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """Why the plan says so: a stable code, one sentence, and the number that it rests on."""
+
+    code: str
+    text: str
+    number: float
+    unit: Literal["bytes", "ratio", "parameters", "gpus", "usd_per_hour", "tokens", "steps"]
+    severity: Literal["info", "warning"] = "info"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One way to train: its settings, what it takes and whether the card has that.
+
+    ``step`` (seconds) and ``cost`` stay ``None`` until a time model exists.
+    """
+
+    scenario: Scenario
+    estimate: Estimate
+    verdict: Verdict
+
+    @property
+    def method(self) -> str:
+        """``full``, ``lora`` or ``qlora``."""
+        return self.scenario.train.method
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """A change that makes the job run: ``settings`` holds only what differs from the request.
+
+    ``usd_per_hour`` is the low and typical price of all the GPUs together, where one is known.
+    """
+
+    settings: Mapping[str, str | int | float | bool]
+    candidate: Candidate
+    command: str
+    usd_per_hour: tuple[float | None, float | None] = (None, None)
+
+    @property
+    def gpu(self) -> str:
+        """Profile id."""
+        return self.candidate.scenario.cluster.gpu.id
+
+    @property
+    def gpus(self) -> int:
+        """Number of GPUs in all."""
+        return self.candidate.scenario.cluster.world_size
+
+    @property
+    def sharding(self) -> str:
+        """How states are divided among them."""
+        return self.candidate.scenario.train.sharding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recommendation:
+    """Index of the chosen candidate, or ``None`` when nothing fits, with reasons and ways out."""
+
+    candidate: int | None
+    reasons: tuple[Reason, ...]
+    changes: tuple[Way, ...] = ()
+    rent: tuple[Way, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The whole answer to one request."""
+
+    model: ModelSpec
+    cluster: Cluster
+    candidates: tuple[Candidate, ...]
+    recommendation: Recommendation
+    notes: tuple[str, ...] = ()
+    """What the reader must know about names and data: what an alias resolved to, estimated figures, warnings."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether any candidate is ``fits`` or ``tight``."""
+        return any(candidate.verdict != "does_not_fit" for candidate in self.candidates)
