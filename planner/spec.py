@@ -49,12 +49,17 @@ OPTIMIZERS = (
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """One matrix ``(d_out, d_in)`` that transformers builds as an ``nn.Linear`` (or GPT-2's ``Conv1D``)."""
+    """One matrix ``(d_out, d_in)`` that transformers builds as an ``nn.Linear`` (or GPT-2's ``Conv1D``).
+
+    ``name`` is the module's path inside its block, as in ``self_attn.q_proj``; outside the blocks its last part.
+    """
 
     name: str
     d_in: int
     d_out: int
     bias: bool = False
+    subclass: bool = False
+    """A subclass of ``nn.Linear`` (Falcon's), which transformers 5 does not hand to bitsandbytes."""
 
     @property
     def weight_params(self) -> int:
@@ -199,7 +204,9 @@ class Experts:
     parallel_dense: Mlp | None = None
     """A dense MLP that runs beside the experts (Gemma 4)."""
     linear_names: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
-    """Names of an expert's matrices where experts are separate modules (transformers 4)."""
+    """Names of an expert's matrices where experts are separate modules (transformers 4); empty where they never were."""
+    router_linear: bool = True
+    """The router is an ``nn.Linear`` where experts are separate modules; where they never were, in every version."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,6 +280,8 @@ class ModelSpec:
     logits_scaled: bool = False
     logits_softcap: bool = False
     embedding_dropout: float = 0.0
+    attends: tuple[Attend, ...] = ("flash", "sdpa", "eager")
+    """Attention kernels that transformers offers for the class; others fall back to the last one."""
     hub_id: str | None = None
     license: str | None = None
     native_dtype: str | None = None
@@ -352,12 +361,14 @@ class Behaviour:
 
     name: str
     versions: Mapping[str, str]
-    kbit_prepare: bool
-    """PEFT's ``prepare_model_for_kbit_training``: every 16-bit parameter of a quantised base becomes fp32."""
+    kbit_upcast: Literal["none", "norms", "all"]
+    """Which 16-bit parameters of a quantised base become fp32 before training: with PEFT's
+    ``prepare_model_for_kbit_training`` all, with TRL's older preparation the norms."""
     holds_logits: bool
     """The caller keeps the model's outputs while backward and the optimizer run."""
-    logits_to_fp32: bool
-    """The loss upcasts the whole logits tensor to fp32."""
+    logits_upcast: Literal["none", "in_place", "copy"]
+    """How the logits become fp32 before the loss: not at all, under the same name (the 16-bit tensor is
+    freed), or as a copy beside the 16-bit tensor that the outputs keep."""
     logits_shift_copy: bool
     """The loss copies the logits to drop the last position (transformers before labels were shifted instead)."""
     clips_gradients: bool
@@ -383,6 +394,8 @@ class Price:
     hyperscaler_usd: float | None
     as_of: str
     estimated: bool = False
+    basis: str = ""
+    """How ``typical_usd`` was chosen among the offers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -413,6 +426,21 @@ class Gpu:
     represents: str | None = None
     """For a class profile such as ``24gb``: the id of the smallest card of the class."""
     price: Price | None = None
+    advertised_gb: int | None = None
+    """The number on the box: it names classes and enters no sum."""
+    form_factor: str = ""
+    system_bytes: int = 0
+    """Of a pool that CPU and GPU share: what the operating system holds."""
+    measured_bf16_flops_per_s: float | None = None
+    """The best bf16 matrix product that somebody reports, where somebody does."""
+    bridge_bytes_per_s: float | None = None
+    """NVLink of cards that are joined in pairs by a bridge, one way; ``nvlink_bytes_per_s`` is then ``None``."""
+    sm_count: int | None = None
+    tdp_w: float | None = None
+    members: tuple[str, ...] = ()
+    """For a class profile: every card of the class."""
+    resolution: str | None = field(default=None, compare=False)
+    """What the name that was asked for stands for, as one line to show."""
 
     def __hash__(self) -> int:
         return hash((self.id, self.memory_bytes))
@@ -435,7 +463,7 @@ class Cluster:
     @property
     def usable_bytes(self) -> int:
         """What a training process may take on each card, its context included."""
-        return max(self.gpu.memory_bytes - self.headroom_bytes, 0)
+        return max(self.gpu.memory_bytes - self.gpu.system_bytes - self.headroom_bytes, 0)
 
 
 Origin = Literal["user", "stack", "model", "default"]

@@ -1,0 +1,65 @@
+"""Phase ``backward``: the loss's own backward, then the layers from last to first, then the embedding."""
+
+from planner.closed_form.forward import between_layers, standing_gradients
+from planner.closed_form.loss import end_of_layers, head_bytes
+from planner.closed_form.step import Step
+from planner.result import Memory
+
+
+def backward_phase(step: Step) -> Memory:
+    """The largest instant of backward."""
+    instants = [_loss(step), _end(step)]
+    instants += [_layer(step, turn) for turn in step.profile.turns]
+    return max(instants, key=lambda memory: memory.total)
+
+
+def _loss(step: Step) -> Memory:
+    before = _without_held(step, end_of_layers(step))
+    before = before._replace(temporaries=before.temporaries + step.shards.loss)
+    if step.scenario.train.loss == "full":
+        instant = step.largest(step.profile.loss.backward)
+        made = _new_gradients(step, instant.weight_grad)
+        memory = step.plus(before, instant)
+        return memory._replace(gradients=memory.gradients + made)
+    hidden = step.plus(before, step.profile.hidden.kept)
+    return hidden._replace(logits=hidden.logits + head_bytes(step).backward)
+
+
+def _without_held(step: Step, memory: Memory) -> Memory:
+    """The full loss's tape counts held logits itself."""
+    return memory._replace(logits=0) if step.scenario.train.loss == "full" else memory
+
+
+def _layer(step: Step, turn: tuple[int, tuple[int, ...], int]) -> Memory:
+    """One layer's backward: layers before it still keep theirs, layers after it have left their gradients."""
+    kind, before, after = turn
+    part = step.profile.layers[kind]
+    memory = between_layers(step, before, layer_inputs=sum(before) + 1)
+    memory = memory._replace(temporaries=memory.temporaries + step.shards.backward)
+    made = after + step.profile.loss.weight_grad
+    instant = step.largest(part.backward)
+    candidates = [_with_gradients(step, step.plus(memory, instant), made + instant.weight_grad)]
+    if step.scenario.train.gradient_checkpointing:
+        again = step.plus(memory, step.largest(part.recompute), extra=step.bytes(step.profile.stream))
+        candidates.append(_with_gradients(step, again, made))
+    return max(candidates, key=lambda found: found.total)
+
+
+def _with_gradients(step: Step, memory: Memory, made: int) -> Memory:
+    return memory._replace(gradients=memory.gradients + _new_gradients(step, made))
+
+
+def _new_gradients(step: Step, made: int) -> int:
+    """Bytes of ``made`` gradients on this rank; with accumulation they are added into those that stand."""
+    if standing_gradients(step):
+        return min(made, step.shards.largest_gradient)
+    total = max(step.profile.inventory.trained_bytes * step.profile.inventory.trainable, 1)
+    return min(made, total) * step.shards.gradients // total
+
+
+def _end(step: Step) -> Memory:
+    """All gradients made; a tied embedding's two gradients are still apart."""
+    static = step.static(gradients=step.shards.gradients)
+    held = step.bytes(step.profile.held_logits) if step.scenario.train.loss == "full" else 0
+    extra = step.profile.tied_grad + step.bytes(step.profile.stream)
+    return static._replace(logits=held, temporaries=static.temporaries + extra + step.shards.backward)

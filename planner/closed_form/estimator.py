@@ -1,0 +1,59 @@
+"""Puts the phases together: largest phase, reserved, device and required bytes."""
+
+from functools import lru_cache
+from types import MappingProxyType
+
+from planner.closed_form.backward import backward_phase
+from planner.closed_form.forward import forward_phase
+from planner.closed_form.load import load_phase
+from planner.closed_form.loss import loss_phase
+from planner.closed_form.optimizer_step import optimizer_phase
+from planner.closed_form.step import Step, prepare
+from planner.formulas.overhead import NCCL, SQUEEZED_FRACTION, spare_fraction
+from planner.result import PHASES, Estimate, Memory, Peak, Phase
+from planner.spec import ModelSpec, Scenario
+
+INTERVAL = 0.10
+"""Half width of the stated interval around required bytes, until measurements narrow it."""
+
+
+def estimate(scenario: Scenario) -> Estimate:
+    """Bytes of one optimizer step by phase and owner; raise ``UsageError`` for adapter targets that the model lacks."""
+    _checked_targets(scenario.model, scenario.train.lora_targets, scenario.train.modules_to_save)
+    step = prepare(scenario)
+    phases: dict[Phase, Memory] = {
+        "load": load_phase(step),
+        "forward": forward_phase(step),
+        "loss": loss_phase(step),
+        "backward": backward_phase(step),
+        "optimizer_step": optimizer_phase(step),
+    }
+    return Estimate("closed-form", step.profile.inventory.parameters, MappingProxyType(phases), _peak(step, phases))
+
+
+@lru_cache(maxsize=1024)
+def _checked_targets(model: ModelSpec, targets: tuple[str, ...], modules_to_save: tuple[str, ...]) -> None:
+    del model, targets, modules_to_save
+
+
+def _peak(step: Step, phases: dict[Phase, Memory]) -> Peak:
+    name = max(PHASES, key=lambda phase: phases[phase].total)
+    memory = phases[name]
+    cluster = step.scenario.cluster
+    varying = memory.activations + memory.logits + memory.temporaries
+    spare = int(spare_fraction(step.scenario.train.loss, step.scenario.train.kernels) * varying)
+    reserved = memory.total + max(spare, int(SQUEEZED_FRACTION * memory.total))
+    outside = cluster.gpu.context_bytes + (NCCL if cluster.world_size > 1 else 0)
+    required = outside + memory.total + int(SQUEEZED_FRACTION * memory.total)
+    shared = step.managed if cluster.gpu.unified_memory else 0
+    return Peak(
+        phase=name,
+        allocated_bytes=memory.total,
+        reserved_bytes=reserved,
+        device_bytes=reserved + outside,
+        required_bytes=required + shared,
+        low_bytes=int((required + shared) * (1 - INTERVAL)),
+        high_bytes=int((required + shared) * (1 + INTERVAL)),
+        managed_bytes=step.managed,
+        host_bytes=step.managed,
+    )

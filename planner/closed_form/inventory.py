@@ -1,0 +1,186 @@
+"""What stays on the device through the whole step: weights, adapters, and which tensors are trained."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+from planner.formulas.states import NESTED_TABLES, QUANT_TABLES, Trainable, int8_bytes, nf4_bytes
+from planner.result import Parameters
+from planner.spec import Block, Experts, Linear, ModelSpec, Norm, Table
+
+
+class Storage(NamedTuple):
+    """How parameters are stored. Element sizes in bytes; ``quant`` is empty without quantisation."""
+
+    method: str
+    weight_bytes: int
+    norm_bytes: int
+    outer_bytes: int
+    """Of embeddings, head and every other parameter that is neither quantised nor a norm."""
+    quant: str
+    double_quant: bool
+    fused_experts: bool
+    adapter_bytes: int
+    rank: int
+    targets: tuple[str, ...]
+    modules_to_save: tuple[str, ...]
+
+
+class Inventory(NamedTuple):
+    """Bytes on one device before any sharding, and what is trained."""
+
+    parameters: Parameters
+    weights: int
+    """All base weights in their stored form."""
+    quantized_weights: int
+    """The part of ``weights`` that is packed, with its scales."""
+    adapters: int
+    trained: tuple[Trainable, ...]
+    trained_bytes: int
+    """Element size of the trained tensors."""
+    largest_matrix: int
+    """Elements of the largest quantised matrix."""
+
+    @property
+    def trainable(self) -> int:
+        """Parameters that the optimizer sees."""
+        return self.parameters.trainable
+
+
+@lru_cache(maxsize=2048)
+def take_inventory(model: ModelSpec, storage: Storage) -> Inventory:
+    """Count every tensor of the model under one way of storing it."""
+    plain = quantized = packed = total = largest = 0
+    for item, count in _items(model):
+        total += count * item.params
+        matrix = None if item == model.lm_head else _quantizable(item, storage)
+        if matrix is None:
+            plain += count * item.params * _element_bytes(item, storage)
+            continue
+        rows, columns, copies = matrix
+        quantized += count * copies * rows * columns
+        packed += count * copies * _packed_bytes(rows, columns, storage)
+        plain += count * (item.params - copies * rows * columns) * storage.outer_bytes
+        largest = max(largest, rows * columns)
+    trained = tuple(_trained(model, storage))
+    trainable = sum(tensor.numel * tensor.count for tensor in trained)
+    element = storage.weight_bytes if storage.method == "full" else storage.adapter_bytes
+    adapters = 0 if storage.method == "full" else trainable * element
+    return Inventory(
+        Parameters(total, trainable, quantized), plain + packed, packed, adapters, trained, element, largest
+    )
+
+
+def _items(model: ModelSpec) -> Iterator[tuple[Linear | Norm | Table, int]]:
+    """Every parameter-holding module with the number of times it occurs; a tied head is left out."""
+    for table in model.embeddings:
+        yield table, 1
+    for module in (*model.extra_norms, *model.extra_linears):
+        yield module, 1
+    if model.final_norm is not None:
+        yield model.final_norm, 1
+    if not model.tie_word_embeddings:
+        yield model.lm_head, 1
+    elif model.lm_head.bias:
+        yield Table("lm_head.bias", (model.lm_head.d_out,)), 1
+    for block, count in zip(model.blocks, model.block_counts, strict=True):
+        for item in (*block.linears, *block.all_norms, *block.tables):
+            yield item, count
+
+
+def _quantizable(item: Linear | Norm | Table, storage: Storage) -> tuple[int, int, int] | None:
+    """(rows, columns, how many) of the matrices that bitsandbytes replaces in this module."""
+    if not storage.quant:
+        return None
+    if isinstance(item, Linear):
+        return item.d_out, item.d_in, 1
+    if isinstance(item, Table) and not storage.fused_experts and _is_expert_matrix(item):
+        experts, rows, columns = item.shape
+        return rows, columns, experts
+    return None
+
+
+def _is_expert_matrix(table: Table) -> bool:
+    return len(table.shape) == 3
+
+
+def _packed_bytes(rows: int, columns: int, storage: Storage) -> int:
+    if storage.quant == "int8":
+        return int8_bytes(rows, columns)
+    tables = QUANT_TABLES + (NESTED_TABLES if storage.double_quant else 0)
+    return nf4_bytes(rows * columns, double_quant=storage.double_quant) + tables
+
+
+def _element_bytes(item: Linear | Norm | Table, storage: Storage) -> int:
+    if isinstance(item, Norm):
+        return storage.norm_bytes
+    return storage.outer_bytes
+
+
+# ---------------------------------------------------------------- trained tensors
+
+
+def _trained(model: ModelSpec, storage: Storage) -> Iterator[Trainable]:
+    if storage.method == "full":
+        yield from _all_tensors(model)
+    else:
+        yield from _adapter_tensors(model, storage)
+        yield from _saved_modules(model, storage.modules_to_save)
+
+
+def _all_tensors(model: ModelSpec) -> Iterator[Trainable]:
+    outer = {*model.embeddings, model.lm_head}
+    for item, count in _items(model):
+        if isinstance(item, Linear):
+            yield Trainable(item.d_out, item.d_in, count, embedding=item in outer)
+            if item.bias:
+                yield Trainable(item.d_out, 1, count)
+        elif isinstance(item, Norm):
+            yield Trainable(item.size, 1, count * (int(item.weight) + int(item.bias)))
+        else:
+            yield Trainable(item.shape[0], item.params // item.shape[0], count, embedding=item in outer)
+
+
+def _adapter_tensors(model: ModelSpec, storage: Storage) -> Iterator[Trainable]:
+    for block, count in zip(model.blocks, model.block_counts, strict=True):
+        for linear, copies in adapted_linears(block, storage.targets, fused_experts=storage.fused_experts):
+            yield Trainable(storage.rank, linear.d_in, count * copies)
+            yield Trainable(linear.d_out, storage.rank, count * copies)
+
+
+def adapted_linears(block: Block, targets: tuple[str, ...], *, fused_experts: bool) -> Iterator[tuple[Linear, int]]:
+    """(matrix, how many) that PEFT adapts in one layer; separate experts count, fused ones cannot be adapted."""
+    separate = () if fused_experts or block.experts is None else tuple(expert_linears(block.experts, block))
+    for linear, copies in (*((linear, 1) for linear in block.linears), *separate):
+        if is_target(linear.name, targets):
+            yield linear, copies
+
+
+def is_target(name: str, targets: tuple[str, ...]) -> bool:
+    """PEFT's rule: ``all-linear``, the name itself or the end of its dotted path."""
+    return "all-linear" in targets or any(name == target or name.endswith(f".{target}") for target in targets)
+
+
+def expert_linears(experts: Experts, block: Block) -> Iterator[tuple[Linear, int]]:
+    """The expert matrices as transformers 4 builds them, and the router, which is a matrix there too."""
+    hidden = block.attention.inputs[0].d_in
+    width = experts.intermediate_size
+    sizes = [(hidden, width), (hidden, width), (width, hidden)] if experts.gated else [(hidden, width), (width, hidden)]
+    for name, (d_in, d_out) in zip(experts.linear_names, sizes, strict=False):
+        yield Linear(name, d_in, d_out), experts.num_experts
+    yield Linear(experts.router.name, hidden, experts.num_experts), 1
+
+
+def _saved_modules(model: ModelSpec, names: tuple[str, ...]) -> Iterator[Trainable]:
+    for name in names:
+        for table in model.embeddings:
+            if table.name == name or table.name.startswith(f"{name}."):
+                yield Trainable(table.shape[0], table.params // table.shape[0], 1, embedding=True)
+        if model.lm_head.name == name:
+            yield Trainable(model.lm_head.d_out, model.lm_head.d_in, 1, embedding=True)
+            if model.lm_head.bias:
+                yield Trainable(model.lm_head.d_out, 1, 1)
+        if model.final_norm is not None and model.final_norm.name == name:
+            yield Trainable(model.final_norm.size, 1, 1)
+
+

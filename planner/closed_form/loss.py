@@ -1,0 +1,42 @@
+"""Phase ``loss``: final norm, language-model head and cross entropy, until backward begins."""
+
+from planner.closed_form.forward import between_layers
+from planner.closed_form.step import Step
+from planner.formulas.loss import LossBytes, checkpointed_chunks, liger_fused, trl_fused
+from planner.result import Memory
+
+
+def loss_phase(step: Step) -> Memory:
+    """The peak of the head and the loss in the forward direction."""
+    before = end_of_layers(step)
+    before = before._replace(
+        temporaries=before.temporaries + step.profile.autocast_cache + step.shards.loss
+    )
+    if step.scenario.train.loss == "full":
+        return step.plus(before, step.largest(step.profile.loss.forward))
+    hidden = step.plus(before, step.profile.hidden.kept)
+    return hidden._replace(logits=hidden.logits + head_bytes(step).forward)
+
+
+def end_of_layers(step: Step, *, gradients: int = 0) -> Memory:
+    """All layers done, their last output not yet normalised away."""
+    counts = step.scenario.model.block_counts
+    return between_layers(step, counts, layer_inputs=sum(counts), gradients=gradients)
+
+
+def head_bytes(step: Step) -> LossBytes:
+    """Bytes of the head that makes no full logits: TRL's, its older chunks, or Liger's for other trainers."""
+    scenario, profile = step.scenario, step.profile
+    kernel = checkpointed_chunks
+    if scenario.train.loss == "fused":
+        kernel = trl_fused if scenario.stack.name == "trl" else liger_fused
+    return kernel(
+        t=scenario.train.tokens,
+        h=scenario.model.lm_head.d_in,
+        V=scenario.model.vocab_size,
+        e=profile.recipe.compute_bytes,
+        trained=profile.head_trained,
+        weight_bytes=profile.head_bytes,
+    )
+
+

@@ -1,0 +1,231 @@
+"""Everything about a scenario that does not depend on the batch, worked out once and kept."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+from planner.closed_form.inventory import Inventory, Storage, take_inventory
+from planner.formulas.blocks import block_tape
+from planner.formulas.head import hidden_tape, logits_tensor, loss_tape
+from planner.formulas.operations import Recipe
+from planner.formulas.tape import (
+    ZERO,
+    Instant,
+    Size,
+    Tape,
+    backward_instants,
+    forward_instants,
+    total,
+)
+from planner.spec import FLOAT_BYTES, Behaviour, ModelSpec, Scenario
+
+
+class ProfileKey(NamedTuple):
+    """The settings of a ``TrainSpec`` that shape the tapes; batch, length and optimizer are not among them."""
+
+    method: str
+    lora_rank: int
+    lora_targets: tuple[str, ...]
+    modules_to_save: tuple[str, ...]
+    adapter_dtype: str
+    dropout: bool
+    quant: str
+    double_quant: bool
+    weights_dtype: str
+    autocast: str
+    attention: str
+    kernels: str
+    mixed_shards: bool
+    """FSDP's own mixed precision: fp32 shards of what is trained, 16-bit copies for compute."""
+    shift_copy: bool
+    checkpointing: bool
+
+
+class Part(NamedTuple):
+    """One kind of layer, or the head: what it keeps and what can be its peak."""
+
+    kept: Instant
+    forward: tuple[Instant, ...]
+    recompute: tuple[Instant, ...]
+    backward: tuple[Instant, ...]
+    weight_grad: int
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Batch-independent facts of a scenario."""
+
+    inventory: Inventory
+    recipe: Recipe
+    layers: tuple[Part, ...]
+    hidden: Part
+    loss: Part
+    held_logits: Size
+    head_trained: bool
+    head_bytes: int
+    embedding_grad: int
+    """Gradient bytes of the input embedding: the last to be made in backward."""
+    tied_grad: int
+    """Second gradient of a tied embedding, alive beside the first until they are added."""
+    autocast_cache: int
+    """16-bit copies of trained fp32 weights that autocast keeps until the forward pass ends."""
+    stream: Size
+    turns: tuple[tuple[int, tuple[int, ...], int], ...]
+    """(kind, layers of each kind before it, weight-gradient bytes of the layers after it) for the first and last layer of each kind."""
+    largest_block: int
+    """Parameters of the largest layer."""
+
+
+def profile_of(scenario: Scenario) -> Profile:
+    """The profile of a scenario, from the cache when only batch, length or optimizer differ."""
+    train = scenario.train
+    key = ProfileKey(
+        train.method,
+        train.lora_rank,
+        train.lora_targets,
+        train.modules_to_save,
+        train.adapter_dtype,
+        train.lora_dropout > 0,
+        train.quant if train.method == "qlora" else "",
+        train.double_quant,
+        train.weights_dtype,
+        train.autocast,
+        train.attention,
+        train.kernels,
+        train.sharding == "fsdp" and train.autocast != "none" and train.method == "full",
+        scenario.stack.logits_shift_copy and train.micro_batch_size > 1,
+        train.gradient_checkpointing,
+    )
+    return _profile(scenario.model, key, scenario.stack)
+
+
+def storage_of(key: ProfileKey, stack: Behaviour) -> Storage:
+    """How the parameters are stored under a profile's settings."""
+    weight = FLOAT_BYTES[key.weights_dtype]
+    quantized = key.method == "qlora"
+    upcast = stack.kbit_upcast if quantized else "none"
+    return Storage(
+        method=key.method,
+        weight_bytes=4 if key.mixed_shards else weight,
+        norm_bytes=4 if upcast != "none" or key.mixed_shards else weight,
+        outer_bytes=4 if upcast == "all" or key.mixed_shards else weight,
+        quant=key.quant,
+        double_quant=key.double_quant,
+        fused_experts=stack.fused_experts,
+        adapter_bytes=FLOAT_BYTES[key.adapter_dtype],
+        rank=key.lora_rank,
+        targets=key.lora_targets,
+        modules_to_save=key.modules_to_save,
+    )
+
+
+def recipe_of(key: ProfileKey, stack: Behaviour) -> Recipe:
+    """How a layer computes under a profile's settings."""
+    storage = storage_of(key, stack)
+    compute = 2 if key.autocast != "none" or key.mixed_shards or key.quant else FLOAT_BYTES[key.weights_dtype]
+    weight = 2 if key.mixed_shards else FLOAT_BYTES[key.weights_dtype]
+    upcast = key.quant != "" and stack.kbit_upcast != "none"
+    return Recipe(
+        full=key.method == "full",
+        stream_bytes=4 if upcast else weight,
+        weight_bytes=weight,
+        norm_bytes=2 if key.mixed_shards else storage.norm_bytes,
+        compute_bytes=compute,
+        autocast=key.autocast != "none",
+        adapter_bytes=0 if key.method == "full" else FLOAT_BYTES[key.adapter_dtype],
+        rank=key.lora_rank,
+        targets=key.lora_targets,
+        dropout=key.dropout,
+        quant=key.quant,
+        double_quant=key.double_quant,
+        attention=key.attention,
+        fused=key.kernels == "fused",
+        repeats_kv=stack.repeats_kv,
+        fused_experts=stack.fused_experts,
+    )
+
+
+@lru_cache(maxsize=4096)
+def _profile(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Profile:
+    recipe, storage = recipe_of(key, stack), storage_of(key, stack)
+    inventory = take_inventory(model, storage)
+    layers = tuple(
+        _part(block_tape(block, model.hidden_size, recipe), own_source=not key.checkpointing) for block in model.blocks
+    )
+    head_trained = key.method == "full" or model.lm_head.name in key.modules_to_save
+    head_bytes = recipe.weight_bytes if key.mixed_shards else storage.outer_bytes
+    full = loss_tape(model, recipe, head_bytes, head_trained, stack.logits_upcast, key.shift_copy)
+    kept_logits = logits_tensor(full)
+    held = (kept_logits,) if stack.logits_upcast != "in_place" else ()
+    embedding = model.embeddings[0].params * recipe.weight_bytes if key.method == "full" else 0
+    return Profile(
+        inventory=inventory,
+        recipe=recipe,
+        layers=layers,
+        hidden=_part(hidden_tape(model, recipe), own_source=True),
+        loss=Part(
+            full.saved_by_owner(),
+            forward_instants(full, keep=True, held=held),
+            (),
+            backward_instants(full, held=held if stack.holds_logits else ()),
+            full.weight_grad(),
+        ),
+        held_logits=kept_logits.size if stack.holds_logits else ZERO,
+        head_trained=head_trained,
+        head_bytes=head_bytes,
+        embedding_grad=0 if model.tie_word_embeddings else embedding,
+        tied_grad=embedding if model.tie_word_embeddings else 0,
+        autocast_cache=_autocast_cache(inventory, storage, recipe),
+        stream=Size(token=model.hidden_size * recipe.stream_bytes),
+        turns=_turns(model, layers),
+        largest_block=max(_block_params(model)),
+    )
+
+
+def _part(tape: Tape, *, own_source: bool) -> Part:
+    kept = tape.saved_by_owner()
+    if own_source and any(tape.source is tensor.root for op in tape.ops for tensor in op.saved):
+        kept = kept._replace(activations=kept.activations + tape.source.size)
+    return Part(
+        kept,
+        forward_instants(tape, keep=False),
+        forward_instants(tape, keep=True),
+        backward_instants(tape),
+        tape.weight_grad(),
+    )
+
+
+def _autocast_cache(inventory: Inventory, storage: Storage, recipe: Recipe) -> int:
+    """Two bytes per trained fp32 parameter of a matrix; fused adapters cast inside their kernel."""
+    trained_in_fp32 = recipe.weight_bytes == 4 if recipe.full else recipe.adapter_bytes == 4 and not recipe.fused
+    if not recipe.autocast or not trained_in_fp32:
+        return 0
+    return 2 * sum(tensor.numel * tensor.count for tensor in inventory.trained if tensor.columns > 1)
+
+
+def _turns(model: ModelSpec, layers: tuple[Part, ...]) -> tuple[tuple[int, tuple[int, ...], int], ...]:
+    places = {model.layout.index(kind) for kind in range(len(layers))}
+    places |= {len(model.layout) - 1 - model.layout[::-1].index(kind) for kind in range(len(layers))}
+    return tuple(
+        (
+            model.layout[place],
+            tuple(model.layout[:place].count(kind) for kind in range(len(layers))),
+            sum(layers[kind].weight_grad for kind in model.layout[place + 1 :]),
+        )
+        for place in sorted(places)
+    )
+
+
+def _block_params(model: ModelSpec) -> list[int]:
+    return [
+        sum(item.params for item in (*block.linears, *block.all_norms, *block.tables)) for block in model.blocks
+    ]
+
+
+def all_kept(profile: Profile, counts: tuple[int, ...]) -> Instant:
+    """What ``counts`` layers of each kind keep when nothing is checkpointed."""
+    return Instant(
+        total(part.kept.activations.times(count) for part, count in zip(profile.layers, counts, strict=True)),
+        total(part.kept.logits.times(count) for part, count in zip(profile.layers, counts, strict=True)),
+        ZERO,
+    )

@@ -1,0 +1,139 @@
+"""States and engine buffers as one rank holds them."""
+
+from typing import NamedTuple
+
+from planner.closed_form.inventory import Inventory
+from planner.closed_form.profile import Profile
+from planner.formulas.sharding import (
+    ddp_buckets,
+    deepspeed_reduce_buffers,
+    divisors,
+    fsdp_gathered,
+    shard,
+    zero3_live_parameters,
+)
+from planner.formulas.states import OptimizerBytes, optimizer_bytes
+from planner.spec import Scenario
+
+COMPUTE_BYTES = 2
+"""Gathered weights and gradients travel in 16 bit."""
+
+MASTER_BYTES = 4
+"""ZeRO keeps an fp32 copy of every 16-bit parameter that it trains."""
+
+
+class Shards(NamedTuple):
+    """Bytes on one rank. The last five are buffers, counted as temporaries in the phases that they name."""
+
+    weights: int
+    adapters: int
+    gradients: int
+    optimizer: int
+    managed: int
+    largest_gradient: int
+    standing: int
+    forward: int
+    loss: int
+    backward: int
+    update: int
+
+
+def shard_states(scenario: Scenario, profile: Profile) -> Shards:
+    """States divided by the scheme, with its buffers."""
+    train, ranks = scenario.train, scenario.cluster.world_size
+    inventory, scheme = profile.inventory, train.sharding
+    divided = divisors(scheme, ranks)
+    zero = scheme.startswith("zero") and inventory.trained_bytes == COMPUTE_BYTES
+    state_bytes = MASTER_BYTES if zero else inventory.trained_bytes
+    optimizer = optimizer_bytes(train.optimizer, inventory.trained, e=state_bytes, shards=divided.optimizer)
+    master = shard(MASTER_BYTES * inventory.trainable, divided.optimizer) if zero else 0
+    gradients = inventory.trained_bytes * inventory.trainable
+    buffers = _BUFFERS[scheme](scenario, profile)
+    return Shards(
+        weights=_weights(scenario, inventory, divided.weights),
+        adapters=shard(inventory.adapters, divided.weights),
+        gradients=shard(gradients, divided.gradients),
+        optimizer=optimizer.states + master,
+        managed=optimizer.managed,
+        largest_gradient=max((tensor.numel for tensor in inventory.trained), default=0) * inventory.trained_bytes,
+        standing=buffers.standing,
+        forward=buffers.forward,
+        loss=buffers.loss,
+        backward=buffers.backward,
+        update=_update(optimizer, scheme, gradients, divided.optimizer, zero=zero),
+    )
+
+
+def _weights(scenario: Scenario, inventory: Inventory, ranks: int) -> int:
+    """Base weights of one rank: packed ones are divided only when their storage dtype is a float."""
+    if ranks > 1 and scenario.train.quantized and scenario.train.quant_storage == "uint8":
+        return inventory.quantized_weights + shard(inventory.weights - inventory.quantized_weights, ranks)
+    return shard(inventory.weights, ranks)
+
+
+def _update(optimizer: OptimizerBytes, scheme: str, gradients: int, ranks: int, *, zero: bool) -> int:
+    """The optimizer's temporaries; ZeRO also makes an fp32 copy of this rank's gradients."""
+    return optimizer.temporary + (shard(2 * gradients, ranks) if zero and scheme != "none" else 0)
+
+
+class _Buffers(NamedTuple):
+    standing: int = 0
+    forward: int = 0
+    loss: int = 0
+    backward: int = 0
+
+
+def _none(scenario: Scenario, profile: Profile) -> _Buffers:
+    return _Buffers()
+
+
+def _ddp(scenario: Scenario, profile: Profile) -> _Buffers:
+    inventory = profile.inventory
+    return _Buffers(standing=ddp_buckets(inventory.trained_bytes * inventory.trainable))
+
+
+def _reduce_buffers(scenario: Scenario, profile: Profile) -> _Buffers:
+    return _Buffers(backward=deepspeed_reduce_buffers(h=scenario.model.hidden_size, e=COMPUTE_BYTES))
+
+
+def _zero3(scenario: Scenario, profile: Profile) -> _Buffers:
+    model, params = scenario.model, _gatherable(scenario, profile.inventory)
+    live = zero3_live_parameters(params=params, h=model.hidden_size, e=COMPUTE_BYTES)
+    reduce = deepspeed_reduce_buffers(h=model.hidden_size, e=COMPUTE_BYTES) // 2
+    return _Buffers(forward=live, loss=live, backward=live + reduce)
+
+
+def _fsdp(scenario: Scenario, profile: Profile) -> _Buffers:
+    """Gathered layers and head; in backward also the layer's whole gradients and their reduce-scatter input."""
+    model, inventory = scenario.model, profile.inventory
+    density = _stored_bytes_per_param(scenario, inventory)
+    head = model.lm_head.params
+    gathered = int(fsdp_gathered(block=profile.largest_block, outer=0, e=1) * density)
+    tail = head * profile.head_bytes
+    whole = 2 * COMPUTE_BYTES * profile.largest_block if scenario.train.method == "full" else 0
+    return _Buffers(forward=gathered, loss=tail + gathered // 2, backward=gathered + tail + whole)
+
+
+def _gatherable(scenario: Scenario, inventory: Inventory) -> int:
+    return inventory.parameters.total - (
+        inventory.parameters.quantized if scenario.train.quant_storage == "uint8" and scenario.train.quantized else 0
+    )
+
+
+def _stored_bytes_per_param(scenario: Scenario, inventory: Inventory) -> float:
+    """What a gathered layer weighs: 16 bits a parameter, or its packed form; replicated weights are not gathered."""
+    if not scenario.train.quantized:
+        return COMPUTE_BYTES
+    if scenario.train.quant_storage == "uint8":
+        return 0.0
+    return inventory.quantized_weights / max(inventory.parameters.quantized, 1)
+
+
+_BUFFERS = {
+    "none": _none,
+    "ddp": _ddp,
+    "zero1": _reduce_buffers,
+    "zero2": _reduce_buffers,
+    "zero3": _zero3,
+    "fsdp": _fsdp,
+}

@@ -1,0 +1,81 @@
+"""What every phase of one scenario needs: the profile, and the states as this rank holds them."""
+
+from typing import NamedTuple
+
+from planner.closed_form.profile import Profile, profile_of
+from planner.closed_form.shards import Shards, shard_states
+from planner.formulas.overhead import cublas_workspace
+from planner.formulas.tape import Instant, Size
+from planner.result import Memory
+from planner.spec import Scenario
+
+INPUT_BYTES = 3 * 8
+"""Per token: input ids, labels and attention mask as int64. transformers DataCollator."""
+
+
+class Step(NamedTuple):
+    """One scenario, ready for its phases."""
+
+    scenario: Scenario
+    profile: Profile
+    shards: Shards
+    b: int
+    s: int
+    workspace: int
+    inputs: int
+    """Batch, rotary tables and mask: alive through the whole step."""
+
+    @property
+    def managed(self) -> int:
+        """Paged optimizer states: managed memory, outside the allocator."""
+        return self.shards.managed
+
+    def static(self, *, gradients: int = 0, optimizer: bool = True) -> Memory:
+        """What is there before any activation; ``gradients`` bytes of them exist already."""
+        return Memory(
+            weights=self.shards.weights,
+            adapters=self.shards.adapters,
+            gradients=gradients,
+            optimizer=self.shards.optimizer if optimizer else 0,
+            activations=self.inputs,
+            temporaries=self.workspace + self.shards.standing,
+        )
+
+    def bytes(self, size: Size) -> int:
+        """A size at this batch."""
+        return size.bytes(b=self.b, s=self.s)
+
+    def largest(self, instants: tuple[Instant, ...]) -> Instant:
+        """The instant with the most bytes at this batch."""
+        return max(instants, key=lambda instant: self.bytes(instant.total) + instant.weight_grad)
+
+    def plus(self, memory: Memory, instant: Instant, *, extra: int = 0) -> Memory:
+        """``memory`` and an instant, with ``extra`` bytes of temporaries."""
+        return memory._replace(
+            activations=memory.activations + self.bytes(instant.activations),
+            logits=memory.logits + self.bytes(instant.logits),
+            temporaries=memory.temporaries + self.bytes(instant.temporaries) + extra,
+        )
+
+
+def prepare(scenario: Scenario) -> Step:
+    """The step of a scenario."""
+    profile = profile_of(scenario)
+    train = scenario.train
+    return Step(
+        scenario=scenario,
+        profile=profile,
+        shards=shard_states(scenario, profile),
+        b=train.micro_batch_size,
+        s=train.seq_len,
+        workspace=cublas_workspace(scenario.cluster.gpu.compute_capability),
+        inputs=_input_bytes(scenario, profile),
+    )
+
+
+def _input_bytes(scenario: Scenario, profile: Profile) -> int:
+    train = scenario.train
+    attention = scenario.model.blocks[0].attention
+    rotary = 0 if attention.rope == "none" else 2 * (attention.rope_dim or attention.head_dim) * profile.recipe.stream_bytes
+    mask = profile.recipe.compute_bytes * train.tokens * train.seq_len if train.attention == "eager" else 0
+    return INPUT_BYTES * train.tokens + rotary * train.seq_len + mask

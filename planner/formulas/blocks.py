@@ -1,0 +1,411 @@
+"""The tape of one decoder layer, part by part: norms, attention, feed-forward, experts.
+
+What stands here mirrors the eager modelling code of transformers 5.23 (``models/*/modeling_*.py``);
+``fused`` recipes mirror the Triton kernels of Liger 0.6 and Unsloth.
+"""
+
+from functools import lru_cache
+
+from planner.errors import UnsupportedScenario
+from planner.formulas.operations import Recipe, Recorder
+from planner.formulas.tape import ZERO, Op, Size, Tape, Tensor
+from planner.spec import Attention, Block, Experts, Linear, Mlp, Norm
+
+FLASH_ROUNDING = 128
+"""FlashAttention rounds the sequence up to this many rows in its statistics; kept out of the tape as under 1 %."""
+
+
+@lru_cache(maxsize=4096)
+def block_tape(block: Block, hidden_size: int, recipe: Recipe) -> Tape:
+    """Operations of one layer from its input (the residual stream) to its output."""
+    source = Tensor("layer input", Size(token=hidden_size * recipe.stream_bytes), f"b s {hidden_size}", recipe.stream_bytes, grad=True)
+    recorder = Recorder(recipe, Tape(source))
+    {"pre": _pre, "post": _post, "sandwich": _sandwich, "parallel": _parallel, "parallel_two": _parallel}[
+        block.placement
+    ](recorder, block, source)
+    return recorder.tape
+
+
+# ---------------------------------------------------------------- placement
+
+
+def _pre(r: Recorder, block: Block, x: Tensor) -> None:
+    x = _join(r, block, x, attention(r, block.attention, norm(r, block.norms[0], x)), "attention residual")
+    _join(r, block, x, feed_forward(r, block, norm(r, block.norms[1], x)), "layer output")
+
+
+def _post(r: Recorder, block: Block, x: Tensor) -> None:
+    x = _join(r, block, x, norm(r, block.norms[0], attention(r, block.attention, x)), "attention residual")
+    _join(r, block, x, norm(r, block.norms[1], feed_forward(r, block, x)), "layer output")
+
+
+def _sandwich(r: Recorder, block: Block, x: Tensor) -> None:
+    branch = attention(r, block.attention, norm(r, block.norms[0], x))
+    x = _join(r, block, x, norm(r, block.norms[1], branch), "attention residual")
+    branch = feed_forward(r, block, norm(r, block.norms[2], x))
+    _join(r, block, x, norm(r, block.norms[3], branch), "layer output")
+
+
+def _parallel(r: Recorder, block: Block, x: Tensor) -> None:
+    first = norm(r, block.norms[0], x)
+    second = norm(r, block.norms[1], x) if block.placement == "parallel_two" else first
+    branches = r.add(attention(r, block.attention, first), feed_forward(r, block, second), "branches")
+    _join(r, block, x, branches, "layer output")
+
+
+def _join(r: Recorder, block: Block, x: Tensor, branch: Tensor, name: str) -> Tensor:
+    if block.residual_dropout > 0:
+        branch = r.dropout(branch, f"{name} dropout")
+    if block.residual_scaled:
+        branch = r.unary(branch, f"{name} scaled", saves="nothing")
+    return r.add(x, branch, name)
+
+
+# ---------------------------------------------------------------- norms
+
+
+def norm(r: Recorder, spec: Norm, x: Tensor, *, groups: int = 1) -> Tensor:
+    """One normalisation of ``x``; ``groups`` normalised vectors per token (heads, for query and key norms)."""
+    if r.recipe.fused or spec.kind == "layer":
+        return _kernel_norm(r, spec, x, groups)
+    if spec.kind == "layer_fp32":
+        return r.cast(_kernel_norm(r, spec, r.cast(x, 4, f"{spec.name} input"), groups), x.e)
+    return _rms_norm(r, spec, x, groups)
+
+
+def _kernel_norm(r: Recorder, spec: Norm, x: Tensor, groups: int) -> Tensor:
+    """One kernel. Saves its input and fp32 row statistics."""
+    if r.recipe.autocast and spec.kind == "layer" and not r.recipe.fused:
+        x = r.cast(x, 4, f"{spec.name} input")
+    rows = 1 if spec.kind == "rms" or spec.kind == "rms_fp32" else 2
+    statistics = Tensor(f"{spec.name} statistics", Size(token=4 * rows * groups), f"b s {groups}", 4, grad=False)
+    out = r.tensor(f"{spec.name} output", r.width(x), x.e)
+    grad = spec.params * r.recipe.norm_bytes if r.recipe.full else 0
+    return r.tape.add(Op(spec.name, (x,), out, saved=(x, statistics), weight_grad=grad))
+
+
+def _rms_norm(r: Recorder, spec: Norm, x: Tensor, groups: int) -> Tensor:
+    """Eager RMSNorm: upcast, ``x * rsqrt(mean(x**2))``, downcast, scale (``rms_fp32`` scales before the downcast)."""
+    trained = r.recipe.full and spec.weight
+    wide = r.cast(x, 4, f"{spec.name} input as fp32")
+    squares = r.unary(wide, f"{spec.name} square", scratch=1)
+    rsqrt = Tensor(f"{spec.name} rsqrt", Size(token=4 * groups), f"b s {groups}", 4, grad=True)
+    r.tape.add(Op(f"{spec.name} mean, rsqrt", (squares,), rsqrt, saved=(rsqrt,)))
+    normed = r.mul(wide, rsqrt, f"{spec.name} normalised")
+    if not spec.weight:
+        return r.cast(normed, x.e, f"{spec.name} output")
+    if spec.kind == "rms":
+        normed = r.cast(normed, x.e, f"{spec.name} normalised, as {8 * x.e} bit")
+        return _scale_by_weight(r, spec, normed, max(x.e, r.recipe.norm_bytes), trained)
+    return r.cast(_scale_by_weight(r, spec, normed, 4, trained), x.e, f"{spec.name} output")
+
+
+def _scale_by_weight(r: Recorder, spec: Norm, normed: Tensor, e: int, trained: bool) -> Tensor:
+    out = r.tensor(f"{spec.name} output", r.width(normed), e)
+    return r.tape.add(
+        Op(
+            f"{spec.name} scale",
+            (normed,),
+            out,
+            saved=(normed,) if trained else (),
+            scratch_backward=out.size if trained else ZERO,
+            weight_grad=spec.size * r.recipe.norm_bytes if trained else 0,
+        )
+    )
+
+
+# ---------------------------------------------------------------- attention
+
+
+def attention(r: Recorder, spec: Attention, x: Tensor) -> Tensor:
+    """Self-attention from the normalised input to the output projection."""
+    query, key, value = _latent(r, spec, x) if spec.latent else _projections(r, spec, x)
+    out = {"flash": _flash, "sdpa": _sdpa, "eager": _eager}[r.recipe.attention](r, spec, query, key, value)
+    return r.linear(out, spec.output)
+
+
+def _projections(r: Recorder, spec: Attention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    widths = [heads * spec.head_dim for heads in (spec.num_attention_heads, *[spec.num_key_value_heads] * 2)]
+    if len(spec.inputs) == 1:
+        fused = r.linear(x, spec.inputs[0])
+        query, key, value = (
+            r.part(fused, name, width) for name, width in zip(("query", "key", "value"), widths, strict=True)
+        )
+    else:
+        query, key, value = (r.linear(x, linear) for linear in spec.inputs)
+    if spec.q_norm:
+        query = norm(r, spec.q_norm, query, groups=_groups(spec.q_norm, widths[0]))
+    if spec.k_norm:
+        key = norm(r, spec.k_norm, key, groups=_groups(spec.k_norm, widths[1]))
+    return rotate(r, spec, query, "query"), rotate(r, spec, key, "key"), value
+
+
+def _groups(spec: Norm, width: int) -> int:
+    return max(width // spec.size, 1)
+
+
+def rotate(r: Recorder, spec: Attention, x: Tensor, name: str) -> Tensor:
+    """Rotary embedding: ``x * cos + rotate_half(x) * sin``. Saves the tables only, which all layers share."""
+    if spec.rope == "none":
+        return x
+    if r.recipe.fused:
+        return r.view(x, f"rotated {name}")
+    part = spec.rope_dim is not None and spec.rope_dim < spec.head_dim
+    turned = r.part(x, f"{name} rotary part", r.width(x) * (spec.rope_dim or 0) // spec.head_dim) if part else x
+    cosine = r.unary(turned, f"{name} * cos", saves="nothing")
+    half = r.unary(turned, f"rotate_half({name})", saves="nothing")
+    sine = r.unary(half, f"rotate_half({name}) * sin", saves="nothing")
+    rotated = r.add(cosine, sine, f"rotated {name}")
+    if not part:
+        return rotated
+    rest = r.part(x, f"{name} pass part", r.width(x) - r.width(turned))
+    return _concatenate(r, (rotated, rest), f"rotated {name}")
+
+
+def _concatenate(r: Recorder, parts: tuple[Tensor, ...], name: str) -> Tensor:
+    e = max(part.e for part in parts)
+    out = r.tensor(name, sum(map(r.width, parts)), e)
+    return r.tape.add(Op("cat", parts, out, passes=parts))
+
+
+def _latent(r: Recorder, spec: Attention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Multi-head latent attention: q and kv are compressed, normed, expanded; one rotary key serves all heads."""
+    latent = spec.latent
+    assert latent is not None
+    heads = spec.num_attention_heads
+    query = r.linear(x, spec.inputs[0])
+    inner = list(spec.inner)
+    if latent.q_lora_rank is not None:
+        query = norm(r, spec.q_norm, query) if spec.q_norm else query
+        query = r.linear(query, inner.pop(0))
+    compressed = r.linear(x, spec.inputs[1])
+    kv = r.part(compressed, "compressed kv", latent.kv_lora_rank)
+    kv = norm(r, spec.k_norm, kv) if spec.k_norm else kv
+    expanded = r.linear(kv, inner.pop(0))
+    query = rotate_part(r, query, heads * latent.qk_rope_head_dim, "query")
+    key_rotary = rotate_part(r, r.part(compressed, "rotary key", latent.qk_rope_head_dim), latent.qk_rope_head_dim, "key")
+    nope = r.part(expanded, "key, unrotated part", heads * latent.qk_nope_head_dim)
+    head_dim = latent.qk_nope_head_dim + latent.qk_rope_head_dim
+    key = r.tensor("key", heads * head_dim, nope.e)
+    key = r.tape.add(Op("write key parts", (nope, key_rotary), key))
+    value = r.part(expanded, "value", heads * latent.v_head_dim)
+    return query, key, value
+
+
+def rotate_part(r: Recorder, x: Tensor, width: int, name: str) -> Tensor:
+    """Rotary embedding of ``width`` of the elements, then concatenated with the rest."""
+    turned = r.part(x, f"{name} rotary part", width) if width < r.width(x) else x
+    cosine = r.unary(turned, f"{name} * cos", saves="nothing")
+    half = r.unary(turned, f"rotate_half({name})", saves="nothing")
+    sine = r.unary(half, f"rotate_half({name}) * sin", saves="nothing")
+    rotated = r.add(cosine, sine, f"rotated {name}")
+    if turned is x:
+        return rotated
+    return _concatenate(r, (r.part(x, f"{name} pass part", r.width(x) - width), rotated), name)
+
+
+def _kernel_inputs(r: Recorder, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    e = r.recipe.compute_bytes
+    return r.cast(query, e, "query"), r.cast(key, e, "key"), r.cast(value, e, "value")
+
+
+def _flash(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """FlashAttention-2 (Dao 2023, arXiv:2307.08691): saves q, k, v, out and an fp32 log-sum-exp per row and head.
+
+    Backward besides the gradients: an fp32 accumulator of dq, an fp32 row sum, and dk and dv at the number of query
+    heads where keys are shared (``flash_api.cpp``, ``mha_bwd``).
+    """
+    query, key, value = _kernel_inputs(r, query, key, value)
+    heads, e = spec.num_attention_heads, query.e
+    width = r.width(query)
+    value_width = r.width(value) * (heads // spec.num_key_value_heads if not spec.latent else 1)
+    out = r.tensor("attention output", value_width, e)
+    lse = Tensor("attention log-sum-exp", Size(token=4 * heads), "b n s", 4, grad=False)
+    shared = spec.num_key_value_heads < heads and not spec.latent
+    scratch = 4 * width + 4 * heads + (2 * e * width if shared else 0)
+    return r.tape.add(
+        Op(
+            "flash attention",
+            (query, key, value),
+            out,
+            saved=(query, key, value, out, lse),
+            scratch_backward=Size(token=scratch),
+        )
+    )
+
+
+def _sdpa(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """``scaled_dot_product_attention`` without a mask picks the flash kernel; older callers repeat k and v first."""
+    if r.recipe.repeats_kv and spec.num_key_value_heads < spec.num_attention_heads:
+        key, value = _repeat_kv(r, spec, key, "key"), _repeat_kv(r, spec, value, "value")
+    return _flash(r, spec, query, key, value)
+
+
+def _repeat_kv(r: Recorder, spec: Attention, x: Tensor, name: str) -> Tensor:
+    repeats = spec.num_attention_heads // spec.num_key_value_heads
+    if repeats == 1 or spec.latent:
+        return x
+    return r.tape.add(Op("repeat_kv", (x,), r.tensor(f"repeated {name}", r.width(x) * repeats, x.e)))
+
+
+def _eager(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """``softmax(q k^T * scale + mask) v`` in separate operations: every (b, n, s, s) tensor exists.
+
+    Saves q, k, the fp32 probabilities, their 16-bit copy and v; with dropout also its mask and result.
+    """
+    key, value = _repeat_kv(r, spec, key, "key"), _repeat_kv(r, spec, value, "value")
+    if r.recipe.autocast:
+        query, key, value = _kernel_inputs(r, query, key, value)
+    query = r.tape.add(Op("contiguous", (query,), r.tensor("query copy", r.width(query), query.e)))
+    heads, e = spec.num_attention_heads, query.e
+
+    def scores(name: str, element: int) -> Tensor:
+        return Tensor(name, Size(score=heads * element), "b n s s", element, grad=True)
+
+    raw = r.tape.add(Op("q k^T", (query, key), scores("scores", e), saved=(query, key)))
+    scaled = r.unary(raw, "scores * scale", saves="nothing")
+    if spec.softcap:
+        scaled = r.unary(r.unary(scaled, "scores / cap", saves="nothing"), "tanh(scores)", saves="output", scratch=1)
+        scaled = r.unary(scaled, "scores * cap", saves="nothing")
+    masked = r.unary(scaled, "scores + mask", saves="nothing")
+    wide = r.tape.add(Op("softmax", (masked,), scores("probabilities as fp32", 4)))
+    r.tape.ops[-1].saved = (wide,)
+    weights = r.cast(wide, e, "probabilities")
+    if spec.dropout > 0:
+        weights = r.dropout(weights, "dropped probabilities")
+    out = r.tensor("attention output", r.width(value), e)
+    out = r.tape.add(Op("probabilities v", (weights, value), out, saved=(weights, value)))
+    return r.tape.add(Op("contiguous", (out,), r.tensor("attention output, contiguous", r.width(out), e)))
+
+
+# ---------------------------------------------------------------- feed-forward
+
+
+def feed_forward(r: Recorder, block: Block, x: Tensor) -> Tensor:
+    """The layer's MLP or experts."""
+    if block.experts is not None:
+        return experts(r, block.experts, x)
+    if block.mlp is None:
+        raise UnsupportedScenario("a layer without MLP and experts is not covered")
+    return mlp(r, block.mlp, x)
+
+
+def mlp(r: Recorder, spec: Mlp, x: Tensor) -> Tensor:
+    """Gated: ``down(act(gate(x)) * up(x))``; classic: ``down(act(up(x)))``."""
+    first = r.linear(x, spec.inputs[0])
+    if not spec.gated:
+        hidden = activate(r, spec.activation, first)
+    elif len(spec.inputs) == 1:
+        gate = r.part(first, "gate", spec.intermediate_size)
+        hidden = gated(r, spec.activation, gate, r.part(first, "up", spec.intermediate_size))
+    else:
+        hidden = gated(r, spec.activation, first, r.linear(x, spec.inputs[1]))
+    out = r.linear(hidden, spec.output)
+    return r.dropout(out, "mlp dropout") if spec.dropout > 0 else out
+
+
+def gated(r: Recorder, activation: str, gate: Tensor, up: Tensor) -> Tensor:
+    """``act(gate) * up``. Eager saves gate, act(gate) and up; one fused kernel saves gate and up."""
+    if r.recipe.fused:
+        out = r.tensor("act(gate) * up", r.width(up), up.e)
+        return r.tape.add(Op("swiglu", (gate, up), out, saved=(gate, up)))
+    return r.mul(activate(r, activation, gate), up, "act(gate) * up")
+
+
+SIMPLE_ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "gelu_pytorch_tanh", "quick_silu")
+"""One kernel that saves its input."""
+
+
+def activate(r: Recorder, name: str, x: Tensor) -> Tensor:
+    """An activation function by its Hugging Face name; raise ``UnsupportedScenario`` for one we do not know."""
+    if name in ("silu", "swish", "gelu", "gelu_pytorch_tanh", "gelu_tanh"):
+        return r.unary(x, f"{name}({x.name})")
+    if name == "relu":
+        return r.unary(x, "relu", saves="output")
+    if name in ("relu2", "relu_squared"):
+        return r.unary(r.unary(x, "relu", saves="output"), "square", scratch=1)
+    if name in ("gelu_new", "gelu_fast", "bloom_gelu"):
+        return _composed_gelu(r, x)
+    if name == "xielu":
+        return _xielu(r, x)
+    raise UnsupportedScenario(f"activation function {name!r} is not covered")
+
+
+def _composed_gelu(r: Recorder, x: Tensor) -> Tensor:
+    """``0.5 * x * (1 + tanh(c * (x + 0.044715 * x**3)))`` in separate operations. Saves x, tanh and both factors."""
+    cube = r.unary(x, "x ** 3", scratch=1)
+    inner = r.add(x, r.unary(cube, "0.044715 * x ** 3", saves="nothing"), "inner")
+    curve = r.unary(r.unary(inner, "c * inner", saves="nothing"), "tanh", saves="output")
+    half = r.unary(x, "0.5 * x", saves="nothing")
+    return r.mul(half, r.unary(curve, "1 + tanh", saves="nothing"), "gelu")
+
+
+def _xielu(r: Recorder, x: Tensor) -> Tensor:
+    """xIELU (arXiv:2411.13010) in separate operations. Saves x, its masks and both branches' factors."""
+    square = r.mul(r.unary(x, "alpha_p * x", saves="input"), x, "alpha_p * x * x")
+    positive = r.add(square, r.unary(x, "beta * x", saves="nothing"), "positive branch")
+    small = r.unary(x, "min(x, eps)")
+    grown = r.unary(small, "expm1", saves="output")
+    negative = r.unary(r.add(grown, r.unary(x, "-x", saves="nothing"), "expm1 - x"), "alpha_n * (expm1 - x)")
+    negative = r.add(negative, r.unary(x, "beta * x", saves="nothing"), "negative branch")
+    mask = Tensor("x > 0", Size(token=r.width(x)), x.shape, 1, grad=False)
+    out = Tensor("xielu", x.size, x.shape, x.e, grad=True)
+    return r.tape.add(Op("where", (positive, negative), out, saved=(mask,)))
+
+
+# ---------------------------------------------------------------- experts
+
+
+def experts(r: Recorder, spec: Experts, x: Tensor) -> Tensor:
+    """Router, ``top_k`` expert rows per token through grouped matrix products, weighted sum, shared experts."""
+    weights = _route(r, spec, x)
+    out = _expert_rows(r, spec, x, weights)
+    for branch in (spec.shared, spec.parallel_dense):
+        if branch is not None:
+            made = mlp(r, branch, x)
+            if branch is spec.shared and spec.shared_gate is not None:
+                gate = r.unary(r.linear(x, spec.shared_gate), "sigmoid(shared gate)", saves="output")
+                made = r.mul(gate, made, "gated shared output")
+            out = r.add(out, made, "experts + shared")
+    return out
+
+
+def _route(r: Recorder, spec: Experts, x: Tensor) -> Tensor:
+    """Router logits, fp32 probabilities (saved), top-k values and indices (saved as int64)."""
+    router = Linear(spec.router.name, r.width(x), spec.num_experts)
+    trained = r.recipe.full
+    logits = r.tensor("router logits", spec.num_experts, x.e)
+    logits = r.tape.add(
+        Op("router", (x,), logits, saved=(x,) if trained else (), weight_grad=router.params * x.e if trained else 0)
+    )
+    wide = r.tape.add(Op("softmax", (logits,), r.tensor("router probabilities", spec.num_experts, 4)))
+    r.tape.ops[-1].saved = (wide,)
+    indices = Tensor("expert indices", Size(token=8 * spec.top_k), f"b s {spec.top_k}", 8, grad=False)
+    chosen = r.tape.add(Op("top-k", (wide,), r.tensor("top-k probabilities", spec.top_k, 4), saved=(indices,)))
+    return r.cast(chosen, x.e, "routing weights")
+
+
+def _expert_rows(r: Recorder, spec: Experts, x: Tensor, weights: Tensor) -> Tensor:
+    """transformers 5 ``grouped_mm_experts_forward``: rows gathered by expert, two grouped products, weighted sum."""
+    k, f, h = spec.top_k, spec.intermediate_size, r.width(x)
+    permutation = Tensor("expert permutation", Size(token=8 * k * 3), f"b s {k}", 8, grad=False)
+    rows = r.tape.add(Op("gather rows", (x,), r.tensor("expert rows", k * h, x.e), saved=(permutation,)))
+    first = _grouped(r, spec, rows, "gate_up" if spec.gated else "up", k * f * (2 if spec.gated else 1), 0)
+    if spec.gated:
+        hidden = gated(r, spec.activation, r.part(first, "expert gate", k * f), r.part(first, "expert up", k * f))
+    else:
+        hidden = activate(r, spec.activation, first)
+    out = _grouped(r, spec, hidden, "down", k * h, 1)
+    weighted = r.mul(out, weights, "weighted expert rows")
+    ordered = r.tape.add(Op("restore order", (weighted,), r.tensor("expert rows in order", k * h, out.e)))
+    return r.tape.add(Op("sum over experts", (ordered,), r.tensor("experts output", h, out.e), passes=()))
+
+
+def _grouped(r: Recorder, spec: Experts, x: Tensor, name: str, width: int, index: int) -> Tensor:
+    """A grouped product saves its rows when the experts are trained; frozen ones keep only the weight."""
+    trained = r.recipe.full
+    table = spec.tables[index] if index < len(spec.tables) else None
+    grad = table.params * r.recipe.weight_bytes if trained and table else 0
+    return r.tape.add(
+        Op(f"expert {name}", (x,), r.tensor(f"expert {name} output", width, x.e), saved=(x,) if trained else (), weight_grad=grad)
+    )

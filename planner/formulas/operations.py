@@ -1,0 +1,229 @@
+"""Torch operations as autograd records them: what each keeps, makes and needs besides.
+
+Each method of ``Recorder`` stands for one operation of the eager PyTorch code of transformers, PEFT
+and bitsandbytes and says, in its docstring, what is saved. Widths are elements per token.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from planner.formulas.tape import ZERO, Op, OwnerTag, Size, Tape, Tensor
+from planner.spec import Linear
+
+
+class Recipe(NamedTuple):
+    """Everything besides the block's own shape that decides which tensors a layer makes.
+
+    Element sizes are in bytes. ``adapter_bytes`` is 0 without adapters; ``quant`` is empty without
+    quantisation.
+    """
+
+    full: bool
+    stream_bytes: int
+    weight_bytes: int
+    norm_bytes: int
+    compute_bytes: int
+    autocast: bool
+    adapter_bytes: int
+    rank: int
+    targets: tuple[str, ...]
+    dropout: bool
+    quant: str
+    double_quant: bool
+    attention: str
+    fused: bool
+    repeats_kv: bool
+    fused_experts: bool
+
+    def adapts(self, linear: Linear) -> bool:
+        """Whether PEFT puts an adapter on this matrix: ``all-linear``, its name, or the end of its dotted name."""
+        return self.adapter_bytes > 0 and (
+            "all-linear" in self.targets
+            or any(linear.name == name or linear.name.endswith(f".{name}") for name in self.targets)
+        )
+
+
+@dataclass(eq=False, slots=True)
+class Recorder:
+    """Writes operations on a tape under one recipe."""
+
+    recipe: Recipe
+    tape: Tape
+
+    # ------------------------------------------------------------ tensors
+
+    def tensor(
+        self, name: str, width: int, e: int, *, grad: bool = True, owner: OwnerTag = "activations", shape: str = ""
+    ) -> Tensor:
+        """A new tensor ``(b, s, width)`` of ``e``-byte elements."""
+        return Tensor(name, Size(token=width * e), shape or f"b s {width}", e, grad, owner)
+
+    def constant(self, name: str, size: Size, shape: str, e: int) -> Tensor:
+        """A tensor that needs no gradient."""
+        return Tensor(name, size, shape, e, grad=False)
+
+    @staticmethod
+    def width(tensor: Tensor) -> int:
+        """Elements per token."""
+        return tensor.size.token // tensor.e
+
+    def view(self, tensor: Tensor, name: str) -> Tensor:
+        """The same memory under another name: reshape, transpose, split of a contiguous tensor."""
+        out = Tensor(name, tensor.size, tensor.shape, tensor.e, tensor.grad, tensor.owner, tensor.root)
+        return self.tape.add(Op("view", (tensor,), out, passes=(tensor,)))
+
+    def part(self, tensor: Tensor, name: str, width: int) -> Tensor:
+        """A slice of ``width`` elements; backward writes its gradient into zeros of the whole. Saves nothing."""
+        size = Size(token=width * tensor.e)
+        return self.tape.add(
+            Op("slice", (tensor,), Tensor(name, size, f"b s {width}", tensor.e, tensor.grad, storage=tensor.root))
+        )
+
+    # ------------------------------------------------------------ elementwise
+
+    def cast(self, tensor: Tensor, e: int, name: str = "") -> Tensor:
+        """``tensor.to(dtype)``: no copy when the dtype is right already. Saves nothing."""
+        if tensor.e == e:
+            return tensor
+        out = self.tensor(name or f"{tensor.name} as {_dtype(e)}", self.width(tensor), e, grad=tensor.grad)
+        out.owner, out.shape = tensor.owner, tensor.shape
+        return self.tape.add(Op("cast", (tensor,), out))
+
+    def unary(self, tensor: Tensor, name: str, *, saves: str = "input", scratch: int = 0) -> Tensor:
+        """An elementwise function. Saves its input, its output or nothing; ``scratch`` tensors of its size in backward."""
+        out = Tensor(name, tensor.size, tensor.shape, tensor.e, tensor.grad, tensor.owner)
+        kept = {"input": (tensor,), "output": (out,), "nothing": ()}[saves]
+        return self.tape.add(Op(name, (tensor,), out, saved=kept, scratch_backward=tensor.size.times(scratch)))
+
+    def mul(self, left: Tensor, right: Tensor, name: str) -> Tensor:
+        """``left * right``. Saves each factor whose partner needs a gradient."""
+        kept = tuple(
+            factor for factor, partner in ((left, right), (right, left)) if partner.grad
+        )
+        e = max(left.e, right.e)
+        wide = left if left.size.token // left.e >= right.size.token // right.e else right
+        out = Tensor(name, wide.size.times(e // wide.e), wide.shape, e, left.grad or right.grad)
+        narrow = right if wide is left else left
+        scratch = out.size if narrow.grad and narrow.size != wide.size else ZERO
+        return self.tape.add(Op(name, (left, right), out, saved=kept, scratch_backward=scratch))
+
+    def add(self, left: Tensor, right: Tensor, name: str) -> Tensor:
+        """``left + right`` in the wider dtype. Saves nothing; the gradient passes through."""
+        e = max(left.e, right.e)
+        out = Tensor(name, left.size.times(e // left.e), left.shape, e, left.grad or right.grad)
+        passes = tuple(term for term in (left, right) if term.size == out.size)
+        return self.tape.add(Op("add", (left, right), out, passes=passes))
+
+    def dropout(self, tensor: Tensor, name: str) -> Tensor:
+        """``nn.Dropout`` with a positive rate on CUDA. Saves a one-byte mask."""
+        mask = Tensor(f"{name} mask", Size(*(part // tensor.e for part in tensor.size)), tensor.shape, 1, grad=False)
+        out = Tensor(name, tensor.size, tensor.shape, tensor.e, tensor.grad)
+        return self.tape.add(Op("dropout", (tensor,), out, saved=(mask,)))
+
+    # ------------------------------------------------------------ matrices
+
+    def linear(self, x: Tensor, linear: Linear, *, lora: bool = True) -> Tensor:
+        """``nn.Linear``, ``Linear4bit`` or ``Linear8bitLt``, with its LoRA branch where it is a target."""
+        if lora and self.recipe.adapts(linear):
+            return self._adapted(x, linear)
+        return self._base(x, linear)
+
+    def _base(self, x: Tensor, linear: Linear) -> Tensor:
+        if self.recipe.quant:
+            return self._quantized(x, linear)
+        x = self.cast(x, self._matmul_bytes(x), f"{linear.name} input")
+        return self._matmul(x, linear, trained=self.recipe.full)
+
+    def _matmul_bytes(self, x: Tensor) -> int:
+        return self.recipe.compute_bytes if self.recipe.autocast else max(x.e, self.recipe.weight_bytes)
+
+    def _matmul(self, x: Tensor, linear: Linear, *, trained: bool) -> Tensor:
+        """Saves its input when the weight is trained, and the cast copy of a weight that autocast had to make."""
+        out = self.tensor(f"{linear.name} output", linear.d_out, x.e, grad=x.grad or trained)
+        weight_bytes = self.recipe.weight_bytes
+        copy: tuple[Tensor, ...] = ()
+        scratch = ZERO
+        if x.e < weight_bytes:
+            size = Size(fixed=linear.weight_params * x.e)
+            copy = (self.constant(f"{linear.name} weight as {_dtype(x.e)}", size, f"{linear.d_out} {linear.d_in}", x.e),)
+            scratch = size if trained else ZERO
+        return self.tape.add(
+            Op(
+                linear.name,
+                (x,),
+                out,
+                saved=(*copy, *((x,) if trained else ())),
+                scratch_backward=scratch,
+                weight_grad=linear.params * weight_bytes if trained else 0,
+            )
+        )
+
+    def _quantized(self, x: Tensor, linear: Linear) -> Tensor:
+        """bitsandbytes: the weight is dequantised for the product, in forward and again in backward.
+
+        4-bit saves nothing of the size of the batch; int8 keeps its 8-bit input and row statistics.
+        """
+        inner = self.cast(x, self.recipe.compute_bytes, f"{linear.name} input")
+        dequantized = Size(fixed=linear.weight_params * self.recipe.compute_bytes)
+        if self.recipe.quant != "int8" and self.recipe.double_quant:
+            dequantized = dequantized + Size(fixed=linear.weight_params // 64 * 4)
+        out = self.tensor(f"{linear.name} output", linear.d_out, inner.e, grad=x.grad)
+        saved: tuple[Tensor, ...] = ()
+        forward = dequantized
+        if self.recipe.quant == "int8":
+            quantized = Size(token=linear.d_in + 4)
+            forward = quantized + Size(token=4 * linear.d_out)
+            saved = ()
+        made = self.tape.add(
+            Op(linear.name, (inner,), out, saved=saved, scratch_forward=forward, scratch_backward=dequantized)
+        )
+        return self.cast(made, x.e, f"{linear.name} output")
+
+    def _adapted(self, x: Tensor, linear: Linear) -> Tensor:
+        """PEFT's LoRA layer: ``base(x) + B(A(dropout(x))) * scaling``.
+
+        Saves the input that A reads (a copy, when its dtype differs from x) and A's output.
+        """
+        recipe = self.recipe
+        base = self._base(x, linear)
+        if recipe.quant in ("nf4", "fp4"):
+            base = self.unary(base, f"{linear.name} clone", saves="nothing")
+        if recipe.fused:
+            return self._fused_branch(x, base, linear)
+        casts = not (recipe.quant and recipe.autocast)
+        inner = self.cast(x, recipe.adapter_bytes, f"{linear.name} lora input") if casts else x
+        if recipe.dropout:
+            inner = self.dropout(inner, f"{linear.name} lora dropout")
+        compute = recipe.compute_bytes if recipe.autocast else recipe.adapter_bytes
+        inner = self.cast(inner, compute, f"{linear.name} lora input")
+        low = self._low_rank(inner, linear, "A", recipe.rank, linear.d_in * recipe.rank)
+        high = self._low_rank(low, linear, "B", linear.d_out, linear.d_out * recipe.rank)
+        scaled = self.unary(high, f"{linear.name} lora scaled", saves="nothing")
+        if recipe.quant and not recipe.autocast:
+            scaled = self.cast(scaled, base.e)
+        joined = self.add(base, scaled, f"{linear.name} output")
+        return self.cast(joined, base.e, f"{linear.name} output")
+
+    def _low_rank(self, x: Tensor, linear: Linear, letter: str, width: int, params: int) -> Tensor:
+        out = self.tensor(f"{linear.name} lora {letter} output", width, x.e)
+        return self.tape.add(
+            Op(
+                f"{linear.name} lora {letter}",
+                (x,),
+                out,
+                saved=(x,),
+                weight_grad=params * self.recipe.adapter_bytes,
+            )
+        )
+
+    def _fused_branch(self, x: Tensor, base: Tensor, linear: Linear) -> Tensor:
+        """Unsloth's and fms' fused LoRA: adds into the base output, saves x itself, recomputes A(x) in backward."""
+        out = Tensor(f"{linear.name} output", base.size, base.shape, base.e, grad=True, storage=base.root)
+        weight_grad = (linear.d_in + linear.d_out) * self.recipe.rank * self.recipe.adapter_bytes
+        return self.tape.add(
+            Op(f"{linear.name} lora", (x, base), out, saved=(x,), passes=(base,), weight_grad=weight_grad)
+        )
+
+
+def _dtype(e: int) -> str:
+    return {1: "uint8", 2: "16-bit", 4: "fp32", 8: "int64"}[e]

@@ -1,0 +1,62 @@
+"""What a process takes besides its tensors: cuBLAS workspaces, fragmentation, context."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+CUBLAS_WORKSPACE = 4096 * 1024 * 2 + 16 * 1024 * 8
+"""Bytes of ``:4096:2:16:8``, 8.125 MiB. pytorch aten/src/ATen/cuda/CublasHandlePool.cpp, parseChosenWorkspaceSize."""
+
+CUBLAS_WORKSPACE_HOPPER = 32 * 2**20
+"""Bytes on compute capability 9.0 and newer. Same file."""
+
+CUBLAS_HANDLES = 2
+"""One for the main thread and one for autograd's. Published peaks of LoRA runs hold exactly twice 8.125 MiB
+(fms-acceleration scripts/benchmarks/refs/a100_80gb.csv, 20 rows)."""
+
+SQUEEZED_FRACTION = 0.01
+"""Share of allocated bytes that stays unusable although the allocator gives back its cache before it fails.
+One full fine-tuning run of 67.46 GiB completed with 0.93 GiB of device memory besides, context included (same source)."""
+
+SPARE_FRACTIONS: Mapping[tuple[str, str], float] = MappingProxyType(
+    {
+        ("full", "eager"): 0.29,
+        ("full", "fused"): 0.53,
+        ("chunked", "eager"): 0.12,
+        ("chunked", "fused"): 0.12,
+        ("fused", "eager"): 0.12,
+        ("fused", "fused"): 0.10,
+    }
+)
+"""Reserved minus allocated, as a share of the bytes that vary within a step, by loss and kernels, when memory
+is plentiful: medians of fms-acceleration's one-GPU A100 rows (n = 10, 12, and 16 with a fused loss; see
+docs/how-it-works/overhead.md). Chunked is taken as fused: nobody has published it."""
+
+NCCL = 1 * 2**30
+"""Bytes per rank of NCCL's buffers and its extra context: 0.34 to 0.39 GiB (ai-dynamo/aiconfigurator systems/*.yaml)
+to 1.45 GiB (stas00/ml-engineering, two ranks, first barrier); the value is between them."""
+
+
+def spare_fraction(loss: str, kernels: str) -> float:
+    """Share of varying bytes by which reserved exceeds allocated.
+
+    >>> spare_fraction("full", "eager")
+    0.29
+    """
+    return SPARE_FRACTIONS[loss, kernels]
+
+
+def cublas_workspace(capability: tuple[int, int] | None) -> int:
+    """Bytes that cuBLAS holds inside the allocator.
+
+    Shapes:    one buffer per handle and stream
+    Formula:   2 * 8.125 MiB, or 2 * 32 MiB from compute capability 9.0 on
+    Source:    pytorch aten/src/ATen/cuda/CublasHandlePool.cpp
+    Valid:     one compute stream; not for AMD, where hipBLAS keeps its own
+    Excludes:  cuBLASLt, which shares it in current torch
+
+    >>> cublas_workspace((8, 9)), cublas_workspace((9, 0))
+    (17039360, 67108864)
+    """
+    if capability is not None and capability >= (9, 0):
+        return CUBLAS_HANDLES * CUBLAS_WORKSPACE_HOPPER
+    return CUBLAS_HANDLES * CUBLAS_WORKSPACE

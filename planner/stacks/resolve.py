@@ -1,0 +1,193 @@
+"""Settings that the user made, completed from stack, model and our own defaults, into a ``Scenario``."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, get_args
+
+from planner.errors import UnknownName, UnsupportedScenario, UsageError
+from planner.spec import (
+    METHODS,
+    OPTIMIZERS,
+    Attend,
+    Autocast,
+    Cluster,
+    Float,
+    Kernels,
+    Loss,
+    Method,
+    ModelSpec,
+    Origin,
+    Quant,
+    QuantStorage,
+    Scenario,
+    Sharding,
+    TrainSpec,
+)
+from planner.stacks.rules import Defaults, load_stack
+
+MAX_SEQ_LEN = 2**24
+MAX_MICRO_BATCH = 2**16
+MAX_RANK = 2**16
+MAX_GPUS = 4096
+
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "method": METHODS,
+    "adapter_dtype": get_args(Float),
+    "quant": get_args(Quant),
+    "quant_storage": get_args(QuantStorage),
+    "weights_dtype": get_args(Float),
+    "autocast": get_args(Autocast),
+    "optimizer": ("adamw", *OPTIMIZERS),
+    "attention": get_args(Attend),
+    "kernels": get_args(Kernels),
+    "loss": get_args(Loss),
+    "sharding": get_args(Sharding),
+}
+_INTEGERS: Mapping[str, int] = {
+    "seq_len": MAX_SEQ_LEN,
+    "micro_batch_size": MAX_MICRO_BATCH,
+    "grad_accumulation": 2**20,
+    "lora_rank": MAX_RANK,
+}
+_BOOLEANS = ("double_quant", "gradient_checkpointing")
+_NAMES = ("lora_targets", "modules_to_save")
+_FLOATS: Mapping[str, tuple[float, float]] = {"lora_alpha": (0.0, 1e9), "lora_dropout": (0.0, 0.99)}
+
+SHARDS_WEIGHTS = ("fsdp", "zero3")
+
+
+def resolve(
+    model: ModelSpec,
+    cluster: Cluster,
+    method: Method,
+    settings: Mapping[str, Any] = {},  # noqa: B006  (a read-only empty mapping)
+    stack: str | Defaults = "trl",
+) -> Scenario:
+    """The complete scenario of one method; ``settings`` holds only what the user set, by ``TrainSpec`` field.
+
+    Raise ``UsageError`` for a value without meaning and ``UnsupportedScenario`` for one that the
+    hardware or the method cannot do.
+    """
+    defaults = load_stack(stack) if isinstance(stack, str) else stack
+    user = {"method": method, **{name: _checked(name, value) for name, value in settings.items() if value is not None}}
+    chosen: dict[str, Any] = {}
+    origins: dict[str, Origin] = {}
+    for source, values in (("default", _defaults(cluster, method)), ("stack", _from_stack(defaults, cluster, method))):
+        for name, value in values.items():
+            chosen[name], origins[name] = value, source  # type: ignore[assignment]
+    for name, value in user.items():
+        chosen[name], origins[name] = value, "user"
+    _settle(chosen, origins, defaults, cluster)
+    _refuse(chosen, origins, cluster)
+    return Scenario(
+        model=model, train=TrainSpec(**chosen), cluster=cluster, stack=defaults.behaviour, origins=origins
+    )
+
+
+def _defaults(cluster: Cluster, method: Method) -> dict[str, Any]:
+    values = {field.name: field.default for field in fields(TrainSpec) if field.name != "method"}
+    values["attention"] = "flash" if cluster.gpu.supports_flash else "sdpa"
+    values["sharding"] = "fsdp" if cluster.world_size > 1 else "none"
+    if not cluster.gpu.supports_bf16:
+        values["weights_dtype"] = "fp32" if method == "full" else "fp16"
+    return values
+
+
+def _from_stack(defaults: Defaults, cluster: Cluster, method: Method) -> dict[str, Any]:
+    autocast = defaults.autocast
+    if autocast == "bf16" and not cluster.gpu.supports_bf16:
+        autocast = "fp16"
+    adapter = defaults.adapter_dtype.get(method, "fp32")
+    if adapter == "bf16" and not cluster.gpu.supports_bf16:
+        adapter = "fp32"
+    return {"autocast": autocast, "loss": defaults.loss, "adapter_dtype": adapter, "optimizer": "adamw"}
+
+
+def _settle(chosen: dict[str, Any], origins: dict[str, Origin], defaults: Defaults, cluster: Cluster) -> None:
+    """What one setting decides about another."""
+    if chosen["optimizer"] == "adamw":
+        chosen["optimizer"] = f"adamw_{defaults.adamw}"
+        origins["optimizer"] = "stack"
+    if origins["lora_alpha"] != "user":
+        chosen["lora_alpha"] = 2.0 * chosen["lora_rank"]
+    if chosen["method"] == "qlora" and chosen["sharding"] in SHARDS_WEIGHTS and origins["quant_storage"] != "user":
+        chosen["quant_storage"] = "bf16" if cluster.gpu.supports_bf16 else "fp16"
+
+
+def _refuse(chosen: Mapping[str, Any], origins: Mapping[str, Origin], cluster: Cluster) -> None:
+    """Combinations that cannot run."""
+    gpu, sharding = cluster.gpu, chosen["sharding"]
+    if cluster.world_size > MAX_GPUS:
+        raise UsageError(f"{cluster.world_size} GPUs are more than the {MAX_GPUS} that we plan for")
+    if cluster.world_size > 1 and sharding == "none":
+        raise UsageError(f"{cluster.world_size} GPUs need --sharding ddp, zero1, zero2, zero3 or fsdp, not none")
+    if chosen["attention"] == "flash" and not gpu.supports_flash:
+        raise UnsupportedScenario(f"{gpu.id} cannot run FlashAttention-2: use --attention sdpa")
+    if chosen["weights_dtype"] == "fp16" and chosen["method"] == "full":
+        raise UnsupportedScenario(
+            "full fine-tuning of fp16 weights cannot be unscaled by a gradient scaler: use --weights-dtype fp32 --autocast fp16"
+        )
+    if not chosen["lora_targets"]:
+        raise UsageError("--lora-targets is empty: name modules with commas, or all-linear")
+
+
+def _checked(name: str, value: object) -> object:
+    if name in _CHOICES:
+        return _choice(name, value)
+    if name in _INTEGERS:
+        return _integer(name, value, most=_INTEGERS[name])
+    if name in _BOOLEANS:
+        return _boolean(name, value)
+    if name in _FLOATS:
+        return _float(name, value, *_FLOATS[name])
+    if name in _NAMES:
+        return _names(name, value)
+    raise UnknownName("setting", name, [field.name for field in fields(TrainSpec)], listing="plan --help")
+
+
+def option(name: str) -> str:
+    """The long option of a ``TrainSpec`` field.
+
+    >>> option("micro_batch_size")
+    '--micro-batch-size'
+    """
+    return "--" + name.replace("_", "-")
+
+
+def _choice(name: str, value: object) -> str:
+    if not isinstance(value, str) or value not in _CHOICES[name]:
+        raise UsageError(f"{option(name)} {str(value)[:40]!r} is not one of {', '.join(_CHOICES[name])}")
+    return value
+
+
+def _integer(name: str, value: object, *, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UsageError(f"{option(name)} {str(value)[:40]!r} is not a whole number")
+    if not 1 <= value <= most:
+        raise UsageError(f"{option(name)} {str(value)[:40]} is outside 1 to {most}")
+    return value
+
+
+def _boolean(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise UsageError(f"{option(name)} {str(value)[:40]!r} is neither true nor false")
+    return value
+
+
+def _float(name: str, value: object, least: float, most: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UsageError(f"{option(name)} {str(value)[:40]!r} is not a number")
+    if not least <= value <= most:
+        raise UsageError(f"{option(name)} {value} is outside {least:g} to {most:g}")
+    return float(value)
+
+
+def _names(name: str, value: object) -> tuple[str, ...]:
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+        raise UsageError(f"{option(name)} {str(value)[:40]!r} is not a list of module names")
+    clean = tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
+    return () if clean == ("none",) else clean
+
+
