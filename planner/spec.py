@@ -142,7 +142,7 @@ class Attention:
     k_norm: Norm | None = None
     rope: Rope = "half"
     rope_dim: int | None = None
-    """Channels per head that are rotated; ``None`` means all of ``head_dim``."""
+    """Channels per head that are rotated and then joined with the rest; ``None``: whole heads, nothing to join."""
     window: int | None = None
     softcap: bool = False
     dropout: float = 0.0
@@ -376,7 +376,8 @@ class Behaviour:
     """Experts are 3-D parameters that bitsandbytes does not quantise (transformers 5)."""
     repeats_kv: bool
     """sdpa attention expands key and value heads to the query heads before the kernel."""
-    notes: tuple[str, ...] = ()
+    chunks_upcast_head: bool = False
+    """TRL's chunked head makes an fp32 copy of the head's weight."""
 
     def __hash__(self) -> int:
         return hash((self.name, tuple(self.versions.items())))

@@ -14,7 +14,7 @@ def backward_phase(step: Step) -> Memory:
 
 
 def _loss(step: Step) -> Memory:
-    before = _without_held(step, end_of_layers(step))
+    before = _without_held(step, end_of_layers(step, again=True))
     before = before._replace(temporaries=before.temporaries + step.shards.loss)
     if step.scenario.train.loss == "full":
         instant = step.largest(step.profile.loss.backward)
@@ -34,13 +34,13 @@ def _layer(step: Step, turn: tuple[int, tuple[int, ...], int]) -> Memory:
     """One layer's backward: layers before it still keep theirs, layers after it have left their gradients."""
     kind, before, after = turn
     part = step.profile.layers[kind]
-    memory = between_layers(step, before, layer_inputs=sum(before) + 1)
+    memory = between_layers(step, before, layer_inputs=sum(before) + 1, again=True)
     memory = memory._replace(temporaries=memory.temporaries + step.shards.backward)
     made = after + step.profile.loss.weight_grad
     instant = step.largest(part.backward)
     candidates = [_with_gradients(step, step.plus(memory, instant), made + instant.weight_grad)]
     if step.scenario.train.gradient_checkpointing:
-        again = step.plus(memory, step.largest(part.recompute), extra=step.bytes(step.profile.stream))
+        again = step.plus(memory, step.largest(part.recompute), extra=step.bytes(part.waiting))
         candidates.append(_with_gradients(step, again, made))
     return max(candidates, key=lambda found: found.total)
 
@@ -58,8 +58,8 @@ def _new_gradients(step: Step, made: int) -> int:
 
 
 def _end(step: Step) -> Memory:
-    """All gradients made; a tied embedding's two gradients are still apart."""
+    """All gradients made; a tied embedding's two gradients still lie beside their sum."""
     static = step.static(gradients=step.shards.gradients)
     held = step.bytes(step.profile.held_logits) if step.scenario.train.loss == "full" else 0
-    extra = step.profile.tied_grad + step.bytes(step.profile.stream)
+    extra = 2 * step.profile.tied_grad + step.bytes(step.profile.stream)
     return static._replace(logits=held, temporaries=static.temporaries + extra + step.shards.backward)

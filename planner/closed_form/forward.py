@@ -25,13 +25,14 @@ def _transient(step: Step, kind: int) -> Instant:
     return step.largest(part.forward if step.scenario.train.gradient_checkpointing else part.recompute)
 
 
-def between_layers(step: Step, done: tuple[int, ...], *, layer_inputs: int, gradients: int = 0) -> Memory:
+def between_layers(step: Step, done: tuple[int, ...], *, layer_inputs: int, again: bool = False) -> Memory:
     """States and what ``done`` layers of each kind keep: their inputs when checkpointed, else all they saved.
 
-    ``layer_inputs`` counts the stream tensors alive; without checkpoints only the current one is.
+    ``layer_inputs`` counts the stream tensors alive; without checkpoints only the current one is. In the forward
+    pass a caller may still hold the last step's outputs; in backward (``again``) it holds this step's.
     """
     held = step.bytes(step.profile.held_logits)
-    static = step.static(gradients=standing_gradients(step) + gradients)
+    static = step.static(gradients=standing_gradients(step), held=not again)
     stream = step.bytes(step.profile.stream)
     if step.scenario.train.gradient_checkpointing:
         return static._replace(activations=static.activations + layer_inputs * stream, logits=held)

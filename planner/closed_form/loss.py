@@ -2,7 +2,7 @@
 
 from planner.closed_form.forward import between_layers
 from planner.closed_form.step import Step
-from planner.formulas.loss import LossBytes, checkpointed_chunks, liger_fused, trl_fused
+from planner.formulas.loss import Head, LossBytes, checkpointed_chunks, liger_fused, trl_fused
 from planner.result import Memory
 
 
@@ -18,25 +18,24 @@ def loss_phase(step: Step) -> Memory:
     return hidden._replace(logits=hidden.logits + head_bytes(step).forward)
 
 
-def end_of_layers(step: Step, *, gradients: int = 0) -> Memory:
+def end_of_layers(step: Step, *, again: bool = False) -> Memory:
     """All layers done, their last output not yet normalised away."""
     counts = step.scenario.model.block_counts
-    return between_layers(step, counts, layer_inputs=sum(counts), gradients=gradients)
+    return between_layers(step, counts, layer_inputs=sum(counts), again=again)
 
 
 def head_bytes(step: Step) -> LossBytes:
     """Bytes of the head that makes no full logits: TRL's, its older chunks, or Liger's for other trainers."""
     scenario, profile = step.scenario, step.profile
-    kernel = checkpointed_chunks
-    if scenario.train.loss == "fused":
-        kernel = trl_fused if scenario.stack.name == "trl" else liger_fused
-    return kernel(
+    head = Head(
         t=scenario.train.tokens,
         h=scenario.model.lm_head.d_in,
         V=scenario.model.vocab_size,
-        e=profile.recipe.compute_bytes,
-        trained=profile.head_trained,
+        e=profile.recipe.compute_bytes if profile.recipe.autocast else profile.hidden_bytes,
+        hidden_bytes=profile.hidden_bytes,
         weight_bytes=profile.head_bytes,
+        trained=profile.head_trained,
     )
-
-
+    if scenario.train.loss == "chunked":
+        return checkpointed_chunks(head, upcasts_weight=scenario.stack.chunks_upcast_head)
+    return trl_fused(head) if scenario.stack.name == "trl" else liger_fused(head)

@@ -15,6 +15,7 @@ from planner.formulas.tape import (
     Tape,
     backward_instants,
     forward_instants,
+    gradients_before_recompute,
     total,
 )
 from planner.spec import FLOAT_BYTES, Behaviour, ModelSpec, Scenario
@@ -48,6 +49,8 @@ class Part(NamedTuple):
     forward: tuple[Instant, ...]
     recompute: tuple[Instant, ...]
     backward: tuple[Instant, ...]
+    waiting: Size
+    """Gradients alive while a checkpointed layer is recomputed."""
     weight_grad: int
 
 
@@ -61,6 +64,8 @@ class Profile:
     hidden: Part
     loss: Part
     held_logits: Size
+    hidden_bytes: int
+    """Element size of the last hidden state."""
     head_trained: bool
     head_bytes: int
     embedding_grad: int
@@ -154,6 +159,7 @@ def _profile(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Profile:
     )
     head_trained = key.method == "full" or model.lm_head.name in key.modules_to_save
     head_bytes = recipe.weight_bytes if key.mixed_shards else storage.outer_bytes
+    hidden = hidden_tape(model, recipe)
     full = loss_tape(model, recipe, head_bytes, head_trained, stack.logits_upcast, key.shift_copy)
     kept_logits = logits_tensor(full)
     held = (kept_logits,) if stack.logits_upcast != "in_place" else ()
@@ -162,20 +168,22 @@ def _profile(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Profile:
         inventory=inventory,
         recipe=recipe,
         layers=layers,
-        hidden=_part(hidden_tape(model, recipe), own_source=True),
+        hidden=_part(hidden, own_source=True),
         loss=Part(
             full.saved_by_owner(),
             forward_instants(full, keep=True, held=held),
             (),
             backward_instants(full, held=held if stack.holds_logits else ()),
+            ZERO,
             full.weight_grad(),
         ),
         held_logits=kept_logits.size if stack.holds_logits else ZERO,
+        hidden_bytes=hidden.result.e,
         head_trained=head_trained,
         head_bytes=head_bytes,
         embedding_grad=0 if model.tie_word_embeddings else embedding,
         tied_grad=embedding if model.tie_word_embeddings else 0,
-        autocast_cache=_autocast_cache(inventory, storage, recipe),
+        autocast_cache=_autocast_cache(model, inventory, recipe) if key.checkpointing else 0,
         stream=Size(token=model.hidden_size * recipe.stream_bytes),
         turns=_turns(model, layers),
         largest_block=max(_block_params(model)),
@@ -191,16 +199,23 @@ def _part(tape: Tape, *, own_source: bool) -> Part:
         forward_instants(tape, keep=False),
         forward_instants(tape, keep=True),
         backward_instants(tape),
+        gradients_before_recompute(tape),
         tape.weight_grad(),
     )
 
 
-def _autocast_cache(inventory: Inventory, storage: Storage, recipe: Recipe) -> int:
-    """Two bytes per trained fp32 parameter of a matrix; fused adapters cast inside their kernel."""
-    trained_in_fp32 = recipe.weight_bytes == 4 if recipe.full else recipe.adapter_bytes == 4 and not recipe.fused
-    if not recipe.autocast or not trained_in_fp32:
+def _autocast_cache(model: ModelSpec, inventory: Inventory, recipe: Recipe) -> int:
+    """Two bytes per trained fp32 matrix entry of the layers; fused adapters cast in their kernel, the head on its tape."""
+    if not recipe.autocast:
         return 0
-    return 2 * sum(tensor.numel * tensor.count for tensor in inventory.trained if tensor.columns > 1)
+    if not recipe.full:
+        return 2 * inventory.trainable if recipe.adapter_bytes == 4 and not recipe.fused else 0
+    if recipe.weight_bytes != 4:
+        return 0
+    return 2 * sum(
+        count * sum(linear.weight_params for linear in block.linears)
+        for block, count in zip(model.blocks, model.block_counts, strict=True)
+    )
 
 
 def _turns(model: ModelSpec, layers: tuple[Part, ...]) -> tuple[tuple[int, tuple[int, ...], int], ...]:

@@ -30,14 +30,21 @@ class Step(NamedTuple):
         """Paged optimizer states: managed memory, outside the allocator."""
         return self.shards.managed
 
-    def static(self, *, gradients: int = 0, optimizer: bool = True) -> Memory:
-        """What is there before any activation; ``gradients`` bytes of them exist already."""
+    def held_stream(self) -> int:
+        """Outputs that a caller keeps hold the embedding's output and its gradient, where checkpoints made it a leaf."""
+        train = self.scenario.train
+        if not (self.scenario.stack.holds_logits and train.uses_adapters and train.gradient_checkpointing):
+            return 0
+        return 2 * self.bytes(self.profile.stream)
+
+    def static(self, *, gradients: int = 0, held: bool = False) -> Memory:
+        """What is there before any activation; ``gradients`` bytes of them exist already; ``held`` by the caller too."""
         return Memory(
             weights=self.shards.weights,
             adapters=self.shards.adapters,
             gradients=gradients,
-            optimizer=self.shards.optimizer if optimizer else 0,
-            activations=self.inputs,
+            optimizer=self.shards.optimizer,
+            activations=self.inputs + (self.held_stream() if held else 0),
             temporaries=self.workspace + self.shards.standing,
         )
 

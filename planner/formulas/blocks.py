@@ -121,7 +121,9 @@ def attention(r: Recorder, spec: Attention, x: Tensor) -> Tensor:
     """Self-attention from the normalised input to the output projection."""
     query, key, value = _latent(r, spec, x) if spec.latent else _projections(r, spec, x)
     out = {"flash": _flash, "sdpa": _sdpa, "eager": _eager}[r.recipe.attention](r, spec, query, key, value)
-    return r.linear(out, spec.output)
+    out = r.linear(out, spec.output)
+    r.name(x, query, key, value)
+    return out
 
 
 def _projections(r: Recorder, spec: Attention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -150,16 +152,19 @@ def rotate(r: Recorder, spec: Attention, x: Tensor, name: str) -> Tensor:
         return x
     if r.recipe.fused:
         return r.view(x, f"rotated {name}")
-    part = spec.rope_dim is not None and spec.rope_dim < spec.head_dim
-    turned = r.part(x, f"{name} rotary part", r.width(x) * (spec.rope_dim or 0) // spec.head_dim) if part else x
-    cosine = r.unary(turned, f"{name} * cos", saves="nothing")
-    half = r.unary(turned, f"rotate_half({name})", saves="nothing")
+    if spec.rope_dim is None:
+        return _turn(r, x, name)
+    width = r.width(x) * spec.rope_dim // spec.head_dim
+    rotated = _turn(r, r.part(x, f"{name} rotary part", width), name)
+    rest = r.part(x, f"{name} pass part", r.width(x) - width)
+    return _concatenate(r, (rotated, rest), f"joined {name}")
+
+
+def _turn(r: Recorder, x: Tensor, name: str) -> Tensor:
+    cosine = r.unary(x, f"{name} * cos", saves="nothing")
+    half = r.unary(x, f"rotate_half({name})", saves="nothing")
     sine = r.unary(half, f"rotate_half({name}) * sin", saves="nothing")
-    rotated = r.add(cosine, sine, f"rotated {name}")
-    if not part:
-        return rotated
-    rest = r.part(x, f"{name} pass part", r.width(x) - r.width(turned))
-    return _concatenate(r, (rotated, rest), f"rotated {name}")
+    return r.add(cosine, sine, f"rotated {name}")
 
 
 def _concatenate(r: Recorder, parts: tuple[Tensor, ...], name: str) -> Tensor:
@@ -182,26 +187,15 @@ def _latent(r: Recorder, spec: Attention, x: Tensor) -> tuple[Tensor, Tensor, Te
     kv = r.part(compressed, "compressed kv", latent.kv_lora_rank)
     kv = norm(r, spec.k_norm, kv) if spec.k_norm else kv
     expanded = r.linear(kv, inner.pop(0))
-    query = rotate_part(r, query, heads * latent.qk_rope_head_dim, "query")
-    key_rotary = rotate_part(r, r.part(compressed, "rotary key", latent.qk_rope_head_dim), latent.qk_rope_head_dim, "key")
+    turned = _turn(r, r.part(query, "query rotary part", heads * latent.qk_rope_head_dim), "query")
+    query = _concatenate(r, (r.part(query, "query pass part", heads * latent.qk_nope_head_dim), turned), "joined query")
+    key_rotary = _turn(r, r.part(compressed, "rotary key", latent.qk_rope_head_dim), "key")
     nope = r.part(expanded, "key, unrotated part", heads * latent.qk_nope_head_dim)
     head_dim = latent.qk_nope_head_dim + latent.qk_rope_head_dim
     key = r.tensor("key", heads * head_dim, nope.e)
     key = r.tape.add(Op("write key parts", (nope, key_rotary), key))
     value = r.part(expanded, "value", heads * latent.v_head_dim)
     return query, key, value
-
-
-def rotate_part(r: Recorder, x: Tensor, width: int, name: str) -> Tensor:
-    """Rotary embedding of ``width`` of the elements, then concatenated with the rest."""
-    turned = r.part(x, f"{name} rotary part", width) if width < r.width(x) else x
-    cosine = r.unary(turned, f"{name} * cos", saves="nothing")
-    half = r.unary(turned, f"rotate_half({name})", saves="nothing")
-    sine = r.unary(half, f"rotate_half({name}) * sin", saves="nothing")
-    rotated = r.add(cosine, sine, f"rotated {name}")
-    if turned is x:
-        return rotated
-    return _concatenate(r, (r.part(x, f"{name} pass part", r.width(x) - width), rotated), name)
 
 
 def _kernel_inputs(r: Recorder, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -211,6 +205,8 @@ def _kernel_inputs(r: Recorder, query: Tensor, key: Tensor, value: Tensor) -> tu
 
 def _flash(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """FlashAttention-2 (Dao 2023, arXiv:2307.08691): saves q, k, v, out and an fp32 log-sum-exp per row and head.
+
+    The output takes the query's layout: after a concatenation that is by heads, and the output must be copied.
 
     Backward besides the gradients: an fp32 accumulator of dq, an fp32 row sum, and dk and dv at the number of query
     heads where keys are shared (``flash_api.cpp``, ``mha_bwd``).
@@ -223,7 +219,7 @@ def _flash(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tens
     lse = Tensor("attention log-sum-exp", Size(token=4 * heads), "b n s", 4, grad=False)
     shared = spec.num_key_value_heads < heads and not spec.latent
     scratch = 4 * width + 4 * heads + (2 * e * width if shared else 0)
-    return r.tape.add(
+    made = r.tape.add(
         Op(
             "flash attention",
             (query, key, value),
@@ -232,13 +228,36 @@ def _flash(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tens
             scratch_backward=Size(token=scratch),
         )
     )
+    if not query.name.startswith("joined"):
+        return made
+    return r.tape.add(Op("contiguous", (made,), r.tensor("attention output, contiguous", value_width, e)))
 
 
 def _sdpa(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """``scaled_dot_product_attention`` without a mask picks the flash kernel; older callers repeat k and v first."""
-    if r.recipe.repeats_kv and spec.num_key_value_heads < spec.num_attention_heads:
+    """``scaled_dot_product_attention`` without a mask: the flash kernel, or for fp32 the memory-efficient one.
+
+    Neither takes fp32 with shared keys: then torch falls back to the math path, with every score. Older callers repeat
+    k and v first.
+    """
+    shared = spec.num_key_value_heads < spec.num_attention_heads
+    if r.recipe.repeats_kv and shared:
         key, value = _repeat_kv(r, spec, key, "key"), _repeat_kv(r, spec, value, "value")
+    elif shared and not r.recipe.autocast and query.e == 4:
+        return _math(r, spec, query, key, value)
     return _flash(r, spec, query, key, value)
+
+
+def _math(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """``_scaled_dot_product_attention_math``: saves scaled q and repeated k, the probabilities and repeated v."""
+    key, value = _repeat_kv(r, spec, key, "key"), _repeat_kv(r, spec, value, "value")
+    query = r.unary(query, "scaled query", saves="nothing")
+    key = r.unary(key, "scaled key", saves="nothing")
+    scores = Tensor("scores", Size(score=4 * spec.num_attention_heads), "b n s s", 4, grad=True)
+    raw = r.tape.add(Op("q k^T", (query, key), scores, saved=(query, key)))
+    masked = r.unary(raw, "scores + mask", saves="nothing")
+    weights = r.unary(masked, "softmax", saves="output")
+    out = r.tensor("attention output", r.width(value), value.e)
+    return r.tape.add(Op("probabilities v", (weights, value), out, saved=(weights, value)))
 
 
 def _repeat_kv(r: Recorder, spec: Attention, x: Tensor, name: str) -> Tensor:
@@ -298,9 +317,13 @@ def mlp(r: Recorder, spec: Mlp, x: Tensor) -> Tensor:
     elif len(spec.inputs) == 1:
         gate = r.part(first, "gate", spec.intermediate_size)
         hidden = gated(r, spec.activation, gate, r.part(first, "up", spec.intermediate_size))
-    else:
+    elif r.recipe.fused:
         hidden = gated(r, spec.activation, first, r.linear(x, spec.inputs[1]))
+    else:
+        curved = activate(r, spec.activation, first)
+        hidden = r.mul(curved, r.linear(x, spec.inputs[1]), "act(gate) * up")
     out = r.linear(hidden, spec.output)
+    r.name(x)
     return r.dropout(out, "mlp dropout") if spec.dropout > 0 else out
 
 
@@ -310,10 +333,6 @@ def gated(r: Recorder, activation: str, gate: Tensor, up: Tensor) -> Tensor:
         out = r.tensor("act(gate) * up", r.width(up), up.e)
         return r.tape.add(Op("swiglu", (gate, up), out, saved=(gate, up)))
     return r.mul(activate(r, activation, gate), up, "act(gate) * up")
-
-
-SIMPLE_ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "gelu_pytorch_tanh", "quick_silu")
-"""One kernel that saves its input."""
 
 
 def activate(r: Recorder, name: str, x: Tensor) -> Tensor:

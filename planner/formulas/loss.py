@@ -12,86 +12,100 @@ TRL_TOKENS = 4096
 TRL_VOCABULARY = 32768
 """Vocabulary entries per tile. trl 1.16 trainer/utils.py, _CHUNKED_LOGPROB_CHUNK_SIZE."""
 
-TRL_STATISTICS = 7 + 4
-"""fp32 values per token: seven running statistics, then log-probability, log-normaliser, entropy, hit. chunked_logprob.py, forward."""
+TRL_KEPT = 8 * 4
+"""Bytes per token that TRL's kernel keeps besides the hidden state: targets, log-normaliser, results. Same file, forward."""
+
+TRL_RUNNING = 10 * 4
+"""Bytes per token of its running statistics. Same file, forward."""
 
 CHUNK_TOKENS = 256
 """Tokens per checkpointed chunk of the head. trl 1.7 trainer/sft_trainer.py, _CHUNKED_LM_HEAD_CHUNK_SIZE."""
 
 
 class LossBytes(NamedTuple):
-    """What the head and the loss take: kept until backward, at the peak of forward, at the peak of backward.
-
-    ``weight_grad`` is the head's gradient when it is trained, in the dtype in which the kernel leaves it;
-    ``weight_scratch`` what it needs besides while it makes it.
-    """
+    """What the head and the loss take: kept until backward, at the peak of forward, at the peak of backward."""
 
     kept: int
     forward: int
     backward: int
 
 
-def trl_fused(*, t: int, h: int, V: int, e: int, trained: bool, weight_bytes: int) -> LossBytes:  # noqa: N803
+class Head(NamedTuple):
+    """Sizes of a head: ``t`` scored tokens, ``h`` hidden size, ``V`` vocabulary; element bytes of compute, hidden state and weight."""
+
+    t: int
+    h: int
+    V: int
+    e: int
+    hidden_bytes: int
+    weight_bytes: int
+    trained: bool
+
+
+def trl_fused(head: Head) -> LossBytes:
     """TRL's fused head: logits exist one tile at a time, gradients accumulate in fp32.
 
     Shapes:    hidden (t, h) kept; tile (min(t, 4096), 32768); grad_hidden (t, h) fp32; grad_weight (V, h) fp32
-    Formula:   kept e*t*h + 12*t; forward + tile + 44*t; backward + tile + 4*t*h (+ 4*V*h) + the cast results
+    Formula:   kept t*h*eh + 32*t; forward + tile + 40*t; backward + tile + 4*t*h (+ 4*V*h) + the results' casts;
+               a 32768-row copy of a weight whose dtype is not the compute dtype, two in backward
     Source:    trl 1.16 kernels/chunked_logprob.py, ChunkedLogProbFunction (Triton path); trl 1.15 made it the default
     Valid:     every label scored; with completion-only loss t is the number of completion tokens
     Excludes:  the head's weight itself
 
-    >>> trl_fused(t=2048, h=4096, V=128256, e=2, trained=False, weight_bytes=2).forward
-    151085056
+    >>> trl_fused(Head(t=2048, h=4096, V=128256, e=2, hidden_bytes=2, weight_bytes=2, trained=False)).forward
+    151142400
     """
-    hidden = e * t * h
+    t, h, e = head.t, head.h, head.e
     tile = min(t, TRL_TOKENS) * TRL_VOCABULARY * e
-    weight_chunk = TRL_VOCABULARY * h * e if weight_bytes != e else 0
-    grad_weight = (4 + weight_bytes) * V * h if trained else 0
-    kept = hidden + 12 * t
-    during = hidden + tile + 4 * t * h + weight_chunk + (4 * V * h if trained else 0)
-    after = hidden + 4 * t * h + e * t * h + grad_weight
-    return LossBytes(kept, hidden + tile + weight_chunk + 4 * TRL_STATISTICS * t, max(during + 8 * t, after))
-
-
-def checkpointed_chunks(*, t: int, h: int, V: int, e: int, trained: bool, weight_bytes: int) -> LossBytes:  # noqa: N803
-    """The head and cross entropy on 256 tokens at a time, each chunk recomputed in backward.
-
-    Shapes:    hidden (t, h) kept; logits (256, V) as fp32, their log-softmax and two gradients
-    Formula:   kept e*t*h; forward + (e + 8)*256*V; backward + 12*256*V + e*t*h (+ weight_bytes*V*h twice)
-    Source:    trl 1.7 trainer/sft_trainer.py, chunked_nll under torch checkpoint
-    Valid:     trl 1.7 to 1.14
-    Excludes:  the head's weight itself
-
-    >>> checkpointed_chunks(t=2048, h=4096, V=128256, e=2, trained=False, weight_bytes=2).kept
-    16777216
-    """
-    hidden = e * t * h
-    rows = min(t, CHUNK_TOKENS)
-    weight = e * V * h if weight_bytes != e else 0
-    grad_weight = 2 * weight_bytes * V * h if trained else 0
+    copy = min(TRL_VOCABULARY, head.V) * h * e if head.weight_bytes != e else 0
+    rows = min(t, TRL_TOKENS) * h * e if head.hidden_bytes != e else 0
+    kept = t * h * head.hidden_bytes + TRL_KEPT * t
+    gradients = 4 * t * h + (4 * head.V * h if head.trained else 0)
+    result = t * h * head.hidden_bytes if head.hidden_bytes < 4 else 0
+    weight_result = head.V * h * head.weight_bytes if head.trained and head.weight_bytes < 4 else 0
     return LossBytes(
-        hidden, hidden + weight + (e + 8) * rows * V, 2 * hidden + weight + (12 + e) * rows * V + grad_weight
+        kept=kept,
+        forward=kept + tile + TRL_RUNNING * t + copy + rows,
+        backward=kept + gradients + tile + max(2 * copy + rows, result + weight_result),
     )
 
 
-def liger_fused(*, t: int, h: int, V: int, e: int, trained: bool, weight_bytes: int) -> LossBytes:  # noqa: N803
+def checkpointed_chunks(head: Head, *, upcasts_weight: bool) -> LossBytes:
+    """The head and cross entropy on 256 tokens at a time, each chunk recomputed in backward.
+
+    Shapes:    hidden (t, h) kept; logits (256, V) as 16 bit, fp32, log-softmax and a gradient; before trl 1.13 an fp32
+               copy of the weight (V, h), under autocast a 16-bit one besides
+    Formula:   kept t*h*eh; forward + 16*256*V (+ 6*V*h); backward + t*h*eh + 16*256*V (+ 6*V*h, trained 8*V*h)
+    Source:    trl 1.4 to 1.14 trainer/sft_trainer.py, _chunk under torch checkpoint
+    Valid:     ``loss_type="chunked_nll"``
+    Excludes:  the head's weight itself
+
+    >>> checkpointed_chunks(Head(2048, 4096, 128256, 2, 2, 2, False), upcasts_weight=False).kept
+    16777216
+    """
+    hidden = head.t * head.h * head.hidden_bytes
+    chunk = 16 * min(head.t, CHUNK_TOKENS) * head.V
+    weight = 6 * head.V * head.h if upcasts_weight else 0
+    gradient = (8 if upcasts_weight else 6) * head.V * head.h if head.trained else weight
+    return LossBytes(hidden, hidden + chunk + weight, 2 * hidden + chunk + gradient)
+
+
+def liger_fused(head: Head) -> LossBytes:
     """Liger's fused linear cross entropy: gradients of hidden states and weight are made in forward, in chunks.
 
     Shapes:    grad_input (t, h); grad_weight (V, h); logits (c, V) with c = next_power_of_2(ceil(t / ceil(V / h)))
-    Formula:   kept e*t*h (+ weight_bytes*V*h); forward the same + e*c*V
+    Formula:   kept t*h*eh (+ V*h*ew); forward + t*h*eh + 2*c*V*e
     Source:    Hsu 2024, arXiv:2410.10989, section 3.2; liger-kernel 0.6 ops/fused_linear_cross_entropy.py
-    Valid:     Liger 0.3 and newer; other fused heads keep as little
+    Valid:     Liger 0.3 to 0.8; other fused heads keep as little
     Excludes:  the head's weight itself
 
-    >>> liger_fused(t=16384, h=4096, V=32000, e=2, trained=False, weight_bytes=2).kept
-    268435456
+    >>> liger_fused(Head(16384, 4096, 32000, 2, 2, 2, False)).kept
+    134217728
     """
-    hidden = e * t * h
-    chunk = next_power_of_2(-(-t // max(-(-V // h), 1)))
-    grad_weight = weight_bytes * V * h if trained else 0
-    kept = 2 * hidden + grad_weight
-    scratch = min(chunk, t) * V * e + (e * V * h if trained else 0)
-    return LossBytes(kept - hidden, kept + scratch, kept)
+    hidden = head.t * head.h * head.hidden_bytes
+    chunk = min(next_power_of_2(-(-head.t // max(-(-head.V // head.h), 1))), head.t)
+    kept = hidden + (head.V * head.h * head.weight_bytes if head.trained else 0)
+    return LossBytes(kept, kept + hidden + 2 * chunk * head.V * head.e, kept)
 
 
 def next_power_of_2(count: int) -> int:

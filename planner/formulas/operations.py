@@ -79,14 +79,19 @@ class Recorder:
             Op("slice", (tensor,), Tensor(name, size, f"b s {width}", tensor.e, tensor.grad, storage=tensor.root))
         )
 
+    def name(self, *tensors: Tensor) -> None:
+        """Variables of the function that ends with the last operation still point at these tensors."""
+        last = self.tape.ops[-1]
+        last.named = (*last.named, *tensors)
+
     # ------------------------------------------------------------ elementwise
 
     def cast(self, tensor: Tensor, e: int, name: str = "") -> Tensor:
         """``tensor.to(dtype)``: no copy when the dtype is right already. Saves nothing."""
         if tensor.e == e:
             return tensor
-        out = self.tensor(name or f"{tensor.name} as {_dtype(e)}", self.width(tensor), e, grad=tensor.grad)
-        out.owner, out.shape = tensor.owner, tensor.shape
+        size = Size(*(part // tensor.e * e for part in tensor.size))
+        out = Tensor(name or f"{tensor.name} as {_dtype(e)}", size, tensor.shape, e, tensor.grad, tensor.owner)
         return self.tape.add(Op("cast", (tensor,), out))
 
     def unary(self, tensor: Tensor, name: str, *, saves: str = "input", scratch: int = 0) -> Tensor:
@@ -153,6 +158,7 @@ class Recorder:
                 (x,),
                 out,
                 saved=(*copy, *((x,) if trained else ())),
+                reloads=True,
                 scratch_backward=scratch,
                 weight_grad=linear.params * weight_bytes if trained else 0,
             )
@@ -168,14 +174,11 @@ class Recorder:
         if self.recipe.quant != "int8" and self.recipe.double_quant:
             dequantized = dequantized + Size(fixed=linear.weight_params // 64 * 4)
         out = self.tensor(f"{linear.name} output", linear.d_out, inner.e, grad=x.grad)
-        saved: tuple[Tensor, ...] = ()
         forward = dequantized
         if self.recipe.quant == "int8":
-            quantized = Size(token=linear.d_in + 4)
-            forward = quantized + Size(token=4 * linear.d_out)
-            saved = ()
+            forward = Size(token=linear.d_in + 4 + 4 * linear.d_out)
         made = self.tape.add(
-            Op(linear.name, (inner,), out, saved=saved, scratch_forward=forward, scratch_backward=dequantized)
+            Op(linear.name, (inner,), out, reloads=True, scratch_forward=forward, scratch_backward=dequantized)
         )
         return self.cast(made, x.e, f"{linear.name} output")
 
@@ -191,7 +194,7 @@ class Recorder:
         if recipe.fused:
             return self._fused_branch(x, base, linear)
         casts = not (recipe.quant and recipe.autocast)
-        inner = self.cast(x, recipe.adapter_bytes, f"{linear.name} lora input") if casts else x
+        inner = wide = self.cast(x, recipe.adapter_bytes, f"{linear.name} lora input") if casts else x
         if recipe.dropout:
             inner = self.dropout(inner, f"{linear.name} lora dropout")
         compute = recipe.compute_bytes if recipe.autocast else recipe.adapter_bytes
@@ -202,16 +205,23 @@ class Recorder:
         if recipe.quant and not recipe.autocast:
             scaled = self.cast(scaled, base.e)
         joined = self.add(base, scaled, f"{linear.name} output")
-        return self.cast(joined, base.e, f"{linear.name} output")
+        self.name(wide)
+        out = self.cast(joined, base.e, f"{linear.name} output")
+        self.name(wide)
+        return out
 
     def _low_rank(self, x: Tensor, linear: Linear, letter: str, width: int, params: int) -> Tensor:
         out = self.tensor(f"{linear.name} lora {letter} output", width, x.e)
+        copy: tuple[Tensor, ...] = ()
+        if x.e < self.recipe.adapter_bytes:
+            name = f"{linear.name} lora {letter} weight as {_dtype(x.e)}"
+            copy = (self.constant(name, Size(fixed=params * x.e), f"{params}", x.e),)
         return self.tape.add(
             Op(
                 f"{linear.name} lora {letter}",
                 (x,),
                 out,
-                saved=(x,),
+                saved=(x, *copy),
                 weight_grad=params * self.recipe.adapter_bytes,
             )
         )

@@ -178,16 +178,15 @@ def _paged_eight_bit(numel: int) -> tuple[int, int]:
 def _temporary_bytes(name: str, largest: int, total: int, e: int) -> int:
     """What the step allocates besides parameters, gradients and states.
 
-    foreach AdamW makes the square roots of all second moments at once; the loop makes two tensors of one
-    parameter's size while the previous parameter's still lives; Adafactor of 16-bit parameters works on fp32 copies (gradient, parameter,
-    update, square); Muon orthogonalises one matrix at a time in five 16-bit copies, besides an fp32 update of fp32 gradients.
+    foreach AdamW makes the square roots of all second moments at once; the loop two tensors of one
+    parameter's size; transformers' Adafactor an update and its square, beside fp32 copies of a 16-bit gradient and parameter; Muon orthogonalises one matrix at a time in five 16-bit copies, besides an fp32 update of fp32 gradients.
     """
     if name == "adamw_foreach":
         return total
     if name == "adamw_loop":
-        return 3 * largest * e
+        return 2 * largest * e
     if name == "adafactor":
-        return largest * (16 if e == 2 else 12)
+        return largest * (16 if e == 2 else 8)
     if name == "muon":
         return largest * (10 if e == 2 else 12)
     return 0

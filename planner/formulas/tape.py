@@ -79,7 +79,9 @@ class Tensor:
 class Op:
     """One autograd node: reads ``inputs``, writes ``output``, keeps ``saved`` until its backward has run.
 
-    ``passes`` names the inputs that receive the output's gradient unchanged, without a new tensor.
+    ``passes`` names the inputs that receive the output's gradient unchanged, without a new tensor. ``named``
+    tensors are not read, but Python variables of the running function still point at them. ``reloads`` says
+    that backward needs something saved, a weight at least: in a checkpoint this starts the recomputation.
     ``scratch_*`` are temporaries of the kernel itself; ``weight_grad`` the parameter gradients it makes.
     """
 
@@ -88,6 +90,8 @@ class Op:
     output: Tensor
     saved: tuple[Tensor, ...] = ()
     passes: tuple[Tensor, ...] = ()
+    named: tuple[Tensor, ...] = ()
+    reloads: bool = False
     scratch_forward: Size = ZERO
     scratch_backward: Size = ZERO
     weight_grad: int = 0
@@ -164,9 +168,11 @@ def forward_instants(tape: Tape, *, keep: bool, held: tuple[Tensor, ...] = ()) -
     """Moments of the forward pass that can be its peak, without the source.
 
     ``keep`` is false where nothing is saved (inside a checkpoint). A tensor lives until its last reader has
-    run, or to the end when it is saved or ``held`` by the caller.
+    run and no variable points at it, or to the end when it is saved or ``held`` by the caller.
     """
-    last_use = {id(tensor.root): index for index, op in enumerate(tape.ops) for tensor in op.inputs}
+    last_use = {
+        id(tensor.root): index for index, op in enumerate(tape.ops) for tensor in (*op.inputs, *op.named)
+    }
     kept = {id(tensor.root) for tensor in (*tape.saved(), *held)} if keep else {id(tensor.root) for tensor in held}
     live: dict[int, Tensor] = {}
     instants = []
@@ -225,6 +231,22 @@ def backward_instants(tape: Tape, *, held: tuple[Tensor, ...] = ()) -> tuple[Ins
         for tensor in _roots(op.saved):
             keepers[tensor] = keepers.get(tensor, 1) - 1
     return pareto(instants)
+
+
+def gradients_before_recompute(tape: Tape) -> Size:
+    """Gradients that wait while a checkpointed layer is recomputed: those of the operations that need nothing saved."""
+    waiting: dict[int, Size] = {id(tape.result): tape.result.size}
+    for op in reversed(tape.ops):
+        if id(op.output) not in waiting:
+            continue
+        if op.saved or op.reloads:
+            break
+        mine = waiting.pop(id(op.output))
+        for tensor in op.inputs:
+            if tensor.grad:
+                waiting[id(tensor)] = tensor.size if tensor not in op.passes else mine
+                mine = ZERO if tensor in op.passes else mine
+    return total(waiting.values())
 
 
 class _Identity:

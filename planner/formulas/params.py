@@ -1,0 +1,137 @@
+"""Parameter counts of a model: in all, per token, quantised, trained by adapters.
+
+Everything here is cached by model, because a plan asks thousands of times for the same few counts.
+"""
+
+from functools import lru_cache
+
+from planner.formulas.adapters import Adapters, adapters, block_parts, expert_sites
+from planner.spec import Block, ModelSpec
+
+__all__ = [
+    "Adapters",
+    "active_params",
+    "adapters",
+    "block_params",
+    "expert_params",
+    "lora_params",
+    "model_params",
+    "outer_params",
+    "quantizable_params",
+]
+
+
+def block_params(block: Block) -> int:
+    """Parameters of one layer.
+
+    Shapes:    those of its ``Linear``, ``Norm`` and ``Table`` parts
+    Formula:   the sum of their entries, biases included
+    Source:    derived here; every family is held against transformers 5.23 on the meta device
+    Valid:     every architecture of the catalogue
+    Excludes:  buffers (rotary frequencies, causal masks, router corrections)
+    """
+    return sum(part.params for part in block_parts(block))
+
+
+@lru_cache(maxsize=1024)
+def outer_params(model: ModelSpec) -> int:
+    """Parameters outside the layers: embeddings, head, norms and projections.
+
+    Shapes:    embeddings (V, h), (positions, h)    head (V, h)    norms (h)
+    Formula:   the sum; a tied head adds only its bias
+    Source:    Press and Wolf 2016, arXiv:1608.05859, for the tie
+    Valid:     every architecture of the catalogue
+    Excludes:  the layers (see ``block_params``)
+    """
+    norms = sum(norm.params for norm in (model.final_norm, *model.extra_norms) if norm)
+    inner = sum(table.params for table in model.embeddings) + sum(linear.params for linear in model.extra_linears)
+    head = model.lm_head.params - (model.lm_head.weight_params if model.tie_word_embeddings else 0)
+    return inner + norms + head
+
+
+@lru_cache(maxsize=1024)
+def model_params(model: ModelSpec) -> int:
+    """Parameters of the whole model as the text class loads it, a tied head counted once.
+
+    Shapes:    see ``block_params`` and ``outer_params``
+    Formula:   outer + sum over kinds of layer of count*block
+    Source:    derived here; equals the published count of every model in the catalogue, whose file explains the rest
+    Valid:     every architecture of the catalogue
+    Excludes:  adapters, vision and audio towers, layers for multi-token prediction
+    """
+    blocks = zip(model.blocks, model.block_counts, strict=True)
+    return outer_params(model) + sum(count * block_params(block) for block, count in blocks)
+
+
+@lru_cache(maxsize=1024)
+def expert_params(model: ModelSpec) -> int:
+    """Entries of the routed experts, which act on a few tokens each.
+
+    Shapes:    gate_up (E, 2f, h)    down (E, h, f), and their biases
+    Formula:   sum over the layers that hold experts
+    Source:    transformers 5 MixtralExperts and its like
+    Valid:     every architecture of the catalogue; 0 for dense models
+    Excludes:  routers and shared experts, which act on every token
+    """
+    blocks = zip(model.blocks, model.block_counts, strict=True)
+    return sum(count * sum(t.params for t in b.experts.tables) for b, count in blocks if b.experts)
+
+
+@lru_cache(maxsize=1024)
+def active_params(model: ModelSpec) -> int:
+    """Parameters that act on one token.
+
+    Shapes:    top_k of the E experts, everything else whole
+    Formula:   all - routed + sum over layers of routed*top_k/E
+    Source:    Jiang et al. 2024, arXiv:2401.04088, section 2.1
+    Valid:     every architecture of the catalogue; all parameters for dense models
+    Excludes:  nothing: embeddings and head are counted, some model cards leave them out
+    """
+    blocks = zip(model.blocks, model.block_counts, strict=True)
+    acting = sum(
+        count * sum(table.params for table in block.experts.tables) * block.experts.top_k // block.experts.num_experts
+        for block, count in blocks
+        if block.experts
+    )
+    return model_params(model) - expert_params(model) + acting
+
+
+@lru_cache(maxsize=1024)
+def quantizable_params(model: ModelSpec, *, fused_experts: bool = True) -> int:
+    """Entries that bitsandbytes stores in 4 or 8 bits when the whole model is quantised.
+
+    Shapes:    weights of the ``nn.Linear`` and ``Conv1D`` modules inside the model
+    Formula:   sum of d_in*d_out; with separate experts (transformers 4) theirs and the routers' too
+    Source:    transformers 5.23 integrations/bitsandbytes.py, replace_with_bnb_linear (``type(module) is nn.Linear``);
+               quantizers/base.py, get_keys_to_not_convert (the output head); 4.x tested ``isinstance``
+    Valid:     no ``llm_int8_skip_modules``
+    Excludes:  the head, embeddings, biases, norms, stacked experts and routers, subclasses of nn.Linear (Falcon)
+    """
+    matrices = [(linear, 1) for linear in model.extra_linears]
+    stacked = 0
+    for block, count in zip(model.blocks, model.block_counts, strict=True):
+        matrices += [(linear, count) for linear in block.linears]
+        if block.experts and not fused_experts:
+            sites = expert_sites(block.experts, fused_experts=False)
+            stacked += count * sum(site.copies * site.d_in * site.d_out for site in sites)
+    plain = [(linear, count) for linear, count in matrices if not (fused_experts and linear.subclass)]
+    return stacked + sum(count * linear.weight_params for linear, count in plain)
+
+
+def lora_params(
+    model: ModelSpec,
+    targets: tuple[str, ...],
+    rank: int,
+    modules_to_save: tuple[str, ...] = (),
+    *,
+    fused_experts: bool = True,
+) -> int:
+    """Trainable parameters of a LoRA configuration.
+
+    Shapes:    A (r, d_in), B (d_out, r) per adapted matrix; a full copy per saved module
+    Formula:   r*sum(d_in + d_out) + the saved modules, whose frozen originals stay in memory too
+    Source:    Hu et al. 2021, arXiv:2106.09685, section 4.1; targets as PEFT 0.21 resolves them (see ``adapters``)
+    Valid:     plain LoRA, also on embeddings
+    Excludes:  the frozen base
+    """
+    return adapters(model, targets, modules_to_save, fused_experts=fused_experts).params(rank)
