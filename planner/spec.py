@@ -205,8 +205,10 @@ class Experts:
     """A dense MLP that runs beside the experts (Gemma 4)."""
     linear_names: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
     """Names of an expert's matrices where experts are separate modules (transformers 4); empty where they never were."""
-    router_linear: bool = True
-    """The router is an ``nn.Linear`` where experts are separate modules; where they never were, in every version."""
+    router_linear: Literal["never", "separate", "always"] = "separate"
+    """When the router is an ``nn.Linear``: where experts are separate modules (transformers 4), or in every version."""
+    router_fp32: bool = False
+    """The router computes in fp32, on a copy of its input."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

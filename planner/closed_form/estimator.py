@@ -1,6 +1,5 @@
 """Puts the phases together: largest phase, reserved, device and required bytes."""
 
-from functools import lru_cache
 from types import MappingProxyType
 
 from planner.closed_form.backward import backward_phase
@@ -11,7 +10,7 @@ from planner.closed_form.optimizer_step import optimizer_phase
 from planner.closed_form.step import Step, prepare
 from planner.formulas.overhead import NCCL, SQUEEZED_FRACTION, spare_fraction
 from planner.result import PHASES, Estimate, Memory, Peak, Phase
-from planner.spec import ModelSpec, Scenario
+from planner.spec import Scenario
 
 INTERVAL = 0.10
 """Half width of the stated interval around required bytes, until measurements narrow it."""
@@ -19,7 +18,6 @@ INTERVAL = 0.10
 
 def estimate(scenario: Scenario) -> Estimate:
     """Bytes of one optimizer step by phase and owner; raise ``UsageError`` for adapter targets that the model lacks."""
-    _checked_targets(scenario.model, scenario.train.lora_targets, scenario.train.modules_to_save)
     step = prepare(scenario)
     phases: dict[Phase, Memory] = {
         "load": load_phase(step),
@@ -29,11 +27,6 @@ def estimate(scenario: Scenario) -> Estimate:
         "optimizer_step": optimizer_phase(step),
     }
     return Estimate("closed-form", step.profile.inventory.parameters, MappingProxyType(phases), _peak(step, phases))
-
-
-@lru_cache(maxsize=1024)
-def _checked_targets(model: ModelSpec, targets: tuple[str, ...], modules_to_save: tuple[str, ...]) -> None:
-    del model, targets, modules_to_save
 
 
 def _peak(step: Step, phases: dict[Phase, Memory]) -> Peak:

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
+from planner.formulas.adapters import adapter_sites, saved_modules
 from planner.formulas.states import NESTED_TABLES, QUANT_TABLES, Trainable, int8_bytes, nf4_bytes
 from planner.result import Parameters
-from planner.spec import Block, Experts, Linear, ModelSpec, Norm, Table
+from planner.spec import Linear, ModelSpec, Norm, Table
 
 
 class Storage(NamedTuple):
@@ -93,7 +94,7 @@ def _quantizable(item: Linear | Norm | Table, storage: Storage) -> tuple[int, in
     if not storage.quant:
         return None
     if isinstance(item, Linear):
-        return item.d_out, item.d_in, 1
+        return None if item.subclass else (item.d_out, item.d_in, 1)
     if isinstance(item, Table) and not storage.fused_experts and _is_expert_matrix(item):
         experts, rows, columns = item.shape
         return rows, columns, experts
@@ -142,45 +143,17 @@ def _all_tensors(model: ModelSpec) -> Iterator[Trainable]:
 
 
 def _adapter_tensors(model: ModelSpec, storage: Storage) -> Iterator[Trainable]:
-    for block, count in zip(model.blocks, model.block_counts, strict=True):
-        for linear, copies in adapted_linears(block, storage.targets, fused_experts=storage.fused_experts):
-            yield Trainable(storage.rank, linear.d_in, count * copies)
-            yield Trainable(linear.d_out, storage.rank, count * copies)
-
-
-def adapted_linears(block: Block, targets: tuple[str, ...], *, fused_experts: bool) -> Iterator[tuple[Linear, int]]:
-    """(matrix, how many) that PEFT adapts in one layer; separate experts count, fused ones cannot be adapted."""
-    separate = () if fused_experts or block.experts is None else tuple(expert_linears(block.experts, block))
-    for linear, copies in (*((linear, 1) for linear in block.linears), *separate):
-        if is_target(linear.name, targets):
-            yield linear, copies
-
-
-def is_target(name: str, targets: tuple[str, ...]) -> bool:
-    """PEFT's rule: ``all-linear``, the name itself or the end of its dotted path."""
-    return "all-linear" in targets or any(name == target or name.endswith(f".{target}") for target in targets)
-
-
-def expert_linears(experts: Experts, block: Block) -> Iterator[tuple[Linear, int]]:
-    """The expert matrices as transformers 4 builds them, and the router, which is a matrix there too."""
-    hidden = block.attention.inputs[0].d_in
-    width = experts.intermediate_size
-    sizes = [(hidden, width), (hidden, width), (width, hidden)] if experts.gated else [(hidden, width), (width, hidden)]
-    for name, (d_in, d_out) in zip(experts.linear_names, sizes, strict=False):
-        yield Linear(name, d_in, d_out), experts.num_experts
-    yield Linear(experts.router.name, hidden, experts.num_experts), 1
+    """A (r, d_in) and B (d_out, r) of every adapted matrix; stacked experts have one tall pair for all of them."""
+    for site, copies in adapter_sites(model, storage.targets, storage.modules_to_save, fused_experts=storage.fused_experts):
+        rank = storage.rank * site.rank_factor
+        tall = site.copies if site.stacked else 1
+        yield Trainable(rank * tall, site.d_in, copies * site.copies // tall)
+        yield Trainable(site.d_out, rank * tall, copies * site.copies // tall)
 
 
 def _saved_modules(model: ModelSpec, names: tuple[str, ...]) -> Iterator[Trainable]:
-    for name in names:
-        for table in model.embeddings:
-            if table.name == name or table.name.startswith(f"{name}."):
-                yield Trainable(table.shape[0], table.params // table.shape[0], 1, embedding=True)
-        if model.lm_head.name == name:
-            yield Trainable(model.lm_head.d_out, model.lm_head.d_in, 1, embedding=True)
-            if model.lm_head.bias:
-                yield Trainable(model.lm_head.d_out, 1, 1)
-        if model.final_norm is not None and model.final_norm.name == name:
-            yield Trainable(model.final_norm.size, 1, 1)
-
-
+    """Full copies that are trained beside the frozen original."""
+    outer = {table.name for table in model.embeddings} | {model.lm_head.name}
+    for path, params in saved_modules(model, names).items():
+        columns = model.hidden_size if path in outer else 1
+        yield Trainable(params // columns, columns, 1, embedding=path in outer)

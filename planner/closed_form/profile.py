@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from planner.closed_form.inventory import Inventory, Storage, take_inventory
+from planner.formulas.adapters import Adapters, adapters
 from planner.formulas.blocks import block_tape
 from planner.formulas.head import hidden_tape, logits_tensor, loss_tape
 from planner.formulas.operations import Recipe
@@ -19,6 +20,9 @@ from planner.formulas.tape import (
     total,
 )
 from planner.spec import FLOAT_BYTES, Behaviour, ModelSpec, Scenario
+
+
+NO_ADAPTERS = Adapters(modules=frozenset(), parameters=frozenset(), saved=frozenset(), per_rank=0, saved_params=0)
 
 
 class ProfileKey(NamedTuple):
@@ -124,13 +128,20 @@ def storage_of(key: ProfileKey, stack: Behaviour) -> Storage:
     )
 
 
-def recipe_of(key: ProfileKey, stack: Behaviour) -> Recipe:
-    """How a layer computes under a profile's settings."""
+def recipe_of(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Recipe:
+    """How a layer computes under a profile's settings.
+
+    A layer that returns a wider dtype than it was given (fp32 norms before 4-bit matrices) widens the residual
+    stream for all layers after it.
+    """
+    placed = NO_ADAPTERS
+    if key.method != "full":
+        placed = adapters(model, key.lora_targets, key.modules_to_save, fused_experts=stack.fused_experts)
     storage = storage_of(key, stack)
     compute = 2 if key.autocast != "none" or key.mixed_shards or key.quant else FLOAT_BYTES[key.weights_dtype]
     weight = 2 if key.mixed_shards else FLOAT_BYTES[key.weights_dtype]
     upcast = key.quant != "" and stack.kbit_upcast != "none"
-    return Recipe(
+    recipe = Recipe(
         full=key.method == "full",
         stream_bytes=4 if upcast else weight,
         weight_bytes=weight,
@@ -139,7 +150,8 @@ def recipe_of(key: ProfileKey, stack: Behaviour) -> Recipe:
         autocast=key.autocast != "none",
         adapter_bytes=0 if key.method == "full" else FLOAT_BYTES[key.adapter_dtype],
         rank=key.lora_rank,
-        targets=key.lora_targets,
+        modules=placed.modules,
+        stacked=placed.parameters,
         dropout=key.dropout,
         quant=key.quant,
         double_quant=key.double_quant,
@@ -148,11 +160,13 @@ def recipe_of(key: ProfileKey, stack: Behaviour) -> Recipe:
         repeats_kv=stack.repeats_kv,
         fused_experts=stack.fused_experts,
     )
+    widest = max(block_tape(block, model.hidden_size, recipe).result.e for block in model.blocks)
+    return recipe._replace(stream_bytes=max(recipe.stream_bytes, widest))
 
 
 @lru_cache(maxsize=4096)
 def _profile(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Profile:
-    recipe, storage = recipe_of(key, stack), storage_of(key, stack)
+    recipe, storage = recipe_of(model, key, stack), storage_of(key, stack)
     inventory = take_inventory(model, storage)
     layers = tuple(
         _part(block_tape(block, model.hidden_size, recipe), own_source=not key.checkpointing) for block in model.blocks
@@ -205,7 +219,10 @@ def _part(tape: Tape, *, own_source: bool) -> Part:
 
 
 def _autocast_cache(model: ModelSpec, inventory: Inventory, recipe: Recipe) -> int:
-    """Two bytes per trained fp32 matrix entry of the layers; fused adapters cast in their kernel, the head on its tape."""
+    """Two bytes per trained fp32 entry of the layers' matrices; fused adapters cast in their kernel, the head on its tape.
+
+    Falcon's matrices multiply by a transposed view, which autocast does not keep.
+    """
     if not recipe.autocast:
         return 0
     if not recipe.full:
@@ -213,7 +230,7 @@ def _autocast_cache(model: ModelSpec, inventory: Inventory, recipe: Recipe) -> i
     if recipe.weight_bytes != 4:
         return 0
     return 2 * sum(
-        count * sum(linear.weight_params for linear in block.linears)
+        count * sum(linear.weight_params for linear in block.linears if not linear.subclass)
         for block, count in zip(model.blocks, model.block_counts, strict=True)
     )
 

@@ -15,7 +15,6 @@ COMMON = {
     "hidden_size": REQUIRED,
     "num_hidden_layers": REQUIRED,
     "num_attention_heads": REQUIRED,
-    "num_key_value_heads": None,
     "vocab_size": REQUIRED,
     "max_position_embeddings": None,
     "tie_word_embeddings": True,
@@ -148,7 +147,7 @@ FAMILIES = (
     Family(
         model_type="gpt_bigcode",
         fields={**COMMON, **DROPOUTS, "hidden_act": "gelu_pytorch_tanh", "max_position_embeddings": 1024,
-                "multi_query": True},
+                "num_key_value_heads": None, "multi_query": True},
         renamed=GPT,
         only={"add_cross_attention": (False, None)},
         ignored=frozenset({"attention_softmax_in_fp32", "inference_runner", "max_batch_size", "max_sequence_length",
@@ -181,7 +180,7 @@ FAMILIES = (
     ),
     Family(
         model_type="falcon",
-        fields={**COMMON, "hidden_act": "gelu", "alibi": False, "new_decoder_architecture": False,
+        fields={**COMMON, "num_key_value_heads": None, "hidden_act": "gelu", "alibi": False, "new_decoder_architecture": False,
                 "multi_query": True, "parallel_attn": True, "bias": False, "hidden_dropout": 0.0,
                 "num_ln_in_parallel_attn": None},
         renamed={"hidden_size": ("n_embed",), "num_hidden_layers": ("n_layer",), "num_attention_heads": ("n_head",),

@@ -66,7 +66,8 @@ def latent_attention(style: Style, fields: Fields, kind: Kind) -> Attention:
 
 
 SHARED = Mixture(
-    experts="n_routed_experts", shared="shared_experts", shared_width=wide_shared, router_linear=False
+    router_fp32=True,
+    experts="n_routed_experts", shared="shared_experts", shared_width=wide_shared, router_linear="never"
 )  # fmt: skip
 
 FAMILIES = (

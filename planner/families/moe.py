@@ -79,18 +79,19 @@ FAMILIES = (
     ),
     Family(
         model_type="gpt_oss",
-        fields={**DECODER, **ROUTED, "num_key_value_heads": 8, "head_dim": 64, "attention_bias": True,
+        fields={"partial_rotary_factor": None, **DECODER, **ROUTED, "num_key_value_heads": 8, "head_dim": 64, "attention_bias": True,
                 "sliding_window": 128, "layer_types": None, "num_local_experts": REQUIRED},
         renamed={"num_local_experts": ("num_experts",)},
         ignored=frozenset({"swiglu_limit", "swiglu_alpha", "experts_per_token", "initial_context_length"}),
         build=decoder(
             Style(
+                partial_rotary=1.0,
                 norm="rms_fp32", qkv_bias="attention_bias", out_bias="attention_bias", sinks=True,
                 layers=sparse_layers(layers.alternating(2), everywhere), attends=("flash", "eager"),
             ),
             Mixture(
                 experts="num_local_experts", width="intermediate_size", router="router", router_bias=True,
-                router_linear=False, input_major=True, bias=True, linear_names=(), activation="swiglu_clamped",
+                router_linear="never", input_major=True, bias=True, linear_names=(), activation="swiglu_clamped",
             ),
         ),
     ),
@@ -103,7 +104,7 @@ FAMILIES = (
                 logits_scaled=True, layers=sparse_layers(uniform, everywhere),
             ),
             Mixture(
-                experts="num_local_experts", width="intermediate_size", router="router", router_linear=False,
+                experts="num_local_experts", width="intermediate_size", router="router", router_linear="never",
                 linear_names=(),
             ),
         ),
@@ -118,7 +119,7 @@ FAMILIES = (
                 head_bias="lm_head_bias", layers=sparse_layers(layers.windowed, everywhere),
             ),
             Mixture(
-                experts="num_local_experts", width="intermediate_size", router="router",
+                experts="num_local_experts", width="intermediate_size", router="router", router_linear="always",
                 linear_names=("w1", "w3", "w2"),
             ),
         ),
@@ -136,7 +137,8 @@ FAMILIES = (
                 layers=sparse_layers(uniform, layers.after_first),
             ),
             Mixture(
-                experts="n_routed_experts", shared="shared_experts", shared_width=wide_shared, router_linear=False
+                experts="n_routed_experts", shared="shared_experts", shared_width=wide_shared, router_linear="never",
+                router_fp32=True,
             ),
         ),
     ),
@@ -163,10 +165,11 @@ FAMILIES = (
         ignored=MTP | {"moe_norm_min", "moe_use_aux_free", "moe_capacity", "moe_gate", "moe_layer_interval"},
         build=decoder(
             Style(
-                qkv_bias="use_bias", out_bias="use_bias", mlp_bias="use_bias", rope="interleaved",
-                layers=sparse_layers(uniform, layers.by_range),
+                qkv_bias="use_bias", out_bias="use_bias", mlp_bias="use_bias", head_bias="use_bias",
+                rope="interleaved", layers=sparse_layers(uniform, layers.by_range),
             ),
             Mixture(
+                router_fp32=True,
                 experts="moe_num_experts", top_k="moe_k", shared="shared_experts", shared_width=ernie_shared,
                 correction="moe_statics.e_score_correction_bias",
             ),
@@ -187,8 +190,8 @@ FAMILIES = (
                 layers=layers.llama4, attends=("sdpa", "eager"),
             ),
             Mixture(
-                experts="num_local_experts", width="intermediate_size", router="router", input_major=True,
-                linear_names=(), shared="shared_expert", shared_width=lambda fields: fields.size("intermediate_size"),
+                experts="num_local_experts", width="intermediate_size", router="router", router_linear="always",
+                input_major=True, linear_names=(), shared="shared_expert", shared_width=lambda fields: fields.size("intermediate_size"),
                 dense_width="intermediate_size_mlp",
             ),
         ),

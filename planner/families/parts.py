@@ -30,7 +30,8 @@ class Heads:
 def heads_of(fields: Fields) -> Heads:
     """Head counts and sizes, checked against each other."""
     hidden, query = fields.size("hidden_size"), fields.size("num_attention_heads")
-    key_value = fields.optional_size("num_key_value_heads") or query
+    key_value = fields.optional_size("num_key_value_heads") if fields.has("num_key_value_heads") else None
+    key_value = key_value or query
     dim = fields.optional_size("head_dim") if fields.has("head_dim") else None
     if query % key_value:
         raise fields.broken("num_key_value_heads", f"is {key_value}, which does not divide {query} attention heads")
@@ -172,6 +173,7 @@ def experts(style: Style, mixture: Mixture, fields: Fields) -> Experts:
         shared_gate=gate,
         linear_names=mixture.linear_names,
         router_linear=mixture.router_linear,
+        router_fp32=mixture.router_fp32,
     )
 
 

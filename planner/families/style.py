@@ -104,7 +104,8 @@ class Mixture:
     width: str = "moe_intermediate_size"
     router: str = "gate"
     router_bias: bool = False
-    router_linear: bool = True
+    router_linear: Literal["never", "separate", "always"] = "separate"
+    router_fp32: bool = False
     input_major: bool = False
     """Expert tensors are (experts, in, out), as for ``torch.bmm``, instead of (experts, out, in)."""
     bias: bool = False

@@ -26,14 +26,15 @@ EXPERT_TARGETS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         **dict.fromkeys(("mixtral", "minimax_m2"), _NUMBERED),
         **dict.fromkeys(
-            ("qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v2", "deepseek_v3", "glm4_moe", "glm4_moe_lite"), _GATED
+            ("qwen3_moe", "olmoe", "deepseek_v2", "deepseek_v3", "glm4_moe", "glm4_moe_lite"), _GATED
         ),
         "ernie4_5_moe": _GATED,
     }
 )
 """Families whose expert matrices PEFT turns from module names into stacked parameters under transformers 5.
 
-PEFT 0.21 ``_MOE_TARGET_MODULE_MAPPING`` with transformers 5.23 ``conversion_mapping._MODEL_TO_CONVERSION_PATTERN``.
+PEFT 0.21 ``_MOE_TARGET_MODULE_MAPPING`` with transformers 5.23 ``conversion_mapping._MODEL_TO_CONVERSION_PATTERN``,
+which lists the types that follow Mixtral and Qwen2-MoE, and of those two only Mixtral itself.
 """
 
 
@@ -45,6 +46,8 @@ class Site(NamedTuple):
     d_out: int
     copies: int = 1
     rank_factor: int = 1
+    stacked: bool = False
+    """One parameter for all ``copies``, which PEFT adapts as a whole."""
 
     @property
     def per_rank(self) -> int:
@@ -81,8 +84,26 @@ def adapters(
 ) -> Adapters:
     """Resolve target names against a model; raise ``UsageError`` for one that it lacks."""
     saved = saved_modules(model, modules_to_save)
+    _, parameters = split_targets(model, targets, fused_experts=fused_experts)
+    sites = adapter_sites(model, targets, modules_to_save, fused_experts=fused_experts)
+    whole = {site.name for site, _ in sites if matches(site.name, parameters)}
+    return Adapters(
+        modules=frozenset(site.name for site, _ in sites) - whole,
+        parameters=frozenset(whole),
+        saved=frozenset(saved),
+        per_rank=sum(site.per_rank * count for site, count in sites),
+        saved_params=sum(saved.values()),
+    )
+
+
+@lru_cache(maxsize=1024)
+def adapter_sites(
+    model: ModelSpec, targets: tuple[str, ...], modules_to_save: tuple[str, ...] = (), *, fused_experts: bool = True
+) -> tuple[tuple[Site, int], ...]:
+    """Every place that gets an adapter, with the number of layers that hold it."""
+    saved = saved_modules(model, modules_to_save)
     names, parameters = split_targets(model, targets, fused_experts=fused_experts)
-    sites = [
+    modules = [
         (site, count)
         for site, count in all_sites(model, fused_experts=fused_experts)
         if site.name not in saved and matches(site.name, names)
@@ -93,13 +114,7 @@ def adapters(
         for site in (parameter_sites(block.experts) if block.experts else ())
         if matches(site.name, parameters)
     ]
-    return Adapters(
-        modules=frozenset(site.name for site, _ in sites),
-        parameters=frozenset(site.name for site, _ in stacked),
-        saved=frozenset(saved),
-        per_rank=sum(site.per_rank * count for site, count in (*sites, *stacked)),
-        saved_params=sum(saved.values()),
-    )
+    return (*modules, *stacked)
 
 
 def matches(path: str, names: Iterable[str]) -> bool:
@@ -187,7 +202,7 @@ def expert_sites(experts: Experts, *, fused_experts: bool) -> list[Site]:
         *inputs, down = experts.linear_names
         found = [Site(f"{path}.{name}", hidden, width, count) for name in inputs]
         found.append(Site(f"{path}.{down}", width, hidden, count))
-    if experts.router_linear and (separate or not experts.linear_names):
+    if experts.router_linear == "always" or (separate and experts.router_linear == "separate"):
         found.append(Site(experts.router.name.removesuffix(".weight"), hidden, count))
     return found
 
@@ -198,8 +213,8 @@ def parameter_sites(experts: Experts) -> list[Site]:
     width = experts.intermediate_size
     gate_up, down = experts.tables[0].name, experts.tables[1].name
     return [
-        Site(gate_up, hidden, 2 * width, count, rank_factor=2),
-        Site(down, width, hidden, count),
+        Site(gate_up, hidden, 2 * width, count, rank_factor=2, stacked=True),
+        Site(down, width, hidden, count, stacked=True),
         Site(experts.router.name, hidden, count),
     ]
 
@@ -209,10 +224,20 @@ def saved_modules(model: ModelSpec, names: tuple[str, ...]) -> dict[str, int]:
     """Parameters of every module that ``modules_to_save`` trains as a copy, by name and over all layers."""
     parts = module_params(model)
     for name in names:
-        if not any(f".{name}." in f".{path}." for path in parts):
+        if not any(inside(path, name) for path in parts):
             known = {path.rpartition(".")[2] for path in parts}
             raise UsageError(unknown_module("module to save", name, model, known))
-    return {path: count for path, count in parts.items() if any(f".{name}." in f".{path}." for name in names)}
+    return {path: count for path, count in parts.items() if any(inside(path, name) for name in names)}
+
+
+def inside(path: str, name: str) -> bool:
+    """Whether a part belongs to a module whose path ends in ``name``; PEFT asks for no dot before it.
+
+    >>> inside("mlp.up_proj", "mlp"), inside("input_layernorm", "norm"), inside("norm", "input_layernorm")
+    (True, True, False)
+    """
+    steps = path.split(".")
+    return any(".".join(steps[: depth + 1]).endswith(name) for depth in range(len(steps)))
 
 
 def module_params(model: ModelSpec) -> dict[str, int]:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from planner.errors import UnsupportedScenario
 from planner.formulas.operations import Recipe, Recorder
 from planner.formulas.tape import ZERO, Op, Size, Tape, Tensor
-from planner.spec import Attention, Block, Experts, Linear, Mlp, Norm
+from planner.spec import Attention, Block, Experts, Mlp, Norm, Table
 
 FLASH_ROUNDING = 128
 """FlashAttention rounds the sequence up to this many rows in its statistics; kept out of the tape as under 1 %."""
@@ -68,7 +68,7 @@ def norm(r: Recorder, spec: Norm, x: Tensor, *, groups: int = 1) -> Tensor:
     """One normalisation of ``x``; ``groups`` normalised vectors per token (heads, for query and key norms)."""
     if r.recipe.fused or spec.kind == "layer":
         return _kernel_norm(r, spec, x, groups)
-    if spec.kind == "layer_fp32":
+    if spec.kind == "layer_fp32" and not spec.weight:
         return r.cast(_kernel_norm(r, spec, r.cast(x, 4, f"{spec.name} input"), groups), x.e)
     return _rms_norm(r, spec, x, groups)
 
@@ -85,10 +85,16 @@ def _kernel_norm(r: Recorder, spec: Norm, x: Tensor, groups: int) -> Tensor:
 
 
 def _rms_norm(r: Recorder, spec: Norm, x: Tensor, groups: int) -> Tensor:
-    """Eager RMSNorm: upcast, ``x * rsqrt(mean(x**2))``, downcast, scale (``rms_fp32`` scales before the downcast)."""
+    """Eager RMSNorm: upcast, ``x * rsqrt(mean(x**2))``, downcast, scale (``rms_fp32`` scales before the downcast).
+
+    Cohere's layer norm (``layer_fp32`` with a weight) does the same to ``x - mean``, which it computes twice.
+    """
     trained = r.recipe.full and spec.weight
     wide = r.cast(x, 4, f"{spec.name} input as fp32")
-    squares = r.unary(wide, f"{spec.name} square", scratch=1)
+    first = r.unary(wide, f"{spec.name} centred", saves="nothing") if spec.kind == "layer_fp32" else wide
+    squares = r.unary(first, f"{spec.name} square", scratch=1)
+    if spec.kind == "layer_fp32":
+        wide = r.unary(wide, f"{spec.name} centred again", saves="nothing")
     rsqrt = Tensor(f"{spec.name} rsqrt", Size(token=4 * groups), f"b s {groups}", 4, grad=True)
     r.tape.add(Op(f"{spec.name} mean, rsqrt", (squares,), rsqrt, saved=(rsqrt,)))
     normed = r.mul(wide, rsqrt, f"{spec.name} normalised")
@@ -215,7 +221,9 @@ def _flash(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tens
     heads, e = spec.num_attention_heads, query.e
     width = r.width(query)
     value_width = r.width(value) * (heads // spec.num_key_value_heads if not spec.latent else 1)
-    out = r.tensor("attention output", value_width, e)
+    if value_width < width:
+        value = r.tape.add(Op("pad", (value,), r.tensor("padded value", width, e)))
+    out = r.tensor("attention output", width, e)
     lse = Tensor("attention log-sum-exp", Size(token=4 * heads), "b n s", 4, grad=False)
     shared = spec.num_key_value_heads < heads and not spec.latent
     scratch = 4 * width + 4 * heads + (2 * e * width if shared else 0)
@@ -230,6 +238,8 @@ def _flash(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tens
     )
     if not query.name.startswith("joined"):
         return made
+    if value_width < width:
+        made = r.part(made, "attention output without padding", value_width)
     return r.tape.add(Op("contiguous", (made,), r.tensor("attention output, contiguous", value_width, e)))
 
 
@@ -391,12 +401,11 @@ def experts(r: Recorder, spec: Experts, x: Tensor) -> Tensor:
 
 def _route(r: Recorder, spec: Experts, x: Tensor) -> Tensor:
     """Router logits, fp32 probabilities (saved), top-k values and indices (saved as int64)."""
-    router = Linear(spec.router.name, r.width(x), spec.num_experts)
-    trained = r.recipe.full
-    logits = r.tensor("router logits", spec.num_experts, x.e)
-    logits = r.tape.add(
-        Op("router", (x,), logits, saved=(x,) if trained else (), weight_grad=router.params * x.e if trained else 0)
-    )
+    trained = r.recipe.full or spec.router.name in r.recipe.stacked
+    source = r.cast(x, 4, "router input") if spec.router_fp32 else x
+    logits = r.tensor("router logits", spec.num_experts, source.e)
+    gradient = spec.router.params * r.recipe.weight_bytes if r.recipe.full else 0
+    logits = r.tape.add(Op("router", (source,), logits, saved=(source,) if trained else (), reloads=True, weight_grad=gradient))
     wide = r.tape.add(Op("softmax", (logits,), r.tensor("router probabilities", spec.num_experts, 4)))
     r.tape.ops[-1].saved = (wide,)
     indices = Tensor("expert indices", Size(token=8 * spec.top_k), f"b s {spec.top_k}", 8, grad=False)
@@ -407,24 +416,63 @@ def _route(r: Recorder, spec: Experts, x: Tensor) -> Tensor:
 def _expert_rows(r: Recorder, spec: Experts, x: Tensor, weights: Tensor) -> Tensor:
     """transformers 5 ``grouped_mm_experts_forward``: rows gathered by expert, two grouped products, weighted sum."""
     k, f, h = spec.top_k, spec.intermediate_size, r.width(x)
+    matrices = [table for table in spec.tables if len(table.shape) == 3]
     permutation = Tensor("expert permutation", Size(token=8 * k * 3), f"b s {k}", 8, grad=False)
     rows = r.tape.add(Op("gather rows", (x,), r.tensor("expert rows", k * h, x.e), saved=(permutation,)))
-    first = _grouped(r, spec, rows, "gate_up" if spec.gated else "up", k * f * (2 if spec.gated else 1), 0)
-    if spec.gated:
+    first = _grouped(r, matrices[0], rows, k * f * (2 if spec.gated else 1), rank_factor=2)
+    if spec.activation == "swiglu_clamped":
+        hidden = _clamped_swiglu(r, first, k * f)
+    elif spec.gated:
         hidden = gated(r, spec.activation, r.part(first, "expert gate", k * f), r.part(first, "expert up", k * f))
     else:
         hidden = activate(r, spec.activation, first)
-    out = _grouped(r, spec, hidden, "down", k * h, 1)
+    out = _grouped(r, matrices[1], hidden, k * h, rank_factor=1)
     weighted = r.mul(out, weights, "weighted expert rows")
     ordered = r.tape.add(Op("restore order", (weighted,), r.tensor("expert rows in order", k * h, out.e)))
-    return r.tape.add(Op("sum over experts", (ordered,), r.tensor("experts output", h, out.e), passes=()))
+    result = r.tape.add(Op("sum over experts", (ordered,), r.tensor("experts output", h, out.e)))
+    r.name(x, rows)
+    return result
 
 
-def _grouped(r: Recorder, spec: Experts, x: Tensor, name: str, width: int, index: int) -> Tensor:
-    """A grouped product saves its rows when the experts are trained; frozen ones keep only the weight."""
+def _grouped(r: Recorder, table: Table, x: Tensor, width: int, *, rank_factor: int) -> Tensor:
+    """A grouped product. Saves its rows when the experts are trained or adapted.
+
+    PEFT adapts a stacked tensor by adding the low-rank product to a copy of the whole tensor, which the product then
+    uses and saves (peft 0.21 tuners/lora/layer.py, ParamWrapper).
+    """
+    name = f"{table.name} output"
+    if table.name in r.recipe.stacked:
+        merged = _merged_experts(r, table, rank_factor)
+        return r.tape.add(Op(table.name, (x, merged), r.tensor(name, width, x.e), saved=(x, merged), reloads=True))
     trained = r.recipe.full
-    table = spec.tables[index] if index < len(spec.tables) else None
-    grad = table.params * r.recipe.weight_bytes if trained and table else 0
+    gradient = table.params * r.recipe.weight_bytes if trained else 0
     return r.tape.add(
-        Op(f"expert {name}", (x,), r.tensor(f"expert {name} output", width, x.e), saved=(x,) if trained else (), weight_grad=grad)
+        Op(
+            table.name,
+            (x,),
+            r.tensor(name, width, x.e),
+            saved=(x,) if trained else (),
+            reloads=True,
+            weight_grad=gradient,
+        )
     )
+
+
+def _merged_experts(r: Recorder, table: Table, rank_factor: int) -> Tensor:
+    experts_count, rows, columns = table.shape
+    low = experts_count * (rows + columns) * r.recipe.rank * rank_factor
+    e = r.recipe.weight_bytes
+    size = Size(fixed=table.params * e)
+    merged = Tensor(f"{table.name} with adapter", size, f"{experts_count} {rows} {columns}", e, grad=True)
+    copies: tuple[Tensor, ...] = ()
+    if r.recipe.adapter_bytes > e:
+        copies = (r.constant(f"{table.name} adapter as {8 * e} bit", Size(fixed=low * e), f"{low}", e),)
+    return r.tape.add(Op("add adapter to experts", (), merged, saved=copies, weight_grad=low * r.recipe.adapter_bytes))
+
+
+def _clamped_swiglu(r: Recorder, gate_up: Tensor, width: int) -> Tensor:
+    """gpt-oss: ``(clamp(up) + 1) * clamp(gate) * sigmoid(alpha * clamp(gate))`` in separate operations."""
+    gate = r.unary(r.part(gate_up, "expert gate", width), "clamped gate")
+    up = r.unary(r.part(gate_up, "expert up", width), "clamped up")
+    curve = r.unary(r.unary(gate, "alpha * gate", saves="nothing"), "sigmoid", saves="output")
+    return r.mul(r.unary(up, "up + 1", saves="nothing"), r.mul(gate, curve, "glu"), "gated rows")

@@ -26,7 +26,10 @@ class Recipe(NamedTuple):
     autocast: bool
     adapter_bytes: int
     rank: int
-    targets: tuple[str, ...]
+    modules: frozenset[str]
+    """Names of the matrices that carry an adapter."""
+    stacked: frozenset[str]
+    """Names of the stacked expert tensors that PEFT adapts as a whole."""
     dropout: bool
     quant: str
     double_quant: bool
@@ -36,11 +39,8 @@ class Recipe(NamedTuple):
     fused_experts: bool
 
     def adapts(self, linear: Linear) -> bool:
-        """Whether PEFT puts an adapter on this matrix: ``all-linear``, its name, or the end of its dotted name."""
-        return self.adapter_bytes > 0 and (
-            "all-linear" in self.targets
-            or any(linear.name == name or linear.name.endswith(f".{name}") for name in self.targets)
-        )
+        """Whether PEFT puts an adapter on this matrix."""
+        return linear.name in self.modules
 
 
 @dataclass(eq=False, slots=True)
@@ -134,7 +134,7 @@ class Recorder:
         return self._base(x, linear)
 
     def _base(self, x: Tensor, linear: Linear) -> Tensor:
-        if self.recipe.quant:
+        if self.recipe.quant and not linear.subclass:
             return self._quantized(x, linear)
         x = self.cast(x, self._matmul_bytes(x), f"{linear.name} input")
         return self._matmul(x, linear, trained=self.recipe.full)

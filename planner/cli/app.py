@@ -1,0 +1,86 @@
+"""The command: one table of subcommands, each of which loads its own module only when it runs."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import typer
+
+from planner._version import __version__
+from planner.cli.options import FORMAT, PROFILES, REQUEST, VERSION, Option, Values, takes
+from planner.cli.output import write
+from planner.errors import UsageError
+
+SEARCH = Option("query", "argument", "words that the name must contain", metavar="QUERY")
+TOPIC = Option("topic", "argument", "a rule's code such as FIT001; or memory, stack", metavar="TOPIC")
+
+
+@dataclass(frozen=True, slots=True)
+class Subcommand:
+    """A command, which is also the name of its module in this folder; what it does; what it takes."""
+
+    name: str
+    summary: str
+    options: tuple[Option, ...]
+
+
+COMMANDS = (
+    Subcommand(
+        "gpus",
+        "List GPUs: the memory that torch can see, speed, price.",
+        (SEARCH, PROFILES, FORMAT),
+    ),
+    Subcommand("models", "List models of the catalogue.", (SEARCH, FORMAT)),
+    Subcommand("rules", "List the rules behind every recommendation.", (FORMAT,)),
+    Subcommand("compare", "Compare full fine-tuning, LoRA and QLoRA for one model.", REQUEST),
+    Subcommand("explain", "Explain a rule, a stack, or where a job's memory goes.", (TOPIC, *REQUEST)),
+    Subcommand("validate", "Hold predictions against published measurements.", (FORMAT,)),
+)
+
+app = typer.Typer(name="plan", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.callback(invoke_without_command=True)
+@takes((*REQUEST, VERSION))
+def _default(context: typer.Context, values: Values) -> None:
+    """Plan the fine-tuning of a language model: memory, verdict, method and hardware.
+
+    For instance: plan --model 8b --gpu 4090
+    """
+    if values["version"]:
+        write(f"plan {__version__}\n")
+    elif values["help"]:
+        write(context.get_help() + "\n")
+    elif context.invoked_subcommand is None:
+        _run_body("plan", values)
+    else:
+        _refuse_leading_options(context.invoked_subcommand, values)
+        return
+    raise typer.Exit(0)
+
+
+def _refuse_leading_options(command: str, values: Values) -> None:
+    given = [name for name, value in values.items() if value not in (None, False, [], ())]
+    if given:
+        flag = "--" + given[0].replace("_", "-")
+        raise UsageError(f"{flag} stands before the command {command}: write plan {command} {flag} ...")
+
+
+def _run_body(name: str, values: Values) -> None:
+    body: Callable[[Values], int] = importlib.import_module(f"planner.cli.{name}").main
+    raise typer.Exit(body(values))
+
+
+def _register(command: Subcommand) -> None:
+    @takes(command.options)
+    def body(context: typer.Context, values: Values) -> None:
+        if values["help"]:
+            write(context.get_help() + "\n")
+        else:
+            _run_body(command.name, values)
+
+    app.command(command.name, help=command.summary, add_help_option=False)(body)
+
+
+for _command in COMMANDS:
+    _register(_command)

@@ -1,0 +1,66 @@
+"""``plan explain TOPIC``: a rule, the stack, or a job's memory tensor by tensor."""
+
+from planner.cli.options import Values
+from planner.cli.output import check_format, screen, write
+from planner.cli.request import build_request
+from planner.cli.show import show
+from planner.errors import EXIT_FITS, UnknownName, UsageError
+from planner.recommend.rules import RULES, Rule, documentation, find
+from planner.render.draw import on_screen, show_page
+from planner.render.explained import items_document, items_sheet, rule_parts, stack_document, stack_sheet
+from planner.render.machine import to_json
+from planner.render.markdown import page_markdown
+from planner.stacks import describe_stack
+
+TOPICS = ("memory", "stack")
+
+
+def main(values: Values) -> int:
+    """Explain the topic in the format that was asked for."""
+    format_name = check_format(values["format"])
+    topic = (values["topic"] or "").strip()
+    if not topic:
+        raise UsageError("explain what? memory, stack, or a code of `plan rules`; for instance: plan explain FIT001")
+    if topic.lower() == "memory":
+        _memory(values, format_name)
+    elif topic.lower() == "stack":
+        stack = values["stack"] or "trl"
+        rules = describe_stack(stack)
+        show(format_name, lambda: [stack_sheet(stack, rules)], lambda: stack_document(stack, rules))
+    else:
+        _rule(_find(topic), format_name)
+    return EXIT_FITS
+
+
+def _memory(values: Values, format_name: str) -> None:
+    from planner.closed_form.explain import itemise  # noqa: PLC0415  (a rule's page needs no estimator)
+    from planner.recommend.candidates import scenario  # noqa: PLC0415
+    from planner.recommend.names import understand  # noqa: PLC0415
+
+    ask, _ = understand(build_request(values, command="plan explain memory"))
+    found = [(one, itemise(one)) for one in (scenario(ask, method) for method in ask.methods)]
+    show(
+        format_name,
+        lambda: [items_sheet(one, items) for one, items in found],
+        lambda: {"schema": 1, "methods": [items_document(one, items) for one, items in found]},
+    )
+
+
+def _find(topic: str) -> Rule:
+    try:
+        return find(topic)
+    except UnknownName:
+        known = [*TOPICS, *(name for rule in RULES for name in (rule.code.lower(), rule.slug))]
+        raise UnknownName("topic", topic, known, listing="plan rules") from None
+
+
+def _rule(rule: Rule, format_name: str) -> None:
+    text = documentation(rule)
+    if format_name == "json":
+        write(to_json({"schema": 1, "code": rule.code, "name": rule.slug, "text": text}))
+        return
+    sentence, parts = rule_parts(text)
+    if format_name == "markdown":
+        write(page_markdown(sentence, parts))
+    else:
+        write(on_screen(screen(), lambda console: show_page(sentence, parts, console)))

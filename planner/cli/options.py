@@ -1,0 +1,169 @@
+"""The one table of options: what every command that describes a job takes.
+
+A value that the user did not give stays ``None`` and never reaches the request, so that stack,
+model and our own defaults can fill it and say so. Text becomes numbers here; whether a number has a
+meaning is for the library to say.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from planner.errors import UsageError
+
+Values = Mapping[str, Any]
+"""Parsed options by name; ``None`` or ``False`` or an empty list when not given."""
+
+Kind = Literal["text", "integer", "number", "bytes", "path", "list", "switch", "flag", "argument"]
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option: its name, what it takes, what holds without it."""
+
+    name: str
+    kind: Kind
+    help: str
+    default: str = ""
+    metavar: str = ""
+    short: str = ""
+
+    @property
+    def flag(self) -> str:
+        """The option as it is typed."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def declarations(self) -> tuple[str, ...]:
+        """All forms in which it is typed."""
+        if self.kind == "switch":
+            return (f"{self.flag}/--no-{self.flag[2:]}",)
+        return (self.flag, self.short) if self.short else (self.flag,)
+
+
+MODEL = (
+    Option("model", "text", "a size (70b), catalogue name, Hub id, directory or config.json", metavar="MODEL"),
+    Option("gpu", "text", "a GPU of `plan gpus`, or a class such as 24gb", metavar="GPU"),
+)
+JOB = (
+    Option("gpus", "integer", "cards in each machine", "1", "N"),
+    Option("nodes", "integer", "machines", "1", "N"),
+    Option("method", "list", "full, lora or qlora; may be repeated", "all three", "METHOD"),
+    Option("seq_len", "integer", "tokens in a sequence", "2048", "N"),
+    Option("micro_batch_size", "integer", "sequences on each GPU in one forward pass", "1", "N"),
+    Option("grad_accumulation", "integer", "forward passes before an optimizer step", "1", "N"),
+    Option("lora_rank", "integer", "rank of the adapters", "16", "N"),
+    Option("lora_alpha", "number", "scale of the adapters", "2 x rank", "X"),
+    Option("lora_dropout", "number", "dropout before the adapters", "0", "X"),
+    Option("lora_targets", "text", "modules that get adapters, with commas", "all-linear", "NAMES"),
+    Option("modules_to_save", "text", "modules trained whole beside the adapters, with commas", "none", "NAMES"),
+    Option("adapter_dtype", "text", "fp32 or bf16", "the stack's", "DTYPE"),
+    Option("quant", "text", "nf4, fp4 or int8 (qlora)", "nf4", "KIND"),
+    Option("double_quant", "switch", "quantise the quantisation constants too", "on"),
+    Option("quant_storage", "text", "dtype that holds quantised weights", "uint8; bf16 under fsdp and zero3", "DTYPE"),
+    Option("weights_dtype", "text", "of base weights, all weights in full: bf16, fp16, fp32", "bf16", "DTYPE"),
+    Option("autocast", "text", "none, bf16 or fp16", "the stack's", "DTYPE"),
+    Option(
+        "optimizer", "text", "adamw, adamw_8bit, paged_adamw_8bit, adafactor, lion, sgd, muon, ...", "adamw", "NAME"
+    ),
+    Option("gradient_checkpointing", "switch", "recompute activations instead of keeping them", "on"),
+    Option("attention", "text", "flash, sdpa or eager", "flash where the card can", "KIND"),
+    Option("kernels", "text", "eager, or fused (Triton, as in Liger and Unsloth)", "eager", "KIND"),
+    Option("loss", "text", "full, chunked or fused", "the stack's", "KIND"),
+    Option("stack", "text", "plain, hf or trl; with versions: hf,transformers=4.48.1", "trl", "STACK"),
+    Option("sharding", "text", "none, ddp, zero1, zero2, zero3 or fsdp", "none; fsdp from 2 GPUs", "KIND"),
+    Option("headroom", "bytes", "memory to leave free on each card, for instance 1GiB", "0", "SIZE"),
+    Option("evidence", "text", "closed-form or traced", "closed-form", "KIND"),
+)
+PROFILES = Option("profiles", "path", "folder with GPU profiles of your own", metavar="DIR")
+FORMAT = Option("format", "text", "text, json or markdown", "text", "FORMAT")
+HELP = Option("help", "flag", "show this text and stop", short="-h")
+VERSION = Option("version", "flag", "print the version and stop")
+
+REQUEST = (*MODEL, *JOB, PROFILES, FORMAT)
+"""What describes a job: the options of plan, compare and explain."""
+
+NOT_SETTINGS = ("model", "gpu", "gpus", "nodes", "method", "stack", "headroom", "evidence", "profiles", "format")
+
+
+def takes(options: Sequence[Option]) -> Callable[[Callable[[typer.Context, Values], None]], Callable[..., None]]:
+    """Give a function of parsed values the signature that typer reads options from."""
+    parameters = [inspect.Parameter("context", _KEYWORD, annotation=typer.Context)]
+    parameters.extend(_parameter(option) for option in (*options, HELP))
+
+    def decorate(body: Callable[[typer.Context, Values], None]) -> Callable[..., None]:
+        def command(context: typer.Context, **values: object) -> None:
+            body(context, values)
+
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__doc__ = body.__doc__
+        return command
+
+    return decorate
+
+
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
+
+
+def _parameter(option: Option) -> inspect.Parameter:
+    if option.kind == "argument":
+        info: Any = typer.Argument(help=option.help, metavar=option.metavar, show_default=False)
+        return inspect.Parameter(option.name, _KEYWORD, default=None, annotation=Annotated[str | None, info])
+    text = f"{option.help} [{option.default}]" if option.default else option.help
+    info = typer.Option(*option.declarations, help=text, metavar=option.metavar or None, show_default=False)
+    annotation: Any = {"switch": bool | None, "flag": bool, "list": list[str] | None}.get(option.kind, str | None)
+    default = False if option.kind == "flag" else None
+    return inspect.Parameter(option.name, _KEYWORD, default=default, annotation=Annotated[annotation, info])
+
+
+_INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(\d{1,18}(\.\d{0,18})?|\.\d{1,18})(e[+-]?\d{1,2})?", re.ASCII | re.IGNORECASE)
+
+
+def integer(flag: str, text: str) -> int:
+    """A whole number as people write one.
+
+    >>> integer("--seq-len", "2048")
+    2048
+    """
+    if not _INTEGER.fullmatch(text.strip()):
+        raise UsageError(f"{flag} {text[:40]!r} is not a whole number (of at most 18 digits)")
+    return int(text)
+
+
+def number(flag: str, text: str) -> float:
+    """A finite decimal number."""
+    if not _NUMBER.fullmatch(text.strip()):
+        raise UsageError(f"{flag} {text[:40]!r} is not a number")
+    return float(text)
+
+
+def settings(values: Values) -> dict[str, Any]:
+    """Training settings that the user gave, by ``TrainSpec`` field, with text turned into numbers."""
+    found = {}
+    for option in JOB:
+        value = values.get(option.name)
+        if option.name in NOT_SETTINGS or value is None:
+            continue
+        if option.kind == "integer":
+            value = integer(option.flag, value)
+        elif option.kind == "number":
+            value = number(option.flag, value)
+        found[option.name] = value
+    return found
+
+
+def profiles_dir(values: Values) -> Path | None:
+    """The folder of ``--profiles``, which must exist."""
+    text = values.get("profiles")
+    if text is None:
+        return None
+    path = Path(text)
+    if not path.is_dir():
+        raise UsageError(f"--profiles {text[:80]!r} is not a folder: name one that holds GPU profiles (*.toml)")
+    return path

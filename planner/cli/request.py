@@ -1,0 +1,72 @@
+"""Parsed options to the library's ``Request``."""
+
+from planner.cli.options import Values, integer, profiles_dir, settings
+from planner.errors import UnknownName, UnsupportedScenario, UsageError
+from planner.recommend.request import Request
+from planner.spec import METHODS, Method
+from planner.units import parse_bytes
+
+EVIDENCE = ("closed-form", "traced")
+
+
+def build_request(values: Values, *, command: str) -> Request:
+    """The request that the options describe; raise ``UsageError`` for what has no meaning."""
+    check_evidence(values.get("evidence"))
+    return Request(
+        model=_required(
+            values, "model", command, "a model: a size such as 8b, a name of `plan models`, a Hub id or a directory"
+        ),
+        gpu=_required(values, "gpu", command, "a card of `plan gpus`, or a class such as 24gb"),
+        gpus=_count(values, "gpus"),
+        nodes=_count(values, "nodes"),
+        methods=tuple(dict.fromkeys(_method(text) for text in values.get("method") or ())),
+        settings=settings(values),
+        stack=values.get("stack") or "trl",
+        headroom_bytes=_headroom(values.get("headroom")),
+        profiles_dir=profiles_dir(values),
+        evidence="closed-form",
+    )
+
+
+def check_evidence(text: str | None) -> None:
+    """Refuse evidence that this version cannot give."""
+    if text is not None and text not in EVIDENCE:
+        raise UnknownName("evidence", text, EVIDENCE, listing="plan --help")
+    if text == "traced":
+        raise UnsupportedScenario(
+            "--evidence traced needs the traced estimator, which is not in this version: use --evidence closed-form"
+        )
+
+
+def _required(values: Values, name: str, command: str, what: str) -> str:
+    text = values.get(name)
+    if not text or not text.strip():
+        raise UsageError(f"--{name} is missing: name {what}; for instance: {command} --model 8b --gpu 4090")
+    return str(text)
+
+
+def _count(values: Values, name: str) -> int:
+    text = values.get(name)
+    count = 1 if text is None else integer(f"--{name}", text)
+    if not 1 <= count <= MOST_GPUS:
+        raise UsageError(f"--{name} {text} is outside 1 to {MOST_GPUS}")
+    return count
+
+
+MOST_GPUS = 4096
+
+
+def _method(text: str) -> Method:
+    for method in METHODS:
+        if text.lower() == method:
+            return method
+    raise UnknownName("method", text, METHODS, listing="plan rules")
+
+
+def _headroom(text: str | None) -> int:
+    if text is None:
+        return 0
+    try:
+        return parse_bytes(text)
+    except UsageError as error:
+        raise UsageError(f"--headroom {error}") from None

@@ -1,0 +1,119 @@
+"""The whole answer: names resolved, candidates estimated and judged, one of them recommended."""
+
+from pathlib import Path
+
+from planner.closed_form import estimate as closed_form
+from planner.errors import UnsupportedScenario, UsageError
+from planner.recommend.candidates import candidates
+from planner.recommend.candidates import scenario as scenario_of
+from planner.recommend.choice import recommend
+from planner.recommend.names import understand
+from planner.recommend.request import Estimator, Request, Setting
+from planner.result import Estimate, Evidence, Plan
+from planner.spec import Method, Scenario
+from planner.units import parse_bytes
+
+__all__ = ["Request", "estimate", "plan", "plan_for", "scenario"]
+
+
+def plan(request: Request, *, estimator: Estimator | None = None) -> Plan:
+    """The plan for ``request``; ``estimator`` stands in for the evidence that it names.
+
+    Raise ``PlannerError``: an unknown name, a setting without meaning, a scenario that we will not guess.
+    """
+    question, notes = understand(request)
+    remembered = remember(estimator or estimator_for(request.evidence))
+    asked, missing = candidates(question, remembered)
+    shown, recommendation = recommend(asked, question, remembered)
+    absent = tuple(f"{method} is left out: {why}" for method, why in missing.items())
+    return Plan(
+        model=question.model,
+        cluster=question.cluster,
+        candidates=shown,
+        recommendation=recommendation,
+        notes=(*notes, *absent),
+    )
+
+
+def plan_for(
+    *,
+    model: str,
+    gpu: str,
+    gpus: int = 1,
+    nodes: int = 1,
+    method: Method | tuple[Method, ...] | list[Method] | None = None,
+    stack: str = "trl",
+    headroom: int | str = 0,
+    profiles_dir: str | Path | None = None,
+    evidence: Evidence = "closed-form",
+    **settings: Setting,
+) -> Plan:
+    """``planner.plan(model="8b", gpu="4090", seq_len=4096)``: arguments are named like the command's options."""
+    methods = (method,) if isinstance(method, str) else tuple(dict.fromkeys(method or ()))
+    request = Request(
+        model=model,
+        gpu=gpu,
+        gpus=gpus,
+        nodes=nodes,
+        methods=methods,
+        settings=settings,
+        stack=stack,
+        headroom_bytes=headroom if isinstance(headroom, int) else parse_bytes(headroom),
+        profiles_dir=None if profiles_dir is None else Path(profiles_dir),
+        evidence=evidence,
+    )
+    return plan(request)
+
+
+def scenario(
+    *,
+    model: str,
+    gpu: str,
+    method: Method,
+    gpus: int = 1,
+    nodes: int = 1,
+    stack: str = "trl",
+    profiles_dir: str | Path | None = None,
+    **settings: Setting,
+) -> Scenario:
+    """One complete scenario, its open settings filled from stack, model and defaults."""
+    directory = None if profiles_dir is None else Path(profiles_dir)
+    request = Request(
+        model=model,
+        gpu=gpu,
+        gpus=gpus,
+        nodes=nodes,
+        methods=(method,),
+        settings=settings,
+        stack=stack,
+        profiles_dir=directory,
+    )
+    question, _ = understand(request)
+    return scenario_of(question, method)
+
+
+def estimate(scenario: Scenario, evidence: Evidence = "closed-form") -> Estimate:
+    """What one optimizer step of ``scenario`` takes, by the evidence that is asked for."""
+    return estimator_for(evidence)(scenario)
+
+
+def estimator_for(evidence: Evidence) -> Estimator:
+    """The estimator behind a kind of evidence; raise ``UnsupportedScenario`` where this version has none."""
+    if evidence == "closed-form":
+        return closed_form
+    if evidence in ("traced", "measured"):
+        raise UnsupportedScenario(f"{evidence} evidence is not in this version: use --evidence closed-form")
+    raise UsageError(f"--evidence {str(evidence)[:40]!r} is not closed-form, traced or measured")
+
+
+def remember(estimator: Estimator) -> Estimator:
+    """``estimator``, asked once per scenario: rules and ways put the same questions more than once."""
+    known: dict[Scenario, Estimate] = {}
+
+    def remembered(scenario: Scenario) -> Estimate:
+        found = known.get(scenario)
+        if found is None:
+            found = known[scenario] = estimator(scenario)
+        return found
+
+    return remembered

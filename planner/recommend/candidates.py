@@ -1,0 +1,39 @@
+"""The candidates of a request: one per method, on the settings that were asked for."""
+
+from collections.abc import Mapping
+
+from planner.errors import UnsupportedScenario
+from planner.recommend.request import Ask, Estimator
+from planner.recommend.verdict import judge
+from planner.result import Candidate
+from planner.spec import Method, Scenario
+from planner.stacks import resolve
+
+
+def scenario(ask: Ask, method: Method) -> Scenario:
+    """The complete scenario of one method of ``ask``."""
+    return resolve(ask.model, ask.cluster, method, ask.request.settings, ask.request.stack)
+
+
+def candidate(ask: Ask, method: Method, estimate: Estimator) -> Candidate:
+    """One method of ``ask``, estimated and judged."""
+    resolved = scenario(ask, method)
+    found = estimate(resolved)
+    return Candidate(scenario=resolved, estimate=found, verdict=judge(found, ask.cluster))
+
+
+def candidates(ask: Ask, estimate: Estimator) -> tuple[tuple[Candidate, ...], Mapping[Method, str]]:
+    """Every method in question, and why those that we cannot estimate are missing.
+
+    Raise ``UnsupportedScenario`` when the user named the method that we cannot estimate, or none is left.
+    """
+    found: list[Candidate] = []
+    missing: dict[Method, UnsupportedScenario] = {}
+    for method in ask.methods:
+        try:
+            found.append(candidate(ask, method, estimate))
+        except UnsupportedScenario as error:
+            missing[method] = error
+    if missing and (ask.request.methods or not found):
+        raise next(iter(missing.values()))
+    return tuple(found), {method: str(error) for method, error in missing.items()}

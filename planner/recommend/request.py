@@ -1,0 +1,130 @@
+"""A question as it was asked (``Request``), with its names resolved (``Ask``), and as the command that asks it."""
+
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import get_args
+
+from planner.errors import UsageError
+from planner.result import Estimate, Evidence
+from planner.spec import METHODS, Cluster, Gpu, Method, ModelSpec, Scenario
+from planner.units import GIB, MIB
+
+Setting = str | int | float | bool | tuple[str, ...]
+Estimator = Callable[[Scenario], Estimate]
+
+DEFAULT_STACK = "trl"
+MAX_GPUS_PER_NODE = 8
+"""Above this many cards we plan with several machines of this size, as clouds sell them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the user asked, names unresolved. ``settings`` holds ``TrainSpec`` fields, only those that were set."""
+
+    model: str
+    gpu: str
+    gpus: int = 1
+    nodes: int = 1
+    methods: tuple[Method, ...] = ()
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    stack: str = DEFAULT_STACK
+    headroom_bytes: int = 0
+    profiles_dir: Path | None = None
+    evidence: Evidence = "closed-form"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """A request together with the model and the hardware that its names mean."""
+
+    request: Request
+    model: ModelSpec
+    cluster: Cluster
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """Methods in question: those that were named, else all."""
+        return self.request.methods or METHODS
+
+    def on(self, gpu: Gpu, world_size: int) -> "Ask":
+        """The same question on ``world_size`` cards of another kind; user's settings are kept, but for sharding."""
+        gpus, nodes = machines(world_size)
+        name = self.request.gpu if gpu.id == self.cluster.gpu.id else gpu.id
+        request = replace(self.request, gpu=name, gpus=gpus, nodes=nodes)
+        return replace(self, request=request, cluster=replace(self.cluster, gpu=gpu, gpus=gpus, nodes=nodes))
+
+    def using(self, method: Method, settings: Mapping[str, Setting]) -> "Ask":
+        """The same question for one method, with ``settings`` laid over the user's own."""
+        merged = {**self.request.settings, **settings}
+        return replace(self, request=replace(self.request, methods=(method,), settings=merged))
+
+
+def machines(world_size: int) -> tuple[int, int]:
+    """Cards per machine and machines that make up ``world_size``.
+
+    >>> machines(6), machines(32)
+    ((6, 1), (8, 4))
+    """
+    if world_size <= MAX_GPUS_PER_NODE:
+        return world_size, 1
+    if world_size % MAX_GPUS_PER_NODE:
+        raise ValueError(f"{world_size} cards do not fill machines of {MAX_GPUS_PER_NODE}")
+    return MAX_GPUS_PER_NODE, world_size // MAX_GPUS_PER_NODE
+
+
+def check_request(request: Request) -> None:
+    """Raise ``UsageError`` for a method that does not exist, and for no card at all."""
+    for method in request.methods:
+        if method not in METHODS:
+            raise UsageError(f"--method {str(method)[:40]!r} is not one of {', '.join(METHODS)}")
+    for name in ("gpus", "nodes"):
+        count = getattr(request, name)
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise UsageError(f"--{name} {str(count)[:40]} is not a whole number of 1 or more")
+    if request.headroom_bytes < 0:
+        raise UsageError(f"--headroom {request.headroom_bytes}B is negative: it is memory to leave free")
+    if request.evidence not in get_args(Evidence):
+        raise UsageError(f"--evidence {str(request.evidence)[:40]!r} is not one of {', '.join(get_args(Evidence))}")
+
+
+def command(request: Request) -> str:
+    """The command line that asks exactly ``request``.
+
+    >>> command(Request(model="70b", gpu="4090", gpus=4, methods=("qlora",), settings={"seq_len": 4096}))
+    'plan --model 70b --gpu 4090 --gpus 4 --method qlora --seq-len 4096'
+    """
+    words = ["plan", "--model", request.model, "--gpu", request.gpu]
+    words += _unless(request.gpus, 1, "--gpus") + _unless(request.nodes, 1, "--nodes")
+    for method in request.methods:
+        words += ["--method", method]
+    for name, value in request.settings.items():
+        words += _option(name, value)
+    words += _unless(request.stack, DEFAULT_STACK, "--stack")
+    if request.headroom_bytes:
+        words += ["--headroom", _bytes(request.headroom_bytes)]
+    if request.profiles_dir is not None:
+        words += ["--profiles", str(request.profiles_dir)]
+    words += _unless(request.evidence, "closed-form", "--evidence")
+    return shlex.join(words)
+
+
+def _unless(value: object, default: object, option: str) -> list[str]:
+    return [] if value == default else [option, str(value)]
+
+
+def _option(name: str, value: Setting) -> list[str]:
+    option = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{option}" if value else f"--no-{option}"]
+    if isinstance(value, tuple):
+        return [f"--{option}", ",".join(value) or "none"]
+    return [f"--{option}", str(value)]
+
+
+def _bytes(count: int) -> str:
+    for size, unit in ((GIB, "GiB"), (MIB, "MiB")):
+        if count % size == 0:
+            return f"{count // size}{unit}"
+    return f"{count}B"

@@ -1,0 +1,85 @@
+"""Every rule, in order of code: the one place that knows them all."""
+
+from planner.errors import UnknownName
+from planner.recommend.rules.act import CheckpointingOff, CheckpointingSpare, EagerScores, FullLogits
+from planner.recommend.rules.base import Case, Rule, documentation, title
+from planner.recommend.rules.fit import ChangedSettings, DoesNotFit, NothingHelps, PagedStates, StatedInterval, Tight
+from planner.recommend.rules.gpu import EstimatedFigures, NoBf16, NoCurrentWheels, UnifiedMemory
+from planner.recommend.rules.qlt import (
+    BeyondPositions,
+    FourBitPenalty,
+    FullAffordable,
+    FullForLargeData,
+    LargeBatch,
+    LoraBeforeQlora,
+    OnlyFourBit,
+)
+from planner.recommend.rules.qnt import FusedExperts, KbitUpcasts, SingleQuant, TouchyFamily
+from planner.recommend.rules.shd import PcieGathers, QuantStorage, ReplicatedQuant, ReplicatedWeights
+from planner.recommend.rules.spd import LaunchBound
+from planner.result import Reason
+
+RULES: tuple[Rule, ...] = (
+    FullLogits(),
+    EagerScores(),
+    CheckpointingOff(),
+    CheckpointingSpare(),
+    DoesNotFit(),
+    Tight(),
+    StatedInterval(),
+    NothingHelps(),
+    PagedStates(),
+    ChangedSettings(),
+    NoCurrentWheels(),
+    NoBf16(),
+    EstimatedFigures(),
+    UnifiedMemory(),
+    LoraBeforeQlora(),
+    OnlyFourBit(),
+    FullAffordable(),
+    FullForLargeData(),
+    FourBitPenalty(),
+    LargeBatch(),
+    BeyondPositions(),
+    FusedExperts(),
+    SingleQuant(),
+    KbitUpcasts(),
+    TouchyFamily(),
+    QuantStorage(),
+    ReplicatedQuant(),
+    PcieGathers(),
+    ReplicatedWeights(),
+    LaunchBound(),
+)
+
+FAMILIES = {
+    "ACT": "saved activations, logits, attention scores",
+    "FIT": "the verdict and its interval",
+    "GPU": "what the card and its drivers allow",
+    "QLT": "which method, and what it costs in quality",
+    "QNT": "what quantisation reaches",
+    "SHD": "what sharding divides and moves",
+    "SPD": "where a setting costs time",
+}
+"""What the first three letters of a code say."""
+
+__all__ = ["FAMILIES", "RULES", "Case", "Reason", "Rule", "documentation", "explain", "find", "title"]
+
+
+def find(code: str) -> Rule:
+    """The rule of this code or slug, in any case; raise ``UnknownName``."""
+    wanted = code.strip().lower()
+    for rule in RULES:
+        if wanted in (rule.code.lower(), rule.slug):
+            return rule
+    names = [name for rule in RULES for name in (rule.code.lower(), rule.slug)]
+    raise UnknownName("rule", code, names, listing="plan rules")
+
+
+def explain(code: str) -> str:
+    """The page of one rule: what it says, why it matters, what helps, on which source.
+
+    >>> print(explain("tight").splitlines()[0])
+    FIT002: a step fits by the best estimate, but not by the upper bound.
+    """
+    return documentation(find(code))

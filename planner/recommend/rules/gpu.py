@@ -1,0 +1,111 @@
+"""GPU: what the card and its drivers allow."""
+
+from typing import ClassVar
+
+from planner.recommend.rules.base import Case, Scope
+from planner.result import Reason
+from planner.units import format_bytes
+
+CUDA_WHEELS_FROM = (7, 5)
+"""Lowest compute capability that the current CUDA 13 wheels of torch serve: CUDA 13.0 dropped Maxwell, Pascal and Volta
+(CUDA 13.0 release notes, "Deprecated architectures")."""
+
+MEMORY_FIELDS = {"memory_bytes": "memory", "system_bytes": "what the operating system holds"}
+"""Profile fields on which usable bytes rest, in words."""
+
+
+class NoCurrentWheels:
+    """GPU001: current CUDA wheels of torch no longer serve this card.
+
+    Why it matters: pip installs a torch that refuses the card, so none of its memory is usable with the assumed stack.
+    What helps:     a torch build for CUDA 12.6 or older, with library versions to match; a newer card.
+    Source:         CUDA 13.0 release notes: offline compilation for compute capability below 7.5 was removed.
+    """
+
+    code: ClassVar[str] = "GPU001"
+    slug: ClassVar[str] = "no-current-wheels"
+    scope: ClassVar[Scope] = "choice"
+
+    def check(self, case: Case) -> Reason | None:
+        gpu = case.scenario.cluster.gpu
+        if gpu.compute_capability is None or gpu.compute_capability >= CUDA_WHEELS_FROM:
+            return None
+        major, minor = gpu.compute_capability
+        text = (
+            f"{gpu.name} has compute capability {major}.{minor}, which torch wheels for CUDA 13 do not serve: "
+            f"its {format_bytes(case.usable)} count only with a build for CUDA 12.6 or older"
+        )
+        return Reason(code=self.code, text=text, number=case.usable, unit="bytes", severity="warning")
+
+
+class NoBf16:
+    """GPU002: the card has no bf16, so the plan takes fp16 with a gradient scaler.
+
+    Why it matters: fp16 overflows at 65504; the scaler skips steps, and trained weights must be kept in fp32.
+    What helps:     an Ampere or newer card.
+    Source:         Micikevicius et al. 2018, arXiv:1710.03740, section 3; torch.amp.GradScaler refuses to unscale fp16
+                    gradients.
+    """
+
+    code: ClassVar[str] = "GPU002"
+    slug: ClassVar[str] = "no-bf16"
+    scope: ClassVar[Scope] = "choice"
+
+    def check(self, case: Case) -> Reason | None:
+        gpu, train = case.scenario.cluster.gpu, case.train
+        if gpu.supports_bf16:
+            return None
+        held = case.subject.estimate.peak_memory.weights
+        text = (
+            f"{gpu.name} has no bf16: {format_bytes(held)} of {train.weights_dtype} weights, "
+            f"autocast {train.autocast}" + (" with a gradient scaler" if train.autocast == "fp16" else "")
+        )
+        return Reason(code=self.code, text=text, number=held, unit="bytes", severity="warning")
+
+
+class EstimatedFigures:
+    """GPU003: nobody has measured how much memory this card offers.
+
+    Why it matters: the verdict compares a requirement with a figure that is derived or second-hand.
+    What helps:     reading torch.cuda.get_device_properties(0).total_memory on the device.
+    Source:         the profile marks such figures with estimated = true.
+    """
+
+    code: ClassVar[str] = "GPU003"
+    slug: ClassVar[str] = "estimated-figures"
+    scope: ClassVar[Scope] = "choice"
+
+    def check(self, case: Case) -> Reason | None:
+        gpu = case.scenario.cluster.gpu
+        guessed = [words for name, words in MEMORY_FIELDS.items() if name in gpu.estimated]
+        if not guessed:
+            return None
+        margin = case.usable - case.required
+        text = (
+            f"{gpu.name}: {' and '.join(guessed)} is estimated, not measured; "
+            f"an error of {format_bytes(abs(margin))} would turn the verdict"
+        )
+        return Reason(code=self.code, text=text, number=abs(margin), unit="bytes", severity="warning")
+
+
+class UnifiedMemory:
+    """GPU004: CPU and GPU share one memory.
+
+    Why it matters: loading the weights, the data loader and every other program take from the same bytes, and
+                    paged or offloaded states save nothing.
+    What helps:     --headroom for whatever else runs; loading shard by shard; adapters instead of paged optimizers.
+    Source:         NVIDIA's CUDA programming guide, "integrated" devices; facts in hardware_profiles of the device.
+    """
+
+    code: ClassVar[str] = "GPU004"
+    slug: ClassVar[str] = "unified-memory"
+    scope: ClassVar[Scope] = "choice"
+
+    def check(self, case: Case) -> Reason | None:
+        gpu, peak = case.scenario.cluster.gpu, case.subject.estimate.peak
+        if not gpu.unified_memory:
+            return None
+        left = case.usable - peak.required_bytes - peak.managed_bytes - peak.host_bytes
+        verb = f"{format_bytes(left)} are left" if left >= 0 else f"{format_bytes(-left)} are missing"
+        text = f"{gpu.name} shares its memory with the CPU: {verb} for loading, data and whatever else runs"
+        return Reason(code=self.code, text=text, number=left, unit="bytes", severity="warning")

@@ -1,0 +1,128 @@
+"""SHD: what sharding divides, what it leaves whole, and what it moves."""
+
+from typing import ClassVar
+
+from planner.recommend.rules.base import Case, Scope
+from planner.result import Reason
+from planner.units import GB, format_bytes
+
+SHARDS_WEIGHTS = ("fsdp", "zero3")
+"""Kinds of sharding that divide weights among the ranks."""
+
+
+class QuantStorage:
+    """SHD001: the plan stores 4-bit weights as bf16 words, since uint8 ones would not be sharded.
+
+    Why it matters: FSDP skips uint8 parameters: every card would hold the whole quantised model.
+    What helps:     bnb_4bit_quant_storage=torch.bfloat16 when loading; the bits are the same.
+    Source:         accelerate 1.15 utils/fsdp_utils.py (Params4bit excluded unless its storage is floating);
+                    fsdp_qlora.
+    """
+
+    code: ClassVar[str] = "SHD001"
+    slug: ClassVar[str] = "quant-storage"
+    scope: ClassVar[Scope] = "choice"
+
+    def check(self, case: Case) -> Reason | None:
+        train, chosen_by_user = case.train, case.scenario.origins.get("quant_storage") == "user"
+        if (
+            not (train.quantized and train.sharding in SHARDS_WEIGHTS)
+            or chosen_by_user
+            or train.quant_storage == "uint8"
+        ):
+            return None
+        saved = -case.saved_by(quant_storage="uint8")
+        text = (
+            f"quant storage is set to {train.quant_storage}: as uint8 the quantised weights would not be sharded, "
+            f"which costs {format_bytes(saved)} per card"
+        )
+        return Reason(code=self.code, text=text, number=saved, unit="bytes")
+
+
+class ReplicatedQuant:
+    """SHD002: 4-bit weights are stored as uint8 and therefore whole on every card.
+
+    Why it matters: sharding then divides nothing but adapters.
+    What helps:     --quant-storage bf16, or leaving it to the plan.
+    Source:         as SHD001.
+    """
+
+    code: ClassVar[str] = "SHD002"
+    slug: ClassVar[str] = "replicated-quant"
+    scope: ClassVar[Scope] = "each"
+
+    def check(self, case: Case) -> Reason | None:
+        train = case.train
+        if not (train.quantized and train.sharding in SHARDS_WEIGHTS and train.quant_storage == "uint8"):
+            return None
+        better = "bf16" if case.scenario.cluster.gpu.supports_bf16 else "fp16"
+        saved = case.saved_by(quant_storage=better)
+        if saved <= 0:
+            return None
+        text = (
+            f"uint8 quant storage is replicated under {train.sharding}: "
+            f"--quant-storage {better} lowers the requirement by {format_bytes(saved)} per card"
+        )
+        return Reason(code=self.code, text=text, number=saved, unit="bytes", severity="warning")
+
+
+class PcieGathers:
+    """SHD003: weights are gathered over PCIe in every micro-step.
+
+    Why it matters: forward and backward each gather all weights, once per micro-batch, so gradient accumulation
+                    multiplies the traffic; 24 GB cards reach some 2 to 5 GB/s effective where NVLink reaches 95 and
+                    more.
+    What helps:     larger micro-batches; QLoRA, which gathers a quarter of the bytes (two 3090s: 1082 s against 2597
+                    s); cards with NVLink; plain data parallelism where the model fits on each card.
+    Source:         Rajbhandari et al. 2020, arXiv:1910.02054, section 7; fsdp_qlora benchmarks (Answer.AI, 2024).
+    """
+
+    code: ClassVar[str] = "SHD003"
+    slug: ClassVar[str] = "pcie-gathers"
+    scope: ClassVar[Scope] = "choice"
+
+    def check(self, case: Case) -> Reason | None:
+        gpu, world = case.scenario.cluster.gpu, case.scenario.cluster.world_size
+        rate = gpu.pcie_bytes_per_s
+        if case.train.sharding not in SHARDS_WEIGHTS or world < 2 or gpu.nvlink_bytes_per_s or not rate:
+            return None
+        moved = gathered_bytes(case)
+        text = (
+            f"{case.train.sharding} over PCIe: a card receives about {format_bytes(moved)} of weights per micro-step: "
+            f"{moved / rate:.1f} s at the link's nominal {rate / GB:.0f} GB/s"
+        )
+        return Reason(code=self.code, text=text, number=moved, unit="bytes", severity="warning")
+
+
+class ReplicatedWeights:
+    """SHD004: this kind of data parallelism keeps all weights on every card.
+
+    Why it matters: more cards then make the job faster, not smaller.
+    What helps:     --sharding fsdp or zero3, which divide the weights as well.
+    Source:         Rajbhandari et al. 2020, arXiv:1910.02054, figure 1.
+    """
+
+    code: ClassVar[str] = "SHD004"
+    slug: ClassVar[str] = "replicated-weights"
+    scope: ClassVar[Scope] = "each"
+
+    def check(self, case: Case) -> Reason | None:
+        replicating = case.scenario.cluster.world_size > 1 and case.train.sharding not in SHARDS_WEIGHTS
+        if not replicating or case.subject.verdict == "fits":
+            return None
+        better = {"quant_storage": "bf16"} if case.train.quantized else {}
+        saved = case.saved_by(sharding="fsdp", **better)
+        if saved <= 0:
+            return None
+        text = (
+            f"{case.train.sharding} keeps all weights on each of {case.scenario.cluster.world_size} cards: "
+            f"--sharding fsdp lowers the requirement of {case.subject.method} by {format_bytes(saved)}"
+        )
+        return Reason(code=self.code, text=text, number=saved, unit="bytes", severity="warning")
+
+
+def gathered_bytes(case: Case) -> int:
+    """Weights that one card receives in one micro-step: two gathers of what the other ranks hold."""
+    held = case.subject.estimate.phases["load"].weights if "load" in case.subject.estimate.phases else 0
+    shard = held or case.subject.estimate.peak_memory.weights
+    return 2 * shard * (case.scenario.cluster.world_size - 1)

@@ -1,0 +1,17 @@
+"""The verdict on an estimate: whether the hardware has what the step must have."""
+
+from planner.result import Estimate, Verdict
+from planner.spec import Cluster
+
+
+def judge(estimate: Estimate, cluster: Cluster) -> Verdict:
+    """``fits`` when even the upper bound is there, ``tight`` when the requirement is, else ``does_not_fit``.
+
+    Formula:   fits: high <= usable    tight: required <= usable < high    does_not_fit: usable < required
+    Source:    design section 4
+    Valid:     bytes per GPU of the fullest rank
+    """
+    usable = cluster.usable_bytes
+    if estimate.peak.high_bytes <= usable:
+        return "fits"
+    return "tight" if estimate.peak.required_bytes <= usable else "does_not_fit"

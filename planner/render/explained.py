@@ -1,0 +1,90 @@
+"""Where the activations go, tensor by tensor; and what a stack does by default."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from planner.render import words
+from planner.render.sheet import Cell, Column, Sheet, row
+from planner.spec import Scenario
+from planner.units import format_bytes
+
+if TYPE_CHECKING:
+    from planner.closed_form.explain import Item
+
+
+def items_sheet(scenario: Scenario, items: Sequence["Item"]) -> Sheet:
+    """Saved tensors of one method by group; the last row is their sum."""
+    columns = (
+        Column("saved tensor"),
+        Column("shape"),
+        Column("dtype"),
+        Column("count", numeric=True),
+        Column("bytes", numeric=True),
+    )
+    rows: list[tuple[Cell, ...]] = []
+    rules: list[int] = []
+    for group, members in groupby(items, key=lambda item: item.group):
+        rules.append(len(rows))
+        rows.append(row((Cell(group, "strong"), "", "", "", "")))
+        rows.extend(_item(item) for item in members)
+    rules.append(len(rows))
+    total = format_bytes(sum(item.bytes for item in items))
+    rows.append(row((Cell("together", "strong"), "", "", "", Cell(total, "strong"))))
+    return Sheet(_title(scenario), columns, tuple(rows), rules=tuple(rules[1:]))
+
+
+def _item(item: "Item") -> tuple[Cell, ...]:
+    return row((f"  {item.name}", item.shape, item.dtype, f"{item.count:,}", format_bytes(item.bytes)))
+
+
+def _title(scenario: Scenario) -> str:
+    train = scenario.train
+    checkpointing = words.value(train.gradient_checkpointing)
+    return (
+        f"{scenario.model.name}, {train.method}: {train.micro_batch_size} x {train.seq_len} tokens, "
+        f"{train.attention} attention, {train.kernels} kernels, checkpointing {checkpointing}"
+    )
+
+
+def items_document(scenario: Scenario, items: Sequence["Item"]) -> dict[str, object]:
+    """The same for scripts."""
+    names = ("group", "name", "shape", "dtype", "count", "bytes")
+    return {
+        "method": scenario.train.method,
+        "activations_bytes": sum(item.bytes for item in items),
+        "items": [{name: getattr(item, name) for name in names} for item in items],
+    }
+
+
+def stack_sheet(name: str, rules: Sequence[tuple[str, str]]) -> Sheet:
+    """What holds in a stack, and where that is written."""
+    columns = (Column("sets", wraps=True), Column("source", wraps=True))
+    return Sheet(f"Stack {name}", columns, tuple(row(pair) for pair in rules))
+
+
+def stack_document(name: str, rules: Sequence[tuple[str, str]]) -> dict[str, object]:
+    """The same for scripts."""
+    return {"schema": 1, "stack": name, "rules": [{"sets": sets, "source": source} for sets, source in rules]}
+
+
+def rule_parts(text: str) -> tuple[str, list[tuple[str, str]]]:
+    r"""A rule's page as its sentence and (heading, paragraph) pairs.
+
+    >>> rule_parts("FIT009: it is so.\n\nSource:   a paper,\n          section 2")
+    ('FIT009: it is so.', [('Source', 'a paper, section 2')])
+    """
+    first, *rest = text.splitlines()
+    parts: list[tuple[str, str]] = []
+    for line in filter(str.strip, rest):
+        heading, colon, content = line.partition(":")
+        if colon and not line.startswith(" ") and len(heading) <= LONGEST_HEADING:
+            parts.append((heading, content.strip()))
+        elif parts:
+            parts[-1] = (parts[-1][0], f"{parts[-1][1]} {line.strip()}")
+        else:
+            parts.append(("", line.strip()))
+    return first, parts
+
+
+LONGEST_HEADING = 20

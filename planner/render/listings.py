@@ -1,0 +1,239 @@
+"""Lists of GPUs, models and rules, and the validation report, as neutral tables."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from planner.render import words
+from planner.render.sheet import Cell, Column, Sheet, row
+from planner.spec import Gpu, Price
+from planner.units import format_count
+
+if TYPE_CHECKING:
+    from planner.catalog import Listing
+    from planner.recommend.rules import Rule
+    from planner.validation import Report, Score
+
+ESTIMATED = "~"
+"""Stands before a figure that nobody has measured."""
+
+
+# ---------------------------------------------------------------- GPUs
+
+
+def gpus_sheet(gpus: Sequence[Gpu]) -> Sheet:
+    """Single cards: memory that torch can see, bandwidth, dense bf16 peak, price."""
+    columns = (
+        Column("gpu"),
+        Column("GiB", numeric=True),
+        Column("GB/s", numeric=True),
+        Column("TFLOP/s", numeric=True),
+        Column("US$/h", numeric=True),
+        Column("name", optional=True),
+    )
+    return Sheet("GPUs", columns, tuple(_gpu(gpu) for gpu in gpus), notes=_gpu_notes(gpus))
+
+
+def classes_sheet(classes: Sequence[Gpu]) -> Sheet:
+    """Class names, each with the card that stands for it."""
+    columns = (Column("class"), Column("GiB", numeric=True), Column("planned as its weakest card"))
+    rows = tuple(row((Cell(gpu.id, "strong"), _memory(gpu), f"{gpu.represents}, {gpu.name}")) for gpu in classes)
+    return Sheet("Classes of cards", columns, rows)
+
+
+def _gpu(gpu: Gpu) -> tuple[Cell, ...]:
+    bandwidth = _figure(gpu, "bandwidth_bytes_per_s", f"{gpu.bandwidth_bytes_per_s / 1e9:,.0f}")
+    peak = gpu.peak_flops_per_s.get("bf16")
+    flops = "–" if peak is None else _figure(gpu, "peak_flops_per_s", f"{peak / 1e12:,.0f}")
+    return row((Cell(gpu.id, "strong"), _memory(gpu), bandwidth, flops, _price(gpu.price), gpu.name))
+
+
+def _memory(gpu: Gpu) -> str:
+    return _figure(gpu, "memory_bytes", words.gib(gpu.memory_bytes))
+
+
+def _figure(gpu: Gpu, field: str, text: str) -> str:
+    return f"{ESTIMATED}{text}" if field in gpu.estimated else text
+
+
+def _price(price: Price | None) -> str:
+    if price is None:
+        return "–"
+    text = words.dollars((price.low_usd, price.typical_usd)).removeprefix("$").removesuffix("/h")
+    return f"{ESTIMATED}{text}" if price.estimated else text
+
+
+def _gpu_notes(gpus: Sequence[Gpu]) -> tuple[str, ...]:
+    dates = sorted({gpu.price.as_of for gpu in gpus if gpu.price is not None})
+    notes = [
+        "GiB: what torch can see, before a desktop or other programs take their part",
+        "TFLOP/s: dense peak in bf16",
+    ]
+    if dates:
+        notes.append(f"US$/h: lowest and typical offer for one card on demand, as of {', '.join(dates)}")
+    if any(gpu.estimated or (gpu.price and gpu.price.estimated) for gpu in gpus):
+        notes.append(f"{ESTIMATED} estimated: nobody has measured it, or one marketplace alone offers the card")
+    return tuple(notes)
+
+
+def gpus_document(gpus: Iterable[Gpu], classes: Iterable[Gpu]) -> dict[str, object]:
+    """The same, and more, for scripts."""
+    return {
+        "schema": 1,
+        "gpus": [_gpu_document(gpu) for gpu in gpus],
+        "classes": [{**_gpu_document(gpu), "represents": gpu.represents} for gpu in classes],
+    }
+
+
+def _gpu_document(gpu: Gpu) -> dict[str, object]:
+    plain = ("id", "name", "vendor", "architecture", "memory_bytes", "context_bytes", "bandwidth_bytes_per_s")
+    links = ("pcie_bytes_per_s", "nvlink_bytes_per_s", "supports_bf16", "supports_flash", "unified_memory")
+    price = gpu.price
+    return {
+        **{name: getattr(gpu, name) for name in plain},
+        "peak_flops_per_s": dict(gpu.peak_flops_per_s),
+        "compute_capability": list(gpu.compute_capability) if gpu.compute_capability else None,
+        **{name: getattr(gpu, name) for name in links},
+        "estimated": list(gpu.estimated),
+        "warnings": list(gpu.warnings),
+        "aliases": list(gpu.aliases),
+        "price": None if price is None else _price_document(price),
+    }
+
+
+def _price_document(price: Price) -> dict[str, object]:
+    names = ("low_usd", "typical_usd", "hyperscaler_usd", "as_of", "estimated")
+    return {name: getattr(price, name) for name in names}
+
+
+# ---------------------------------------------------------------- models
+
+
+def models_sheet(models: Sequence["Listing"]) -> Sheet:
+    """Models by name with their size."""
+    columns = (
+        Column("model"),
+        Column("parameters", numeric=True),
+        Column("active", numeric=True),
+        Column("context", numeric=True),
+        Column("type", optional=True),
+        Column("licence", optional=True),
+        Column("Hub id", optional=True),
+    )
+    notes = ("active: parameters that act on each token of a mixture of experts",)
+    moe = any(model.is_moe for model in models)
+    return Sheet("Models", columns, tuple(_model(model) for model in models), notes=notes if moe else ())
+
+
+def _model(model: "Listing") -> tuple[Cell, ...]:
+    active = format_count(model.active) if model.is_moe else ""
+    context = str(model.context or "–")
+    name = Cell(model.id, "strong")
+    return row(
+        (name, format_count(model.params), active, context, model.model_type, model.license or "–", model.hub_id)
+    )
+
+
+def models_document(models: Iterable["Listing"]) -> dict[str, object]:
+    """The same for scripts."""
+    return {"schema": 1, "models": [{**model._asdict(), "is_moe": model.is_moe} for model in models]}
+
+
+# ---------------------------------------------------------------- rules
+
+
+def rules_sheet(rules: Iterable["Rule"], titles: Iterable[str]) -> Sheet:
+    """Rules by code, each with its one sentence."""
+    columns = (Column("code"), Column("name", optional=True), Column("what it says", wraps=True))
+    rows = tuple(row((Cell(rule.code, "strong"), rule.slug, text)) for rule, text in zip(rules, titles, strict=True))
+    return Sheet("Rules", columns, rows, notes=("read one with: plan explain CODE",))
+
+
+# ---------------------------------------------------------------- validation
+
+
+def scores_sheet(report: "Report") -> Sheet:
+    """Errors by source and metric."""
+    columns = (
+        Column("source"),
+        Column("metric"),
+        Column("GPUs"),
+        Column("n", numeric=True),
+        Column("median", numeric=True),
+        Column("worst", numeric=True),
+        Column("worst under", numeric=True),
+        Column("worst case", optional=True),
+    )
+    rows = [_score(score) for score in report.scores]
+    if report.headline is not None:
+        rows.insert(0, _score(report.headline))
+    return Sheet("Predicted against published", columns, tuple(rows), rules=(1,) if report.headline else ())
+
+
+def _score(score: "Score") -> tuple[Cell, ...]:
+    metric = score.metric if score.kind == "value" else f"{score.metric} (bound)"
+    errors = (f"{score.median_error:.1%}", f"{score.worst_error:+.1%}", f"{score.worst_under:+.1%}")
+    return row((Cell(score.source, "strong"), metric, score.cards, str(score.n), *errors, score.worst_case))
+
+
+def fits_sheet(report: "Report") -> Sheet:
+    """What ran and what did not, against our verdicts."""
+    columns = (Column("published"), *(Column(text, numeric=True) for text, _ in words.VERDICTS.values()))
+    outcomes = (("ran", "ran"), ("oom", "ran out of memory"))
+    rows = tuple(
+        row((Cell(text, "strong"), *(str(report.fits.count(outcome, verdict)) for verdict in words.VERDICTS)))  # type: ignore[arg-type]
+        for outcome, text in outcomes
+    )
+    notes = [f"ran, though we say it does not fit: {name}" for name in report.fits.ran_but_refused]
+    notes += [f"ran out of memory, though we say it fits: {name}" for name in report.fits.oom_but_fits]
+    return Sheet("Verdicts", columns, rows, notes=tuple(notes))
+
+
+def unscored_sheet(report: "Report") -> Sheet:
+    """Rows that are kept and not predicted."""
+    columns = (
+        Column("reason"),
+        Column("rows", numeric=True),
+        Column("which", wraps=True),
+        Column("sources", optional=True),
+    )
+    rows = tuple(
+        row((Cell(item.reason, "strong"), str(item.n), item.detail, ", ".join(item.sources)))
+        for item in report.unscored
+    )
+    counts = f"{report.modelled} predicted, {report.unmodelled} not modelled, {len(report.refused)} refused"
+    return Sheet(
+        f"{report.rows} rows: {counts}",
+        columns,
+        rows,
+        notes=tuple(f"refused {name}: {why}" for name, why in report.refused),
+    )
+
+
+def report_document(report: "Report") -> dict[str, object]:
+    """The same for scripts; errors are ratios."""
+    return {
+        "schema": 1,
+        "rows": {
+            "total": report.rows,
+            "modelled": report.modelled,
+            "unmodelled": report.unmodelled,
+            "refused": [{"id": name, "why": why} for name, why in report.refused],
+        },
+        "headline": None if report.headline is None else _score_document(report.headline),
+        "scores": [_score_document(score) for score in report.scores],
+        "verdicts": [
+            {"published": outcome, "verdict": verdict, "n": n}
+            for (outcome, verdict), n in sorted(report.fits.counts.items())
+        ],
+        "ran_but_refused": list(report.fits.ran_but_refused),
+        "oom_but_fits": list(report.fits.oom_but_fits),
+        "unscored": [
+            {"reason": item.reason, "detail": item.detail, "n": item.n, "sources": list(item.sources)}
+            for item in report.unscored
+        ],
+    }
+
+
+def _score_document(score: "Score") -> dict[str, object]:
+    names = ("source", "metric", "cards", "kind", "n", "median_error", "worst_error", "worst_under", "worst_case")
+    return {name: getattr(score, name) for name in names}

@@ -1,0 +1,183 @@
+"""Results as JSON: one object, ints for bytes, no NaN."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import cast
+
+from planner.render.document import (
+    SCHEMA,
+    CandidateDocument,
+    GpuDocument,
+    ModelDocument,
+    OwnersDocument,
+    PeakDocument,
+    PhaseDocument,
+    PlanDocument,
+    ReasonDocument,
+    RecommendationDocument,
+    Setting,
+    Value,
+    WayDocument,
+)
+from planner.render.plan_text import requested
+from planner.result import PHASES, Candidate, Plan, Reason, Way
+from planner.spec import Cluster, Origin, Sharding, TrainSpec
+
+SETTINGS = tuple(field.name for field in fields(TrainSpec) if field.name != "method")
+
+
+def to_json(document: object) -> str:
+    """One JSON object as text; a number that is not finite is a bug, not output."""
+    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+
+
+def plan_document(plan: Plan) -> PlanDocument:
+    """The whole answer; ``planner.render.document`` describes every key."""
+    return {
+        "schema": SCHEMA,
+        "scenario": _scenario(plan),
+        "model": _model(plan),
+        "gpu": _gpu(plan.cluster),
+        "candidates": [candidate_document(candidate) for candidate in plan.candidates],
+        "recommendation": _recommendation(plan),
+        "notes": list(plan.notes),
+    }
+
+
+def plan_schema() -> dict[str, object]:
+    """JSON schema of ``plan_document``'s answer."""
+    from pydantic import TypeAdapter  # noqa: PLC0415  (only the schema page needs it)
+
+    return cast("dict[str, object]", TypeAdapter(PlanDocument).json_schema(mode="serialization"))
+
+
+def _scenario(plan: Plan) -> dict[str, Setting]:
+    """What all methods share: the request itself, then every training setting that does not differ."""
+    candidates = requested(plan)
+    shared = {
+        name: _setting(getattr(candidates[0].scenario.train, name), _origin(candidates[0], name))
+        for name in SETTINGS
+        if len({getattr(candidate.scenario.train, name) for candidate in candidates}) == 1
+    }
+    return {**_request(plan), **shared}
+
+
+def _request(plan: Plan) -> dict[str, Setting]:
+    cluster, first = plan.cluster, plan.candidates[0]
+    stack, given = first.scenario.stack, first.scenario.origins
+    amounts = {"gpus": (cluster.gpus, 1), "nodes": (cluster.nodes, 1), "headroom_bytes": (cluster.headroom_bytes, 0)}
+    return {
+        "model": _setting(plan.model.name, "user"),
+        "gpu": _setting(cluster.gpu.id, "user"),
+        **{
+            name: _setting(amount, given.get(name, "default" if amount == usual else "user"))
+            for name, (amount, usual) in amounts.items()
+        },
+        "stack": _setting(stack.name, given.get("stack", "default")),
+        "versions": _setting(dict(stack.versions), "stack"),
+        "evidence": _setting(first.estimate.evidence, given.get("evidence", "default")),
+    }
+
+
+def _setting(value: object, origin: Origin) -> Setting:
+    return {"value": _value(value), "from": origin}
+
+
+def _origin(candidate: Candidate, name: str) -> Origin:
+    return candidate.scenario.origins.get(name, "default")
+
+
+def _value(value: object) -> Value:
+    return cast("Value", list(value) if isinstance(value, tuple) else value)
+
+
+def _model(plan: Plan) -> ModelDocument:
+    model = plan.model
+    return {"name": model.name, "hub_id": model.hub_id, "model_type": model.model_type, "license": model.license}
+
+
+def _gpu(cluster: Cluster) -> GpuDocument:
+    return {
+        "id": cluster.gpu.id,
+        "name": cluster.gpu.name,
+        "count": cluster.world_size,
+        "total_bytes": cluster.gpu.memory_bytes,
+        "usable_bytes": cluster.usable_bytes,
+    }
+
+
+def candidate_document(candidate: Candidate) -> CandidateDocument:
+    estimate = candidate.estimate
+    return {
+        "method": candidate.method,
+        "settings": {name: _value(getattr(candidate.scenario.train, name)) for name in SETTINGS},
+        "from": {name: _origin(candidate, name) for name in SETTINGS},
+        "evidence": estimate.evidence,
+        "parameters": {
+            "total": estimate.parameters.total,
+            "trainable": estimate.parameters.trainable,
+            "quantized": estimate.parameters.quantized,
+        },
+        "peak": _peak(candidate),
+        "phases": _phases(candidate),
+        "verdict": candidate.verdict,
+        "step": None,
+        "cost": None,
+    }
+
+
+def _peak(candidate: Candidate) -> PeakDocument:
+    peak = candidate.estimate.peak
+    return cast("PeakDocument", {field.name: getattr(peak, field.name) for field in fields(peak)})
+
+
+def _phases(candidate: Candidate) -> list[PhaseDocument]:
+    memories = candidate.estimate.phases
+    return [
+        {
+            "name": name,
+            "allocated_bytes": memories[name].total,
+            "owners": cast("OwnersDocument", memories[name]._asdict()),
+        }
+        for name in PHASES
+        if name in memories
+    ]
+
+
+def _recommendation(plan: Plan) -> RecommendationDocument:
+    advice = plan.recommendation
+    return {
+        "candidate": advice.candidate,
+        "reasons": [reason_document(reason) for reason in advice.reasons],
+        "changes": [way_document(way) for way in advice.changes],
+        "rent": [way_document(way) for way in advice.rent],
+    }
+
+
+def reason_document(reason: Reason) -> ReasonDocument:
+    """One reason."""
+    return {
+        "code": reason.code,
+        "text": reason.text,
+        "number": reason.number,
+        "unit": reason.unit,
+        "severity": reason.severity,
+    }
+
+
+def way_document(way: Way) -> WayDocument:
+    low, typical = way.usd_per_hour
+    return {
+        "settings": _values(way.settings),
+        "gpu": way.gpu,
+        "gpus": way.gpus,
+        "sharding": cast("Sharding", way.sharding),
+        "candidate": candidate_document(way.candidate),
+        "command": way.command,
+        "usd_per_hour": {"low": low, "typical": typical},
+    }
+
+
+def _values(settings: Mapping[str, object]) -> dict[str, Value]:
+    return {name: _value(value) for name, value in settings.items()}

@@ -1,0 +1,102 @@
+"""How single values read: verdicts, phases, settings, prices."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from planner.render.sheet import Cell, Tone
+from planner.result import Candidate, Verdict
+from planner.spec import Cluster
+from planner.units import GIB, format_gib
+
+VERDICTS: Mapping[Verdict, tuple[str, Tone]] = MappingProxyType(
+    {"fits": ("fits", "good"), "tight": ("tight", "warn"), "does_not_fit": ("does not fit", "bad")}
+)
+
+OWNER_WORDS: Mapping[str, str] = MappingProxyType(
+    {
+        "weights": "weights",
+        "adapters": "adapters",
+        "gradients": "gradients",
+        "optimizer": "optimizer states",
+        "activations": "activations",
+        "logits": "logits",
+        "temporaries": "temporaries",
+    }
+)
+
+
+def verdict(value: Verdict) -> Cell:
+    """The verdict as people read it."""
+    return Cell(*VERDICTS[value])
+
+
+def phase(name: str) -> str:
+    """``optimizer_step`` as words."""
+    return name.replace("_", " ")
+
+
+def option(name: str) -> str:
+    """A setting by the name of its option, which is what the reader would type."""
+    return name.replace("_", "-")
+
+
+def value(content: object) -> str:
+    """A setting's value.
+
+    >>> value(True), value(32.0), value(("q_proj", "v_proj")), value(())
+    ('on', '32', 'q_proj,v_proj', 'none')
+    """
+    if isinstance(content, bool):
+        return "on" if content else "off"
+    if isinstance(content, float):
+        return f"{content:g}"
+    if isinstance(content, tuple | list):
+        return ",".join(str(item) for item in content) or "none"
+    return str(content)
+
+
+def settings(changed: Mapping[str, object]) -> str:
+    """Settings in one phrase.
+
+    >>> settings({"seq_len": 1024, "gradient_checkpointing": True})
+    'seq-len 1024, gradient-checkpointing on'
+    """
+    return ", ".join(f"{option(name)} {value(content)}" for name, content in changed.items())
+
+
+def gib(count: int) -> str:
+    """GiB for a column.
+
+    >>> gib(25_250_000_000), gib(4096), gib(0)
+    ('23.5', '<0.1', '–')
+    """
+    if count == 0:
+        return "–"
+    if 0 < count < GIB // 20:
+        return "<0.1"
+    return format_gib(count)
+
+
+def cards(cluster: Cluster) -> str:
+    """How many of which card.
+
+    The number of machines is said when there are several.
+    """
+    where = f" on {cluster.nodes} nodes" if cluster.nodes > 1 else ""
+    return f"{cluster.world_size} × {cluster.gpu.name}{where}"
+
+
+def against(candidate: Candidate) -> str:
+    """Bytes needed of the bytes that the card offers."""
+    usable = candidate.scenario.cluster.usable_bytes
+    return f"{gib(candidate.estimate.peak.required_bytes)} of {gib(usable)} GiB"
+
+
+def dollars(prices: tuple[float | None, float | None]) -> str:
+    """A price range per hour, or nothing where no price is known.
+
+    >>> dollars((0.3, 0.6)), dollars((None, 2.0)), dollars((None, None))
+    ('$0.30–0.60/h', '$2.00/h', '')
+    """
+    known = [f"{price:,.2f}" for price in prices if price is not None]
+    return f"${'–'.join(dict.fromkeys(known))}/h" if known else ""

@@ -1,0 +1,100 @@
+"""The other commands, and what all commands share."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from planner.cli.app import COMMANDS
+from planner.cli.options import REQUEST
+
+Run = Callable[..., Any]
+
+CALLS: dict[str, tuple[str, ...]] = {
+    "gpus": ("gpus",),
+    "models": ("models", "qwen3"),
+    "rules": ("rules",),
+    "compare": ("compare", "--model", "8b", "--gpu", "4090"),
+    "explain memory": ("explain", "memory", "--model", "8b", "--gpu", "4090", "--method", "lora"),
+    "explain rule": ("explain", "fit001"),
+    "explain stack": ("explain", "stack"),
+    "validate": ("validate",),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_text_is_never_wider_than_the_terminal(run: Run, name: str, columns: int) -> None:
+    answer = run(*CALLS[name], columns=columns)
+
+    assert (answer.code, answer.err) == (0, "")
+    assert [line for line in answer.out.splitlines() if len(line) > columns] == []
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_json_is_one_object(run: Run, name: str) -> None:
+    answer = run(*CALLS[name], "--format", "json")
+
+    assert (answer.code, answer.err) == (0, "")
+    assert json.loads(answer.out)["schema"] == 1
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_markdown_is_printed(run: Run, name: str) -> None:
+    answer = run(*CALLS[name], "--format", "markdown")
+
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.startswith("#")
+
+
+def test_every_command_has_a_call_here() -> None:
+    assert {command.name for command in COMMANDS} == {name.split()[0] for name in CALLS}
+
+
+@pytest.mark.parametrize("command", ["", *(command.name for command in COMMANDS)])
+def test_help(run: Run, command: str) -> None:
+    for flag in ("--help", "-h"):
+        answer = run(*command.split(), flag)
+        assert (answer.code, answer.err) == (0, "")
+        assert answer.out.startswith(f"Usage: plan {command}".strip())
+
+
+def test_every_option_is_explained_with_its_default(run: Run) -> None:
+    words = " ".join(run("--help").out.split())
+
+    for option in REQUEST:
+        assert f"{option.flag} " in words
+        assert option.help
+        assert f"[{option.default}]" in words.replace("all- linear", "all-linear") or not option.default
+
+
+def test_gpus_are_found_by_part_of_their_name(run: Run) -> None:
+    found = json.loads(run("gpus", "h100", "--format", "json").out)
+
+    assert found["gpus"]
+    assert all("h100" in gpu["id"] for gpu in found["gpus"])
+
+
+def test_gpus_says_what_is_estimated(run: Run) -> None:
+    assert "~ estimated" in run("gpus", "jetson").out
+
+
+def test_explain_memory_sums_to_the_activations(run: Run) -> None:
+    found = json.loads(run(*CALLS["explain memory"], "--format", "json").out)
+
+    for method in found["methods"]:
+        assert sum(item["bytes"] for item in method["items"]) == method["activations_bytes"]
+
+
+def test_a_rule_is_found_by_code_and_by_name(run: Run) -> None:
+    rules = json.loads(run("rules", "--format", "json").out)["rules"]
+
+    for rule in rules:
+        assert run("explain", rule["code"]).out == run("explain", rule["name"]).out
+
+
+def test_version(run: Run) -> None:
+    from planner import __version__  # noqa: PLC0415
+
+    assert run("--version").out == f"plan {__version__}\n"

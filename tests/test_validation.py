@@ -1,0 +1,165 @@
+"""The anchors keep to their schema and add up; predictions lie as near to them as the project promises."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from planner.closed_form import estimate
+from planner.errors import BrokenInput
+from planner.result import Estimate
+from planner.validation import AnchorFile, Published, Report, load_anchors, validate
+from planner.validation.anchors import REASONS, anchors_dir
+from planner.validation.report import signed_error
+
+ROWS = 627
+"""Rows of the collected sources that hold a memory metric or a stated outcome."""
+
+FILES = load_anchors()
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    return validate()
+
+
+# ---------------------------------------------------------------- anchor files
+
+
+def test_every_file_is_one_source_with_a_public_place() -> None:
+    assert [file.source.id for file in FILES] == sorted(path.stem for path in anchors_dir().glob("*.toml"))
+    assert all(file.source.repository.startswith("https://") and file.source.date for file in FILES)
+    assert len({(file.source.repository, file.source.file) for file in FILES}) == len(FILES)
+
+
+def test_rows_are_all_there_and_unique() -> None:
+    counts = Counter(row.id for file in FILES for row in file.rows)
+
+    assert sum(counts.values()) == ROWS
+    assert set(counts.values()) == {1}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.source.id))
+def test_every_row_says_something(file: AnchorFile) -> None:
+    for row in file.rows:
+        assert row.outcome == "oom" or row.published or "fits" in row.id or "maxctx" in row.id
+        for published in row.published:
+            assert 0 < published.low_bytes <= published.high_bytes
+    assert all(row.reason in REASONS and row.detail for row in file.unmodelled)
+
+
+def test_a_modelled_run_states_what_decides_its_memory() -> None:
+    for case in (case for file in FILES for case in file.cases):
+        decisive = {"seq_len", "micro_batch_size", "gradient_checkpointing", "attention", "weights_dtype", "loss"}
+        assert decisive <= set(case.settings), case.id
+        assert ("lora_rank" in case.settings) == (case.method != "full"), case.id
+
+
+BROKEN = [
+    pytest.param('[source]\ntitle = "x"\n', "source.repository", id="no place"),
+    pytest.param("[[case]]\n", "source", id="no source"),
+    pytest.param("[common]\nsettings = 3\n[[case]]\n", "cannot be read", id="settings are a number"),
+    pytest.param("case = 3\n", "source", id="case is a number"),
+    pytest.param("not toml", "cannot be read", id="not TOML"),
+    pytest.param(
+        '[source]\ntitle="x"\nrepository="https://x"\nfile="x"\ndate="x"\n'
+        '[[unmodelled]]\nid="a"\nreason="mood"\ndetail="x"\nmodel="x"\nmethod="x"\noutcome="ran"\nconfidence="A"\n',
+        "reason",
+        id="unknown reason",
+    ),
+    pytest.param(
+        '[source]\ntitle="x"\nrepository="https://x"\nfile="x"\ndate="x"\n'
+        '[[unmodelled]]\nid="a"\nreason="stack"\ndetail="x"\nmodel="x"\nmethod="x"\noutcome="oom"\nconfidence="A"\n'
+        'measured=[{metric="device", value=1, unit="GiB"}]\n',
+        "no peak",
+        id="a peak after running out of memory",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "fault"), BROKEN)
+def test_a_broken_file_is_refused_in_one_line(tmp_path: Path, text: str, fault: str) -> None:
+    (tmp_path / "broken.toml").write_text(text, encoding="utf-8")
+
+    with pytest.raises(BrokenInput, match=fault) as caught:
+        load_anchors(tmp_path)
+
+    assert "\n" not in str(caught.value)
+
+
+def test_the_same_id_in_two_files_is_refused(tmp_path: Path) -> None:
+    text = (anchors_dir() / "galore.toml").read_text(encoding="utf-8")
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.toml").write_text(text, encoding="utf-8")
+
+    with pytest.raises(BrokenInput, match="more than one place"):
+        load_anchors(tmp_path)
+
+
+# ---------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("predicted", "error"),
+    [(90, -0.1), (100, 0.0), (105, 0.0), (107, 0.0), (214, 1.0)],
+)
+def test_an_error_counts_from_the_nearer_end_of_the_band(predicted: int, error: float) -> None:
+    # a GB that may be 10**9 or 2**30 bytes: [100, 107]
+    assert signed_error(predicted, Published("device", 100, 107)) == pytest.approx(error)
+
+
+# ---------------------------------------------------------------- the report
+
+
+def test_counts_add_up_to_all_rows(report: Report) -> None:
+    assert report.rows == ROWS == report.modelled + report.unmodelled + len(report.refused)
+    assert report.unmodelled == sum(item.n for item in report.unscored)
+    assert report.modelled == len(report.judged)
+    assert sum(score.n for score in report.scores) == len(report.checks)
+
+
+def test_no_modelled_run_is_refused(report: Report) -> None:
+    assert report.refused == ()
+
+
+def test_headline_is_single_gpu_hugging_face_with_full_settings(report: Report) -> None:
+    assert report.headline is not None
+    assert report.headline.n == 39
+    assert report.headline.source == "fms-a100 + fms-a100-liger"
+
+
+def test_headline_error(report: Report) -> None:
+    assert report.headline is not None
+    assert report.headline.median_error <= 0.03
+    assert abs(report.headline.worst_error) <= 0.08
+
+
+def test_scores_summarise_their_checks(report: Report) -> None:
+    for score in report.scores:
+        assert 0 <= score.median_error <= abs(score.worst_error)
+        assert score.worst_under <= 0
+        assert abs(score.worst_under) <= abs(score.worst_error)
+
+
+def test_an_estimator_that_says_twice_as_much_is_found_out(report: Report) -> None:
+    doubled = validate(estimator=lambda scenario: _twice(estimate(scenario)))
+
+    assert report.headline is not None
+    assert doubled.headline is not None
+    assert doubled.headline.median_error == pytest.approx(1.0, abs=0.1)
+    assert doubled.headline.worst_under == 0.0
+    assert doubled.fits.count("ran", "does_not_fit") > report.fits.count("ran", "does_not_fit")
+
+
+def _twice(answer: Estimate) -> Estimate:
+    peak = answer.peak
+    return replace(
+        answer,
+        peak=replace(
+            peak,
+            allocated_bytes=2 * peak.allocated_bytes,
+            required_bytes=2 * peak.required_bytes,
+            high_bytes=2 * peak.high_bytes,
+        ),
+    )
