@@ -135,6 +135,31 @@ def test_headline_error(report: Report) -> None:
     assert abs(report.headline.worst_error) <= 0.08
 
 
+LARGEST_UNDER = {
+    # measured in November 2026 and rounded up: a change that loosens one of these has to say why
+    ("allocated", "one"): 0.03,  # Mixtral on transformers 4: routing is uneven, we divide rows evenly
+    ("allocated", "several"): 0.10,
+    ("resident", "one"): 0.01,  # without the cuBLAS workspace, which the published number holds
+    ("standing", "several"): 0.15,  # the same, of 1.2 GiB
+    ("reserved", "one"): 0.05,
+    ("device", "one"): 0.12,
+    ("device", "several"): 0.35,  # caches of FSDP's gathers, which no peak phase shows
+}
+
+
+def test_no_under_prediction_beyond_what_is_known(report: Report) -> None:
+    found = {(score.source, score.metric, score.cards): score.worst_under for score in report.scores}
+    beyond = {key: under for key, under in found.items() if -under > LARGEST_UNDER[key[1:]]}
+
+    assert beyond == {}
+
+
+def test_no_published_outcome_is_contradicted(report: Report) -> None:
+    assert report.fits.oom_but_fits == ()
+    assert report.fits.ran_but_refused == ()
+    assert report.fits.n > 130
+
+
 def test_scores_summarise_their_checks(report: Report) -> None:
     for score in report.scores:
         assert 0 <= score.median_error <= abs(score.worst_error)

@@ -1,15 +1,15 @@
 """``plan explain TOPIC``: a rule, the stack, or a job's memory tensor by tensor."""
 
 from planner.cli.options import Values
-from planner.cli.output import check_format, screen, write
+from planner.cli.output import check_format, write, write_lines
 from planner.cli.request import build_request
 from planner.cli.show import show
 from planner.errors import EXIT_FITS, UnknownName, UsageError
 from planner.recommend.rules import RULES, Rule, documentation, find
-from planner.render.draw import on_screen, show_page
 from planner.render.explained import items_document, items_sheet, rule_parts, stack_document, stack_sheet
 from planner.render.machine import to_json
 from planner.render.markdown import page_markdown
+from planner.render.terminal import page_lines
 from planner.stacks import describe_stack
 
 TOPICS = ("memory", "stack")
@@ -63,4 +63,4 @@ def _rule(rule: Rule, format_name: str) -> None:
     if format_name == "markdown":
         write(page_markdown(sentence, parts))
     else:
-        write(on_screen(screen(), lambda console: show_page(sentence, parts, console)))
+        write_lines(lambda screen: page_lines(sentence, parts, screen))

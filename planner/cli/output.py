@@ -4,12 +4,15 @@ import errno
 import io
 import os
 import sys
+from collections.abc import Callable, Sequence
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, cast
 
 from planner.errors import UnknownName
+from planner.render.lines import Line, Screen, plain
 
 if TYPE_CHECKING:
-    from planner.render.draw import Screen
+    from planner.render.paint import ColorSystem
 
 PROGRAM = "plan"
 FORMATS = ("text", "json", "markdown")
@@ -77,15 +80,33 @@ def complain(message: str) -> None:
                 raise
 
 
-def screen() -> "Screen":
-    """As wide and as colourful as stdout is; ``NO_COLOR`` turns off every escape code, bold ones too."""
-    from rich.console import Console  # noqa: PLC0415  (only text output draws)
+def write_lines(make: Callable[[Screen], Sequence[Line]]) -> None:
+    """Lines to stdout, as wide and as colourful as it is."""
+    encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
+    colours = _colours()
+    width = max(get_terminal_size().columns, LEAST_WIDTH)
+    screen = Screen(width=width, colour=colours is not None, ascii_only=not encoding.startswith("utf"))
+    lines = make(screen)
+    if colours is None:
+        write(plain(lines, screen))
+    else:
+        from planner.render.paint import painted  # noqa: PLC0415  (a pipe needs no colours, so no rich)
 
-    from planner.render.draw import ColorSystem, Screen  # noqa: PLC0415
+        write(painted(lines, colours))
 
-    found = Console(file=sys.stdout)
-    colours = None if os.environ.get("NO_COLOR") else cast("ColorSystem | None", found.color_system)
-    return Screen(width=found.width, color_system=colours, encoding=found.encoding)
+
+LEAST_WIDTH = 40
+"""Narrower terminals wrap by themselves."""
+
+
+def _colours() -> "ColorSystem | None":
+    """What colours stdout has; ``NO_COLOR`` turns off every escape code, bold ones too."""
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    if os.environ.get("NO_COLOR") or not (terminal or os.environ.get("FORCE_COLOR")):
+        return None
+    from rich.console import Console  # noqa: PLC0415  (knows terminals, and costs 15 ms)
+
+    return cast("ColorSystem | None", Console(file=sys.stdout).color_system)
 
 
 def _discard_stdout() -> None:

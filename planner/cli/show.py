@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Sequence
 
-from planner.cli.output import screen, write
+from planner.cli.output import write, write_lines
 from planner.render.markdown import sheet_markdown
 from planner.render.sheet import Sheet
+from planner.render.terminal import sheets_lines
 
 
 def show(format_name: str, sheets: Callable[[], Sequence[Sheet]], document: Callable[[], object]) -> None:
@@ -16,6 +17,4 @@ def show(format_name: str, sheets: Callable[[], Sequence[Sheet]], document: Call
     elif format_name == "markdown":
         write("\n".join(sheet_markdown(sheet) for sheet in sheets()))
     else:
-        from planner.render.draw import on_screen, show_sheets  # noqa: PLC0415  (rich is for text only)
-
-        write(on_screen(screen(), lambda console: show_sheets(sheets(), console)))
+        write_lines(lambda screen: sheets_lines(sheets(), screen))

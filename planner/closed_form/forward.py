@@ -28,16 +28,16 @@ def _transient(step: Step, kind: int) -> Instant:
 def between_layers(step: Step, done: tuple[int, ...], *, layer_inputs: int, again: bool = False) -> Memory:
     """States and what ``done`` layers of each kind keep: their inputs when checkpointed, else all they saved.
 
-    ``layer_inputs`` counts the stream tensors alive; without checkpoints only the current one is. In the forward
+    ``layer_inputs`` counts the checkpointed inputs. In the forward
     pass a caller may still hold the last step's outputs; in backward (``again``) it holds this step's.
     """
     held = step.bytes(step.profile.held_logits)
     static = step.static(gradients=standing_gradients(step), held=not again)
-    stream = step.bytes(step.profile.stream)
     if step.scenario.train.gradient_checkpointing:
-        return static._replace(activations=static.activations + layer_inputs * stream, logits=held)
+        inputs = layer_inputs * step.bytes(step.profile.stream)
+        return static._replace(activations=static.activations + inputs, logits=held)
     kept = step.plus(static, all_kept(step.profile, done))
-    return kept._replace(activations=kept.activations + stream, logits=kept.logits + held)
+    return kept._replace(logits=kept.logits + held)
 
 
 def standing_gradients(step: Step) -> int:

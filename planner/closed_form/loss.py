@@ -13,7 +13,7 @@ def loss_phase(step: Step) -> Memory:
         temporaries=before.temporaries + step.profile.autocast_cache + step.shards.loss
     )
     if step.scenario.train.loss == "full":
-        return step.plus(before, step.largest(step.profile.loss.forward))
+        return step.plus(before, step.largest(step.profile.loss.recompute))
     hidden = step.plus(before, step.profile.hidden.kept)
     return hidden._replace(logits=hidden.logits + head_bytes(step).forward)
 

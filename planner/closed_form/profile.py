@@ -14,6 +14,7 @@ from planner.formulas.tape import (
     Instant,
     Size,
     Tape,
+    Tensor,
     backward_instants,
     forward_instants,
     gradients_before_recompute,
@@ -87,8 +88,13 @@ class Profile:
 
 def profile_of(scenario: Scenario) -> Profile:
     """The profile of a scenario, from the cache when only batch, length or optimizer differ."""
+    return _profile(scenario.model, key_of(scenario), scenario.stack)
+
+
+def key_of(scenario: Scenario) -> ProfileKey:
+    """What of a scenario decides its profile."""
     train = scenario.train
-    key = ProfileKey(
+    return ProfileKey(
         train.method,
         train.lora_rank,
         train.lora_targets,
@@ -105,7 +111,6 @@ def profile_of(scenario: Scenario) -> Profile:
         scenario.stack.logits_shift_copy and train.micro_batch_size > 1,
         train.gradient_checkpointing,
     )
-    return _profile(scenario.model, key, scenario.stack)
 
 
 def storage_of(key: ProfileKey, stack: Behaviour) -> Storage:
@@ -171,10 +176,8 @@ def _profile(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Profile:
     layers = tuple(
         _part(block_tape(block, model.hidden_size, recipe), own_source=not key.checkpointing) for block in model.blocks
     )
-    head_trained = key.method == "full" or model.lm_head.name in key.modules_to_save
-    head_bytes = recipe.weight_bytes if key.mixed_shards else storage.outer_bytes
     hidden = hidden_tape(model, recipe)
-    full = loss_tape(model, recipe, head_bytes, head_trained, stack.logits_upcast, key.shift_copy)
+    full = loss_tape_of(model, key, stack)
     kept_logits = logits_tensor(full)
     held = (kept_logits,) if stack.logits_upcast != "in_place" else ()
     embedding = model.embeddings[0].params * recipe.weight_bytes if key.method == "full" else 0
@@ -183,18 +186,11 @@ def _profile(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Profile:
         recipe=recipe,
         layers=layers,
         hidden=_part(hidden, own_source=True),
-        loss=Part(
-            full.saved_by_owner(),
-            forward_instants(full, keep=True, held=held),
-            (),
-            backward_instants(full, held=held if stack.holds_logits else ()),
-            ZERO,
-            full.weight_grad(),
-        ),
+        loss=_part(full, own_source=True, held=held, held_in_backward=held if stack.holds_logits else ()),
         held_logits=kept_logits.size if stack.holds_logits else ZERO,
         hidden_bytes=hidden.result.e,
-        head_trained=head_trained,
-        head_bytes=head_bytes,
+        head_trained=_head_trained(model, key),
+        head_bytes=_head_bytes(key, stack),
         embedding_grad=0 if model.tie_word_embeddings else embedding,
         tied_grad=embedding if model.tie_word_embeddings else 0,
         autocast_cache=_autocast_cache(model, inventory, recipe) if key.checkpointing else 0,
@@ -204,17 +200,31 @@ def _profile(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Profile:
     )
 
 
-def _part(tape: Tape, *, own_source: bool) -> Part:
-    kept = tape.saved_by_owner()
-    if own_source and any(tape.source is tensor.root for op in tape.ops for tensor in op.saved):
-        kept = kept._replace(activations=kept.activations + tape.source.size)
+def loss_tape_of(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Tape:
+    """The tape of final norm, head and full loss under a profile's settings."""
+    recipe = recipe_of(model, key, stack)
+    trained = _head_trained(model, key)
+    return loss_tape(model, recipe, _head_bytes(key, stack), trained, stack.logits_upcast, key.shift_copy)
+
+
+def _head_trained(model: ModelSpec, key: ProfileKey) -> bool:
+    return key.method == "full" or model.lm_head.name in key.modules_to_save
+
+
+def _head_bytes(key: ProfileKey, stack: Behaviour) -> int:
+    return 2 if key.mixed_shards else storage_of(key, stack).outer_bytes
+
+
+def _part(
+    tape: Tape, *, own_source: bool, held: tuple[Tensor, ...] = (), held_in_backward: tuple[Tensor, ...] = ()
+) -> Part:
     return Part(
-        kept,
-        forward_instants(tape, keep=False),
-        forward_instants(tape, keep=True),
-        backward_instants(tape),
-        gradients_before_recompute(tape),
-        tape.weight_grad(),
+        kept=tape.saved_by_owner(own_source=own_source),
+        forward=forward_instants(tape, keep=False, held=held, own_source=own_source),
+        recompute=forward_instants(tape, keep=True, held=held, own_source=own_source),
+        backward=backward_instants(tape, held=held_in_backward, own_source=own_source),
+        waiting=gradients_before_recompute(tape),
+        weight_grad=tape.weight_grad(),
     )
 
 

@@ -25,9 +25,7 @@ _NUMBERED = {"w1": "gate_up_proj", "w3": "gate_up_proj", "w2": "down_proj", "gat
 EXPERT_TARGETS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         **dict.fromkeys(("mixtral", "minimax_m2"), _NUMBERED),
-        **dict.fromkeys(
-            ("qwen3_moe", "olmoe", "deepseek_v2", "deepseek_v3", "glm4_moe", "glm4_moe_lite"), _GATED
-        ),
+        **dict.fromkeys(("qwen3_moe", "olmoe", "deepseek_v2", "deepseek_v3", "glm4_moe", "glm4_moe_lite"), _GATED),
         "ernie4_5_moe": _GATED,
     }
 )

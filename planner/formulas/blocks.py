@@ -361,8 +361,11 @@ def activate(r: Recorder, name: str, x: Tensor) -> Tensor:
 
 
 def _composed_gelu(r: Recorder, x: Tensor) -> Tensor:
-    """``0.5 * x * (1 + tanh(c * (x + 0.044715 * x**3)))`` in separate operations. Saves x, tanh and both factors."""
-    cube = r.unary(x, "x ** 3", scratch=1)
+    """``0.5 * x * (1 + tanh(c * (x + 0.044715 * x**3)))`` in separate operations. Saves x, tanh and both factors.
+
+    Autocast runs the power in fp32, and what follows with it.
+    """
+    cube = r.unary(r.cast(x, 4) if r.recipe.autocast else x, "x ** 3", scratch=1)
     inner = r.add(x, r.unary(cube, "0.044715 * x ** 3", saves="nothing"), "inner")
     curve = r.unary(r.unary(inner, "c * inner", saves="nothing"), "tanh", saves="output")
     half = r.unary(x, "0.5 * x", saves="nothing")

@@ -128,23 +128,20 @@ class Tape:
         self.ops.append(op)
         return op.output
 
-    def saved(self) -> tuple[Tensor, ...]:
-        """Every storage that some operation keeps, once, without the source, in order of first use."""
+    def saved(self, *, own_source: bool = False) -> tuple[Tensor, ...]:
+        """Every storage that some operation keeps, once, in order of first use; the source only if it counts here."""
         found: dict[int, Tensor] = {}
         for op in self.ops:
             if op.output.grad:
                 for tensor in op.saved:
                     found.setdefault(id(tensor.root), tensor.root)
-        found.pop(id(self.source), None)
+        if not own_source:
+            found.pop(id(self.source), None)
         return tuple(found.values())
 
-    def saved_size(self) -> Size:
-        """Bytes kept between forward and backward, the source excluded."""
-        return total(tensor.size for tensor in self.saved())
-
-    def saved_by_owner(self) -> Instant:
-        """``saved_size`` split into activations and logits."""
-        kept = self.saved()
+    def saved_by_owner(self, *, own_source: bool = False) -> Instant:
+        """Bytes kept between forward and backward, as activations and logits."""
+        kept = self.saved(own_source=own_source)
         return Instant(
             total(tensor.size for tensor in kept if tensor.owner == "activations"),
             total(tensor.size for tensor in kept if tensor.owner == "logits"),
@@ -164,8 +161,10 @@ def total(sizes: Iterable[Size]) -> Size:
     return result
 
 
-def forward_instants(tape: Tape, *, keep: bool, held: tuple[Tensor, ...] = ()) -> tuple[Instant, ...]:
-    """Moments of the forward pass that can be its peak, without the source.
+def forward_instants(
+    tape: Tape, *, keep: bool, held: tuple[Tensor, ...] = (), own_source: bool = False
+) -> tuple[Instant, ...]:
+    """Moments of the forward pass that can be its peak; the source counts only where nobody else counts it.
 
     ``keep`` is false where nothing is saved (inside a checkpoint). A tensor lives until its last reader has
     run and no variable points at it, or to the end when it is saved or ``held`` by the caller.
@@ -173,14 +172,17 @@ def forward_instants(tape: Tape, *, keep: bool, held: tuple[Tensor, ...] = ()) -
     last_use = {
         id(tensor.root): index for index, op in enumerate(tape.ops) for tensor in (*op.inputs, *op.named)
     }
-    kept = {id(tensor.root) for tensor in (*tape.saved(), *held)} if keep else {id(tensor.root) for tensor in held}
-    live: dict[int, Tensor] = {}
+    kept = {id(tensor.root) for tensor in held}
+    if keep:
+        kept |= {id(tensor) for tensor in tape.saved(own_source=own_source)}
+    live: dict[int, Tensor] = {id(tape.source): tape.source} if own_source else {}
     instants = []
     for index, op in enumerate(tape.ops):
         live[id(op.output.root)] = op.output.root
         for tensor in op.saved if keep and op.output.grad else ():
             live[id(tensor.root)] = tensor.root
-        live.pop(id(tape.source), None)
+        if not own_source:
+            live.pop(id(tape.source), None)
         instants.append(_instant(live.values(), (), op.scratch_forward))
         for key in [key for key in live if last_use.get(key, index) <= index and key not in kept]:
             if key != id(op.output.root):
@@ -197,8 +199,10 @@ class _Gradient:
     holders: int = 1
 
 
-def backward_instants(tape: Tape, *, held: tuple[Tensor, ...] = ()) -> tuple[Instant, ...]:
-    """Moments of the backward pass that can be its peak, without the source.
+def backward_instants(
+    tape: Tape, *, held: tuple[Tensor, ...] = (), own_source: bool = False
+) -> tuple[Instant, ...]:
+    """Moments of the backward pass that can be its peak; the source counts only where nobody else counts it.
 
     Saved tensors go when the operations that keep them have run. A gradient goes when the operation that
     consumes it has run. Where two gradients meet, the second is added into the first, in place when nobody
@@ -206,7 +210,7 @@ def backward_instants(tape: Tape, *, held: tuple[Tensor, ...] = ()) -> tuple[Ins
     """
     if not tape.result.grad:
         return (Instant(ZERO, ZERO, ZERO),)
-    keepers = _count_keepers(tape, held)
+    keepers = _count_keepers(tape, held, own_source=own_source)
     by_key = {id(tensor.root): tensor.root for op in tape.ops for tensor in (*op.saved, op.output)}
     by_key |= {id(tensor.root): tensor.root for tensor in held}
     gradients: dict[int, _Gradient] = {id(tape.result): _Gradient(tape.result.size, tape.result.owner)}
@@ -287,7 +291,7 @@ def _spread(op: Op, out: _Gradient, gradients: dict[int, _Gradient], note: Calla
         gradients[id(tensor)] = _Gradient(tensor.size, tensor.owner)
 
 
-def _count_keepers(tape: Tape, held: tuple[Tensor, ...]) -> dict[int, int]:
+def _count_keepers(tape: Tape, held: tuple[Tensor, ...], *, own_source: bool) -> dict[int, int]:
     keepers: dict[int, int] = {}
     for op in tape.ops:
         if op.output.grad:
@@ -295,7 +299,8 @@ def _count_keepers(tape: Tape, held: tuple[Tensor, ...]) -> dict[int, int]:
                 keepers[key] = keepers.get(key, 0) + 1
     for tensor in held:
         keepers[id(tensor.root)] = keepers.get(id(tensor.root), 0) + 1
-    keepers.pop(id(tape.source), None)
+    if not own_source:
+        keepers.pop(id(tape.source), None)
     return keepers
 
 

@@ -1,120 +1,147 @@
 """A plan for a terminal of any width, with or without colour."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
-
 from planner.render import bars, plan_text
-from planner.render.draw import STYLES, draw, fold, pairs, table_width
-from planner.render.sheet import Cell, Tone, printable, widths
+from planner.render.lines import (
+    EMPTY,
+    GAP,
+    INDENT,
+    Line,
+    Screen,
+    beside,
+    fold,
+    indented,
+    length,
+    narrowed,
+    pairs,
+    paragraph,
+    size,
+    table,
+    table_width,
+)
+from planner.render.sheet import Cell, Sheet, Tone
 from planner.result import Plan
 
-GAP = 4
+APART = 4
 """Blanks between two tables that stand beside each other."""
 LEAST_BAR, MOST_BAR = 14, 60
 """Bars shorter than this stand on lines of their own; longer ones say no more."""
 
 
-def show_plan(plan: Plan, console: Console) -> None:
-    """Print the whole answer."""
-    _head(plan, console)
-    _verdicts(plan, console)
-    _breakdowns(plan, console)
-    _recommendation(plan, console)
-    for group in plan_text.groups(plan):
-        _ways(plan, group, console)
-    _small_print(plan, console)
+def plan_lines(plan: Plan, screen: Screen) -> list[Line]:
+    """The whole answer."""
+    sections = [
+        _head(plan, screen),
+        _verdicts(plan, screen),
+        _breakdowns(plan, screen),
+        _recommendation(plan, screen),
+        *(_ways(plan, group, screen) for group in plan_text.groups(plan)),
+        _assumptions(plan, screen),
+        _notes(plan, screen),
+    ]
+    return _apart([section for section in sections if section])
 
 
-def _head(plan: Plan, console: Console) -> None:
-    model, hardware, software = (printable(text) for text in plan_text.subject(plan))
-    first = Text.assemble((model, "bold"), " on ", (hardware, "bold"))
-    second = Text(f"{software}; {plan_text.evidence(plan)}", STYLES["faint"])
-    together = Text.assemble(first, "  ", second)
-    if together.cell_len <= console.width:
-        console.print(together)
+def sheets_lines(sheets: Sequence[Sheet], screen: Screen) -> list[Line]:
+    """Tables one after the other, each under its title and above its notes."""
+    return _apart([_sheet(sheet, screen) for sheet in sheets])
+
+
+def page_lines(title: str, parts: Sequence[tuple[str, str]], screen: Screen) -> list[Line]:
+    """A title over paragraphs that stand beside their headings."""
+    rows = [((Cell(heading, "faint"),), Cell(text)) for heading, text in parts]
+    return [*paragraph(title, screen.width, "strong"), *indented(pairs(rows, screen.width - INDENT))]
+
+
+def _apart(sections: Sequence[Sequence[Line]]) -> list[Line]:
+    found: list[Line] = []
+    for section in sections:
+        found.extend([EMPTY, *section] if found else section)
+    return found
+
+
+def _sheet(sheet: Sheet, screen: Screen) -> list[Line]:
+    room = screen.width - INDENT
+    title = paragraph(sheet.title, screen.width, "strong") if sheet.title else []
+    notes = [line for note in sheet.notes for line in paragraph(note, room, "faint")]
+    return [*title, *indented(table(narrowed(sheet, room), room)), *indented(notes)]
+
+
+def _head(plan: Plan, screen: Screen) -> list[Line]:
+    model, hardware, software = plan_text.subject(plan)
+    first: Line = (Cell(model, "strong"), Cell(" on "), Cell(hardware, "strong"))
+    second = f"{software}; {plan_text.evidence(plan)}"
+    if length(first) + GAP + size(second) <= screen.width:
+        return [(*first, Cell(" " * GAP), Cell(second, "faint"))]
+    fits = length(first) <= screen.width
+    top = [first] if fits else [*paragraph(model, screen.width, "strong"), *paragraph(hardware, screen.width, "strong")]
+    return [*top, *paragraph(second, screen.width, "faint")]
+
+
+def _verdicts(plan: Plan, screen: Screen) -> list[Line]:
+    sheet, headline = plan_text.verdicts(plan), plan_text.headline(plan)
+    room = screen.width - INDENT - table_width(sheet) - GAP - 1
+    margin = max(map(size, plan_text.labels(plan))) + GAP
+    width = room if room >= LEAST_BAR else screen.width - INDENT - margin - 1
+    scale = bars.scale_for(plan.candidates, plan.cluster.usable_bytes, min(width, MOST_BAR))
+    drawn = [bars.heading(scale), *(bars.bar(candidate, scale, screen) for candidate in plan.candidates)]
+    if room >= LEAST_BAR:
+        body = table(sheet, screen.width, last=drawn)
     else:
-        console.print(first)
-        console.print(second)
-    console.print()
+        names = [EMPTY, *((cells[0],) for cells in sheet.rows)]
+        labels = [(*name, Cell(" " * (margin - length(name)))) for name in names]
+        body = [*table(sheet, screen.width), *((*label, *bar) for label, bar in zip(labels, drawn, strict=True))]
+    legend = bars.legend(plan.candidates, scale, screen)
+    return [*paragraph(headline.text, screen.width, headline.tone), *indented([*body, *legend])]
 
 
-def _verdicts(plan: Plan, console: Console) -> None:
-    headline = plan_text.headline(plan)
-    console.print(Text(printable(headline.text), STYLES[headline.tone]))
-    sheet = plan_text.verdicts(plan)
-    room = console.width - 2 - table_width(sheet) - 3
-    beside = room >= LEAST_BAR
-    label = max(len(name) for name in plan_text.labels(plan))
-    width = min(room if beside else console.width - label - 5, MOST_BAR)
-    scale = bars.scale_for(plan.candidates, plan.cluster.usable_bytes, width)
-    palette = bars.Palette(colour=console.color_system is not None, ascii_only=console.options.ascii_only)
-    drawn = [bars.bar(candidate, scale, palette) for candidate in plan.candidates]
-    if beside:
-        console.print(draw(sheet, console, last=(bars.heading(scale), drawn)))
-    else:
-        console.print(draw(sheet, console))
-        names = [Cell(""), *(cells[0] for cells in sheet.rows)]
-        console.print(pairs(zip(names, [bars.heading(scale), *drawn], strict=True)))
-    legend = bars.legend(bars.drawn(plan.candidates, scale), palette)
-    console.print(Padding(legend, (0, 0, 0, 2), expand=False))
-    console.print()
-
-
-def _breakdowns(plan: Plan, console: Console) -> None:
+def _breakdowns(plan: Plan, screen: Screen) -> list[Line]:
     """Who takes the peak, and what each phase takes: beside each other where there is room."""
     owners, phases = plan_text.breakdown(plan), plan_text.phases(plan)
-    if 2 + table_width(owners) + GAP + table_width(phases) <= console.width:
-        both = Table.grid(padding=(0, GAP, 0, 0))
-        both.add_row(draw(owners, console), draw(phases, console, indent=0))
-        console.print(both)
-    else:
-        console.print(draw(owners, console))
-        console.print()
-        console.print(draw(phases, console))
-    console.print()
-
-
-def _recommendation(plan: Plan, console: Console) -> None:
-    choice = plan_text.recommendation(plan)
-    console.print(Text.assemble(("Recommended: ", "bold"), (printable(choice.text), STYLES[choice.tone])))
-    rows = [
-        (Cell(reason.code, _SEVERITY[reason.severity]), Cell(printable(reason.text)))
-        for reason in plan.recommendation.reasons
-    ]
-    if rows:
-        console.print(pairs(rows))
-    console.print()
+    room = screen.width - INDENT
+    left, right = table(owners, room), table(phases, room)
+    if table_width(owners) + APART + table_width(phases) <= room:
+        return indented(beside(left, right, APART))
+    return indented([*left, EMPTY, *right])
 
 
 _SEVERITY: Mapping[str, Tone] = MappingProxyType({"info": "faint", "warning": "warn"})
 
 
-def _ways(plan: Plan, group: plan_text.Group, console: Console) -> None:
+def _recommendation(plan: Plan, screen: Screen) -> list[Line]:
+    choice = plan_text.recommendation(plan)
+    reasons = [
+        ((Cell(reason.code, _SEVERITY[reason.severity]),), Cell(reason.text)) for reason in plan.recommendation.reasons
+    ]
+    said = pairs([((Cell("Recommended:", "strong"),), choice)], screen.width)
+    return [*said, *indented(pairs(reasons, screen.width - INDENT))]
+
+
+def _ways(plan: Plan, group: plan_text.Group, screen: Screen) -> list[Line]:
     """Each way in one line of figures and words, and below it the command to run."""
-    console.print(Text(group.heading, "bold"))
     sheet = plan_text.ways(plan, group)
-    sizes = dict(zip((column.head for column in sheet.columns), widths(sheet), strict=True))
-    for way, cells in zip(group.ways, sheet.rows, strict=True):
-        change, verdict, needed, price, _ = cells
-        figures = [verdict.text.ljust(sizes["verdict"]), f"{needed.text.rjust(sizes['GiB'])} GiB"]
-        label = Text.assemble((figures[0], STYLES[verdict.tone]), "  ", (figures[1], "bold"))
-        if any(cells[3].text for cells in sheet.rows):
-            label.append(f"  {price.text.ljust(sizes['US$'])}")
-        console.print(pairs([(label, change)]))
-        command = Text(fold(way.command, console.width - 6, indent=6), STYLES["faint"])
-        console.print(command, crop=False, no_wrap=True, overflow="ignore")
-    console.print()
+    change, verdict, needed, price, command = range(5)
+    widest = [max(size(cells[index].text) for cells in sheet.rows) for index in range(5)]
+    found = paragraph(group.heading, screen.width, "strong")
+    for cells in sheet.rows:
+        label = [
+            Cell(cells[verdict].text.ljust(widest[verdict]), cells[verdict].tone),
+            Cell(f"{cells[needed].text.rjust(widest[needed])} GiB".rjust(widest[needed] + GAP + 4)),
+        ]
+        if widest[price]:
+            label.append(Cell(" " * GAP + cells[price].text.ljust(widest[price])))
+        found.extend(indented(pairs([(tuple(label), cells[change])], screen.width - INDENT)))
+        folded = fold(cells[command].text, screen.width - 3 * INDENT)
+        found.extend(indented([(Cell(line, "code"),) for line in folded], 3 * INDENT))
+    return found
 
 
-def _small_print(plan: Plan, console: Console) -> None:
-    console.print(
-        pairs([(Cell(who, "strong"), Cell(printable(text))) for who, text in plan_text.assumptions(plan)], indent=0)
-    )
-    if plan.notes:
-        console.print()
-        console.print(pairs([(Cell("note", "faint"), Cell(printable(note))) for note in plan.notes], indent=0))
+def _assumptions(plan: Plan, screen: Screen) -> list[Line]:
+    rows = [((Cell(who, "strong"),), Cell(text)) for who, text in plan_text.assumptions(plan)]
+    return pairs(rows, screen.width)
+
+
+def _notes(plan: Plan, screen: Screen) -> list[Line]:
+    return pairs([((Cell("note", "faint"),), Cell(note)) for note in plan.notes], screen.width)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from planner.render.sheet import Cell, Tone
+from planner.render.sheet import Cell, Owner, Tone
 from planner.result import Candidate, Verdict
 from planner.spec import Cluster
 from planner.units import GIB, format_gib
@@ -12,7 +12,7 @@ VERDICTS: Mapping[Verdict, tuple[str, Tone]] = MappingProxyType(
     {"fits": ("fits", "good"), "tight": ("tight", "warn"), "does_not_fit": ("does not fit", "bad")}
 )
 
-OWNER_WORDS: Mapping[str, str] = MappingProxyType(
+OWNER_WORDS: Mapping[Owner, str] = MappingProxyType(
     {
         "weights": "weights",
         "adapters": "adapters",

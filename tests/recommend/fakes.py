@@ -96,7 +96,8 @@ def parameters(scenario: Scenario) -> Parameters:
     model, train = scenario.model, scenario.train
     linear = sum(one.weight_params for index in model.layout for one in model.blocks[index].linears)
     embedded = sum(table.params for table in model.embeddings) + model.lm_head.weight_params
-    total = linear + embedded
+    experts = sum(table.params for index in model.layout for table in model.blocks[index].tables)
+    total = linear + embedded + experts
     per_rank = sum(one.d_in + one.d_out for index in model.layout for one in model.blocks[index].linears)
     trainable = total if train.method == "full" else per_rank * train.lora_rank
     return Parameters(total, trainable, linear if train.quantized else 0)

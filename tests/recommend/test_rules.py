@@ -181,7 +181,7 @@ SAMPLES = {
     "QLT003": Sample(
         case(SMALL, estimate=by_method(full=15, lora=5), others=("full",)),
         10 * GIB,
-        "full fine-tuning of these 1.6B parameters fits too, at 10.00 GiB more",
+        "full fine-tuning of these 1.5B parameters fits too, at 10.00 GiB more",
         case(ask(gpu=card(240)), estimate=by_method(full=15, lora=5), others=("full",)),
     ),
     "QLT004": Sample(
@@ -211,8 +211,7 @@ SAMPLES = {
     ),
     "QNT001": Sample(
         case(MIXTURE, "qlora"),
-        # experts, which the fake leaves out of every count: two tables of 1000 x 2048 remain
-        2 * 1000 * 2048,
+        128 * 1536 * 2048 + 128 * 2048 * 768 + 128 * 2048 + 2 * 1000 * 2048,  # experts, router, embeddings and head
         "stay bf16, as bitsandbytes skips fused experts",
         case(MIXTURE, "qlora", fused_experts=False),
     ),

@@ -7,17 +7,19 @@ from dataclasses import replace
 import pytest
 
 from planner.render import plan_text
-from planner.render.draw import Screen, fold, on_screen
+from planner.render.lines import Screen, fold, plain
 from planner.render.markdown import plan_markdown
-from planner.render.terminal import show_plan
+from planner.render.paint import painted
+from planner.render.terminal import plan_lines
 from planner.result import Plan, Recommendation
 
 Golden = Callable[[str, str], None]
 
 
 def terminal(plan: Plan, width: int, *, colour: bool = False, encoding: str = "utf-8") -> str:
-    screen = Screen(width=width, color_system="standard" if colour else None, encoding=encoding)
-    return on_screen(screen, lambda console: show_plan(plan, console))
+    screen = Screen(width=width, colour=colour, ascii_only=encoding == "ascii")
+    lines = plan_lines(plan, screen)
+    return painted(lines, "standard") if colour else plain(lines, screen)
 
 
 @pytest.fixture(params=["nothing_fits", "something_fits"])
@@ -98,10 +100,10 @@ def test_a_plan_without_advice_still_prints(something_fits: Plan) -> None:
 
 def test_a_folded_command_is_still_one_command() -> None:
     command = "plan --model 'my model' --gpu 4090 --method qlora --seq-len 512"
-    folded = fold(command, 30, indent=4)
+    folded = fold(command, 30)
 
-    assert folded.replace(" \\\n", " ").split() == command.split()
-    assert max(map(len, folded.splitlines())) <= 30 + 4
+    assert "\n".join(folded).replace(" \\\n", " ").split() == command.split()
+    assert max(map(len, folded)) <= 30
 
 
 def test_markdown_says_what_the_terminal_says(named_plan: tuple[str, Plan]) -> None:

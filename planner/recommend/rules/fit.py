@@ -79,6 +79,8 @@ class StatedInterval:
     def check(self, case: Case) -> Reason | None:
         peak = case.subject.estimate.peak
         width = peak.high_bytes - peak.required_bytes
+        if width <= 0:
+            return None
         bounds = f"between {format_bytes(peak.low_bytes)} and {format_bytes(peak.high_bytes)}"
         text = (
             f"the {case.subject.estimate.evidence} estimate of {format_bytes(peak.required_bytes)} may be off by "

@@ -1,0 +1,115 @@
+"""The itemised list behind the activations: every tensor that waits for its backward, by name and shape."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from planner.closed_form.loss import head_bytes
+from planner.closed_form.profile import key_of, loss_tape_of, recipe_of
+from planner.closed_form.step import Step, prepare
+from planner.formulas.blocks import block_tape
+from planner.formulas.head import hidden_tape
+from planner.formulas.tape import Tape
+from planner.spec import Block, ModelSpec, Scenario
+
+KEPT_GROUPS = ("inputs", "checkpoints", "layers", "final norm", "head and loss")
+"""Groups that exist together when backward begins; the other group is one layer at a time."""
+
+RECOMPUTED = "one layer, recomputed"
+
+
+class Item(NamedTuple):
+    """``count`` equal tensors: ``bytes`` counts all of them."""
+
+    group: str
+    name: str
+    shape: str
+    dtype: str
+    count: int
+    bytes: int
+
+
+def itemise(scenario: Scenario) -> tuple[Item, ...]:
+    """Every saved tensor of one micro-step. The groups of ``KEPT_GROUPS`` sum to ``saved_bytes``.
+
+    With checkpointing the layers keep their inputs only, and the group ``one layer, recomputed`` exists once,
+    for the layer whose backward runs.
+    """
+    step = prepare(scenario)
+    return (*_inputs(step), *_layers(step), *_ending(step))
+
+
+def saved_bytes(scenario: Scenario) -> int:
+    """Bytes of activations and logits that exist when backward begins, worked out without the list."""
+    step = prepare(scenario)
+    profile, model = step.profile, scenario.model
+    if scenario.train.gradient_checkpointing:
+        layers = model.num_hidden_layers * step.bytes(profile.stream)
+    else:
+        layers = sum(
+            count * (step.bytes(part.kept.activations) + step.bytes(part.kept.logits))
+            for part, count in zip(profile.layers, model.block_counts, strict=True)
+        )
+    ending = profile.loss.kept if scenario.train.loss == "full" else profile.hidden.kept
+    head = 0 if scenario.train.loss == "full" else head_bytes(step).kept
+    return step.inputs + layers + step.bytes(ending.activations) + step.bytes(ending.logits) + head
+
+
+def _inputs(step: Step) -> Iterator[Item]:
+    yield Item("inputs", "token ids, labels, mask, rotary tables", "b s and s d", "mixed", 1, step.inputs)
+
+
+def _layers(step: Step) -> Iterator[Item]:
+    model, train = step.scenario.model, step.scenario.train
+    if train.gradient_checkpointing:
+        layers = model.num_hidden_layers
+        yield Item(
+            "checkpoints",
+            "layer input",
+            f"b s {model.hidden_size}",
+            _dtype(step.profile.recipe.stream_bytes),
+            layers,
+            layers * step.bytes(step.profile.stream),
+        )
+        yield from _tape_items(step, RECOMPUTED, _tape(step, _widest(step)), 1, source=False)
+        return
+    for block, count in zip(model.blocks, model.block_counts, strict=True):
+        group = "layers" if len(model.blocks) == 1 else f"layers ({_kind(model, block)})"
+        yield from _tape_items(step, group, _tape(step, block), count, source=True)
+
+
+def _kind(model: ModelSpec, block: Block) -> str:
+    words = ["experts" if block.experts else "dense"]
+    if any(other.attention.window != block.attention.window for other in model.blocks):
+        words.append(f"window {block.attention.window}" if block.attention.window else "full attention")
+    return ", ".join(words)
+
+
+def _widest(step: Step) -> Block:
+    parts = zip(step.scenario.model.blocks, step.profile.layers, strict=True)
+    return max(parts, key=lambda pair: step.bytes(pair[1].kept.activations))[0]
+
+
+def _tape(step: Step, block: Block) -> Tape:
+    return block_tape(block, step.scenario.model.hidden_size, step.profile.recipe)
+
+
+def _ending(step: Step) -> Iterator[Item]:
+    scenario = step.scenario
+    if scenario.train.loss == "full":
+        tape = loss_tape_of(scenario.model, key_of(scenario), scenario.stack)
+        yield from _tape_items(step, "head and loss", tape, 1, source=True)
+        return
+    recipe = recipe_of(scenario.model, key_of(scenario), scenario.stack)
+    yield from _tape_items(step, "final norm", hidden_tape(scenario.model, recipe), 1, source=True)
+    name = f"{scenario.train.loss} head: hidden state and statistics"
+    head = head_bytes(step)
+    yield Item("head and loss", name, f"b s {scenario.model.lm_head.d_in}", "mixed", 1, head.kept)
+
+
+def _tape_items(step: Step, group: str, tape: Tape, count: int, *, source: bool) -> Iterator[Item]:
+    for tensor in tape.saved(own_source=source):
+        yield Item(group, tensor.name, tensor.shape, _dtype(tensor.e), count, count * step.bytes(tensor.size))
+
+
+def _dtype(e: int) -> str:
+    return {1: "uint8", 2: "16 bit", 4: "fp32", 8: "int64"}[e]

@@ -1,0 +1,197 @@
+"""Tables and paragraphs as lines for a screen of a given width.
+
+A line is a tuple of cells, so that drawing needs no terminal library; ``paint`` turns meaning into
+colour where the screen has any.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from textwrap import wrap
+from unicodedata import east_asian_width
+
+from planner.render.sheet import Cell, Column, Sheet, Tone, printable
+
+Line = tuple[Cell, ...]
+
+GAP = 2
+"""Blanks between columns."""
+INDENT = 2
+LEAST = 6
+"""No column that may wrap becomes narrower."""
+EMPTY: Line = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """What there is to draw on."""
+
+    width: int = 80
+    colour: bool = False
+    ascii_only: bool = False
+
+
+_ASCII = str.maketrans({"–": "-", "×": "x", "─": "-", "…": ".", "\u00a0": " "})
+
+
+def plain(lines: Iterable[Line], screen: Screen) -> str:
+    """Lines as text without any escape code."""
+    text = "\n".join("".join(printable(cell.text) for cell in line).rstrip() for line in lines) + "\n"
+    return text.translate(_ASCII) if screen.ascii_only else text
+
+
+# ---------------------------------------------------------------- width
+
+
+def size(text: str) -> int:
+    """Columns that ``text`` takes on a screen.
+
+    >>> size("GiB"), size("模型")
+    (3, 4)
+    """
+    if text.isascii():
+        return len(text)
+    return sum(2 if east_asian_width(char) in "WF" else 1 for char in text)
+
+
+def length(line: Line) -> int:
+    """Columns that a line takes."""
+    return sum(size(cell.text) for cell in line)
+
+
+def padded(line: Line, width: int, *, right: bool = False) -> Line:
+    """``line`` with blanks up to ``width``, on its left when ``right`` is set."""
+    blanks = Cell(" " * max(width - length(line), 0))
+    return (blanks, *line) if right else (*line, blanks)
+
+
+def indented(lines: Iterable[Line], indent: int = INDENT) -> list[Line]:
+    """Lines further to the right."""
+    return [(Cell(" " * indent), *line) for line in lines]
+
+
+# ---------------------------------------------------------------- tables
+
+
+def table(sheet: Sheet, width: int, *, last: Sequence[Line] = ()) -> list[Line]:
+    """Heading, a line, the rows; no longer than ``width`` where wrapping can help.
+
+    ``last`` is one more column of ready-made lines, its heading first.
+    """
+    sizes = fitted(sheet, width)
+    lines = [_joined([(Cell(column.head, "faint"),) for column in sheet.columns], sheet.columns, sizes)]
+    marks = [0]
+    for index, cells in enumerate(sheet.rows):
+        if index in sheet.rules:
+            marks.append(len(lines))
+        lines.extend(_row(cells, sheet.columns, sizes))
+    if last:
+        lines = [(*padded(line, sum(sizes) + GAP * len(sizes)), *more) for line, more in zip(lines, last, strict=True)]
+    across: Line = (Cell("─" * max(length(line) for line in lines), "faint"),)
+    for mark in reversed(marks):
+        lines.insert(mark if mark else 1, across)
+    return lines
+
+
+def table_width(sheet: Sheet) -> int:
+    """Columns that the table takes when nothing wraps."""
+    return sum(_natural(sheet)) + GAP * (len(sheet.columns) - 1)
+
+
+def _natural(sheet: Sheet) -> list[int]:
+    return [
+        max(size(column.head), *(size(cells[index].text) for cells in sheet.rows), 0)
+        for index, column in enumerate(sheet.columns)
+    ]
+
+
+def fitted(sheet: Sheet, width: int) -> list[int]:
+    """Widths of the columns: what they hold, less what has to wrap, the widest first."""
+    sizes = _natural(sheet)
+    excess = sum(sizes) + GAP * (len(sizes) - 1) - width
+    order = [index for index, column in enumerate(sheet.columns) if column.wraps]
+    others = [index for index, column in enumerate(sheet.columns) if not column.wraps and not column.numeric]
+    for group in (order, others):
+        while excess > 0 and any(sizes[index] > LEAST for index in group):
+            widest = max(group, key=lambda index: sizes[index])
+            sizes[widest] -= 1
+            excess -= 1
+    return sizes
+
+
+def narrowed(sheet: Sheet, width: int) -> Sheet:
+    """The sheet without its last optional columns until the rest fits, or none of them is left."""
+    chosen = list(range(len(sheet.columns)))
+    sizes = _natural(sheet)
+    while sum(sizes[index] for index in chosen) + GAP * (len(chosen) - 1) > width:
+        droppable = [index for index in chosen if sheet.columns[index].optional]
+        if not droppable:
+            break
+        chosen.remove(droppable[-1])
+    columns = tuple(sheet.columns[index] for index in chosen)
+    rows = tuple(tuple(cells[index] for index in chosen) for cells in sheet.rows)
+    return replace(sheet, columns=columns, rows=rows)
+
+
+def _row(cells: Sequence[Cell], columns: Sequence[Column], sizes: Sequence[int]) -> list[Line]:
+    """One row over as many lines as its longest cell takes."""
+    stacks = [wrapped(cell, width) for cell, width in zip(cells, sizes, strict=True)]
+    return [_joined(level, columns, sizes) for level in zip_longest(*stacks, fillvalue=EMPTY)]
+
+
+def _joined(parts: Sequence[Line], columns: Sequence[Column], sizes: Sequence[int]) -> Line:
+    found: list[Cell] = []
+    for index, (part, column, width) in enumerate(zip(parts, columns, sizes, strict=True)):
+        if index:
+            found.append(Cell(" " * GAP))
+        found.extend(padded(part, width, right=column.numeric))
+    return tuple(found)
+
+
+def wrapped(cell: Cell, width: int) -> list[Line]:
+    """A cell over several lines."""
+    if size(cell.text) <= width:
+        return [(cell,)]
+    return [(Cell(text, cell.tone),) for text in wrap(printable(cell.text), max(width, 1))]
+
+
+# ---------------------------------------------------------------- paragraphs
+
+
+def paragraph(text: str, width: int, tone: Tone = "") -> list[Line]:
+    """Text over as many lines as it takes."""
+    return wrapped(Cell(text, tone), width)
+
+
+def pairs(rows: Sequence[tuple[Line, Cell]], width: int) -> list[Line]:
+    """Short label, long text: the text wraps beside its label, not below it."""
+    margin = max((length(label) for label, _ in rows), default=0)
+    found: list[Line] = []
+    for label, text in rows:
+        for index, line in enumerate(wrapped(text, max(width - margin - GAP, LEAST))):
+            found.append((*padded(label if index == 0 else EMPTY, margin + GAP), *line))
+    return found
+
+
+def beside(left: Sequence[Line], right: Sequence[Line], gap: int) -> list[Line]:
+    """Two blocks next to each other."""
+    margin = max(map(length, left)) + gap
+    return [(*padded(one, margin), *other) for one, other in zip_longest(left, right, fillvalue=EMPTY)]
+
+
+def fold(command: str, width: int) -> list[str]:
+    r"""A command over several lines that a shell still reads as one.
+
+    >>> print("\n".join(fold("plan --model 70b --gpu 4090 --seq-len 512", 30)))
+    plan --model 70b --gpu 4090 \
+      --seq-len 512
+    """
+    lines, current = [], ""
+    for piece in printable(command).replace(" --", "\n--").split("\n"):
+        longer = f"{current} {piece}" if current else piece
+        if current and len(longer) + 2 > width:
+            lines.append(current + " \\")
+            current = f"  {piece}"
+        else:
+            current = longer
+    return [*lines, current]

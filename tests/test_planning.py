@@ -1,0 +1,162 @@
+"""The whole answer, and the public names."""
+
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import planner
+from planner.errors import EXIT_UNSUPPORTED
+from planner.planning import Request, plan, remember
+from planner.result import Estimate
+from planner.spec import Scenario
+from planner.units import GIB
+from tests.recommend.fakes import fake_estimate
+
+
+def test_three_candidates_in_order_of_training() -> None:
+    answer = planner.plan(model="8b", gpu="4090")
+
+    assert [one.method for one in answer.candidates] == ["full", "lora", "qlora"]
+    assert answer.recommendation.candidate == 1
+    assert answer.fits
+
+
+def test_one_candidate_for_one_method() -> None:
+    answer = planner.plan(model="8b", gpu="4090", method="qlora", seq_len=4096)
+
+    (only,) = answer.candidates
+    assert (only.method, only.scenario.train.seq_len) == ("qlora", 4096)
+    assert only.scenario.origins["seq_len"] == "user"
+
+
+def test_several_methods_keep_the_order_given() -> None:
+    answer = planner.plan(model="8b", gpu="4090", method=("qlora", "lora", "qlora"))
+
+    assert [one.method for one in answer.candidates] == ["qlora", "lora"]
+
+
+def test_notes_say_what_names_stand_for() -> None:
+    answer = planner.plan(model="8b", gpu="24gb")
+
+    assert any(note.startswith("8b -> ") for note in answer.notes)
+    assert any(note.startswith("24gb -> ") for note in answer.notes)
+
+
+def test_notes_say_what_nobody_has_measured() -> None:
+    answer = planner.plan(model="1b", gpu="jetson-agx-orin-64gb")
+
+    assert any("estimated, not measured" in note and "memory_bytes" in note for note in answer.notes)
+
+
+def test_defaults_from_two_gpus() -> None:
+    one, two = (planner.plan(model="8b", gpu="4090", gpus=count).candidates[1].scenario.train for count in (1, 2))
+
+    assert (one.sharding, two.sharding) == ("none", "fsdp")
+
+
+def test_attention_is_flash_where_the_card_can() -> None:
+    kinds = [planner.plan(model="1b", gpu=gpu).candidates[0].scenario.train.attention for gpu in ("4090", "t4")]
+
+    assert kinds == ["flash", "sdpa"]
+
+
+def test_flash_on_a_card_that_cannot_is_refused() -> None:
+    with pytest.raises(planner.UnsupportedScenario, match="use --attention sdpa") as caught:
+        planner.plan(model="1b", gpu="t4", attention="flash")
+
+    assert caught.value.exit_code == EXIT_UNSUPPORTED
+
+
+def test_headroom_lowers_what_is_usable() -> None:
+    free, held = (planner.plan(model="8b", gpu="4090", headroom=amount) for amount in (0, "4GiB"))
+
+    assert free.cluster.usable_bytes - held.cluster.usable_bytes == 4 * GIB
+    assert free.candidates[1].verdict == "fits"
+    assert held.candidates[1].verdict == "tight"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "lorra"}, "--method 'lorra' is not one of full, lora, qlora"),
+        ({"gpus": 0}, "--gpus 0 is not a whole number of 1 or more"),
+        ({"nodes": -1}, "--nodes -1 is not"),
+        ({"gpus": True}, "--gpus True is not"),
+        ({"headroom": -1}, "negative"),
+        ({"headroom": "4"}, "has no unit"),
+        ({"evidence": "felt"}, "--evidence 'felt' is not one of closed-form, traced, measured"),
+        ({"model": "no-such-model"}, "unknown model"),
+        ({"gpu": "4900"}, "unknown gpu '4900'"),
+        ({"seq_length": 5}, "unknown setting 'seq_length'; did you mean seq_len"),
+        ({"seq_len": "many"}, "--seq-len 'many' is not a whole number"),
+        ({"profiles_dir": "/no/such/folder"}, "is not a folder"),
+    ],
+)
+def test_misuse_is_one_line(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(planner.PlannerError) as caught:
+        planner.plan(**{"model": "8b", "gpu": "4090", **arguments})
+
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_evidence_that_this_version_lacks_is_unsupported() -> None:
+    with pytest.raises(planner.UnsupportedScenario, match="closed-form"):
+        plan(Request(model="8b", gpu="4090", evidence="measured"))
+
+
+def test_scenario_and_estimate_are_the_parts_of_a_plan() -> None:
+    whole = planner.plan(model="8b", gpu="4090", method="lora", seq_len=1024)
+
+    part = planner.scenario(model="8b", gpu="4090", method="lora", seq_len=1024)
+
+    assert part == whole.candidates[0].scenario
+    assert planner.estimate(part) == whole.candidates[0].estimate
+
+
+def test_answers_are_frozen() -> None:
+    answer = planner.plan(model="1b", gpu="4090")
+
+    with pytest.raises(FrozenInstanceError):
+        answer.notes = ()  # type: ignore[misc]
+
+
+def test_profiles_of_the_users_own(tmp_path: Path) -> None:
+    """A card from --profiles is planned on like a shipped one, and its ways keep the folder."""
+    shipped = Path("hardware_profiles/rtx4090.toml").read_text(encoding="utf-8")
+    own = shipped.replace('id = "rtx4090"', 'id = "mine"')
+    own = "\n".join(line for line in own.splitlines() if not line.startswith("aliases"))
+    (tmp_path / "mine.toml").write_text(own, encoding="utf-8")
+
+    answer = planner.plan(model="70b", gpu="mine", profiles_dir=tmp_path)
+
+    assert answer.cluster.gpu.id == "mine"
+    assert all(f"--profiles {tmp_path}" in way.command for way in answer.recommendation.rent)
+
+
+def test_remembered_estimator_asks_once() -> None:
+    asked: list[Scenario] = []
+
+    def counting(scenario: Scenario) -> Estimate:
+        asked.append(scenario)
+        return fake_estimate(scenario)
+
+    estimate = remember(counting)
+    question = planner.scenario(model="1b", gpu="4090", method="lora")
+
+    assert estimate(question) is estimate(question)
+    assert len(asked) == 1
+
+
+def test_public_names_are_sorted_and_load() -> None:
+    assert list(planner.__all__) == sorted(planner.__all__)
+    assert dir(planner) == list(planner.__all__)
+    for name in planner.__all__:
+        assert getattr(planner, name) is not None
+
+
+def test_unknown_public_name() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'plam'"):
+        planner.plam  # type: ignore[attr-defined]  # noqa: B018
