@@ -58,7 +58,7 @@ class Listing(NamedTuple):
 
 
 class Index(NamedTuple):
-    """The index of the catalogue; ``squeezed`` are its names without punctuation."""
+    """The index of the catalogue; ``squeezed`` are its names without separators."""
 
     models: Mapping[str, Listing]
     names: Mapping[str, str]
@@ -120,7 +120,7 @@ def exists(path: Path) -> bool:
 
 
 def find_name(name: str) -> str | None:
-    """The id behind a name: exact, without its organisation, without harmless endings, without punctuation."""
+    """The id behind a name: exact, without its organisation, without harmless endings, without separators."""
     known = index()
     if name.lower() in known.sizes:
         return known.sizes[name.lower()]
@@ -150,8 +150,12 @@ def spellings(name: str) -> list[str]:
 
 
 def squeeze(name: str) -> str:
-    """The letters and digits of a name, with an organisation before them kept apart."""
-    return re.sub(r"[-_.: ]", "", name)
+    """A name without its separators but for those between digits: qwen2-57b is not qwen25-7b.
+
+    >>> squeeze("qwen-2.5-7b"), squeeze("phi-3-mini")
+    ('qwen2.5-7b', 'phi3mini')
+    """
+    return re.sub(r"(?<!\d)[-_: ]|[-_: ](?!\d)", "", name)
 
 
 def from_catalogue(name: str, model_id: str) -> Resolved:

@@ -378,6 +378,14 @@ class Behaviour:
     """Experts are 3-D parameters that bitsandbytes does not quantise (transformers 5)."""
     repeats_kv: bool
     """sdpa attention expands key and value heads to the query heads before the kernel."""
+    reentrant_checkpoint: bool = False
+    """Checkpoints keep a recomputed layer's output through its backward (``use_reentrant=True``)."""
+    flash_repeats_kv: tuple[str, ...] = ()
+    """Model types whose FlashAttention class expands key and value heads itself."""
+    fused_parts: tuple[str, ...] = ("norm", "rope", "swiglu", "lora", "loss")
+    """What ``kernels = fused`` replaces; ``lora_quantized`` stands for fused adapters on a quantised base only."""
+    fsdp_version: int = 2
+    """1: embedding, head and final norm stay gathered through the step, one layer is gathered at a time."""
     chunks_upcast_head: bool = False
     """TRL's chunked head makes an fp32 copy of the head's weight."""
 

@@ -208,7 +208,7 @@ def nothing_fits() -> Plan:
                 Way(
                     settings={"gpus": 4, "sharding": "fsdp"},
                     candidate=two,
-                    command=f"{base} --gpu 4090 --gpus 4 --sharding fsdp --method qlora --quant-storage bf16 --seq-len 2048",
+                    command=f"{base} --gpu 4090 --gpus 4 --sharding fsdp --method qlora --quant-storage bf16",
                     usd_per_hour=(1.16, 1.76),
                 ),
                 Way(

@@ -70,11 +70,18 @@ def test_flash_on_a_card_that_cannot_is_refused() -> None:
 
 
 def test_headroom_lowers_what_is_usable() -> None:
-    free, held = (planner.plan(model="8b", gpu="4090", headroom=amount) for amount in (0, "4GiB"))
+    """Leave free all but what LoRA requires, and it is tight."""
+    free = planner.plan(model="8b", gpu="4090")
+    spare = free.cluster.usable_bytes - free.candidates[1].estimate.peak.required_bytes
 
-    assert free.cluster.usable_bytes - held.cluster.usable_bytes == 4 * GIB
-    assert free.candidates[1].verdict == "fits"
-    assert held.candidates[1].verdict == "tight"
+    held = planner.plan(model="8b", gpu="4090", headroom=spare)
+
+    assert held.cluster.usable_bytes == free.cluster.usable_bytes - spare
+    assert (free.candidates[1].verdict, held.candidates[1].verdict) == ("fits", "tight")
+
+
+def test_headroom_takes_units() -> None:
+    assert planner.plan(model="1b", gpu="4090", headroom="4GiB").cluster.headroom_bytes == 4 * GIB
 
 
 @pytest.mark.parametrize(

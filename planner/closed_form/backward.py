@@ -34,8 +34,9 @@ def _layer(step: Step, turn: tuple[int, tuple[int, ...], int]) -> Memory:
     """One layer's backward: layers before it still keep theirs, layers after it have left their gradients."""
     kind, before, after = turn
     part = step.profile.layers[kind]
-    memory = between_layers(step, before, layer_inputs=sum(before) + 1, again=True)
-    memory = memory._replace(temporaries=memory.temporaries + step.shards.backward)
+    memory = between_layers(step, before, layer_inputs=_layer_inputs(step, sum(before)), again=True)
+    output = step.bytes(step.profile.stream) if _reentrant(step) else 0
+    memory = memory._replace(temporaries=memory.temporaries + step.shards.backward + output)
     made = after + step.profile.loss.weight_grad
     instant = step.largest(part.backward)
     candidates = [_with_gradients(step, step.plus(memory, instant), made + instant.weight_grad)]
@@ -43,6 +44,22 @@ def _layer(step: Step, turn: tuple[int, tuple[int, ...], int]) -> Memory:
         again = step.plus(memory, step.largest(part.recompute), extra=step.bytes(part.waiting))
         candidates.append(_with_gradients(step, again, made))
     return max(candidates, key=lambda found: found.total)
+
+
+def _reentrant(step: Step) -> bool:
+    return step.scenario.train.gradient_checkpointing and step.scenario.stack.reentrant_checkpoint
+
+
+def _layer_inputs(step: Step, done: int) -> int:
+    """Layer inputs alive in the backward of layer ``done``: its own and those before it.
+
+    FSDP1 hooks the inputs of frozen layers; where reentrant checkpoints made them leaves, they stay with their
+    gradients to the end (torch distributed/fsdp/_runtime_utils.py, register_multi_grad_hook).
+    """
+    train, stack = step.scenario.train, step.scenario.stack
+    hooked = train.sharding == "fsdp" and stack.fsdp_version == 1 and train.uses_adapters and _reentrant(step)
+    layers = step.scenario.model.num_hidden_layers
+    return layers + max(layers - 2 - done, 0) if hooked else done + 1
 
 
 def _with_gradients(step: Step, memory: Memory, made: int) -> Memory:

@@ -43,7 +43,7 @@ def saved_bytes(scenario: Scenario) -> int:
     step = prepare(scenario)
     profile, model = step.profile, scenario.model
     if scenario.train.gradient_checkpointing:
-        layers = model.num_hidden_layers * step.bytes(profile.stream)
+        layers = model.num_hidden_layers * step.bytes(profile.stream) - step.narrow_first_input
     else:
         layers = sum(
             count * (step.bytes(part.kept.activations) + step.bytes(part.kept.logits))
@@ -68,7 +68,7 @@ def _layers(step: Step) -> Iterator[Item]:
             f"b s {model.hidden_size}",
             _dtype(step.profile.recipe.stream_bytes),
             layers,
-            layers * step.bytes(step.profile.stream),
+            layers * step.bytes(step.profile.stream) - step.narrow_first_input,
         )
         yield from _tape_items(step, RECOMPUTED, _tape(step, _widest(step)), 1, source=False)
         return

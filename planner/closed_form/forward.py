@@ -34,7 +34,7 @@ def between_layers(step: Step, done: tuple[int, ...], *, layer_inputs: int, agai
     held = step.bytes(step.profile.held_logits)
     static = step.static(gradients=standing_gradients(step), held=not again)
     if step.scenario.train.gradient_checkpointing:
-        inputs = layer_inputs * step.bytes(step.profile.stream)
+        inputs = layer_inputs * step.bytes(step.profile.stream) - step.narrow_first_input
         return static._replace(activations=static.activations + inputs, logits=held)
     kept = step.plus(static, all_kept(step.profile, done))
     return kept._replace(logits=kept.logits + held)

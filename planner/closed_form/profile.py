@@ -161,8 +161,8 @@ def recipe_of(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Recipe:
         quant=key.quant,
         double_quant=key.double_quant,
         attention=key.attention,
-        fused=key.kernels == "fused",
-        repeats_kv=stack.repeats_kv,
+        fused=frozenset(stack.fused_parts) if key.kernels == "fused" else frozenset(),
+        repeats_kv=stack.repeats_kv if key.attention == "sdpa" else model.model_type in stack.flash_repeats_kv,
         fused_experts=stack.fused_experts,
     )
     widest = max(block_tape(block, model.hidden_size, recipe).result.e for block in model.blocks)
@@ -236,13 +236,17 @@ def _autocast_cache(model: ModelSpec, inventory: Inventory, recipe: Recipe) -> i
     if not recipe.autocast:
         return 0
     if not recipe.full:
-        return 2 * inventory.trainable if recipe.adapter_bytes == 4 and not recipe.fused else 0
+        return 2 * inventory.trainable if recipe.adapter_bytes == 4 and not _fuses_adapters(recipe) else 0
     if recipe.weight_bytes != 4:
         return 0
     return 2 * sum(
         count * sum(linear.weight_params for linear in block.linears if not linear.subclass)
         for block, count in zip(model.blocks, model.block_counts, strict=True)
     )
+
+
+def _fuses_adapters(recipe: Recipe) -> bool:
+    return "lora" in recipe.fused or (recipe.quant != "" and "lora_quantized" in recipe.fused)
 
 
 def _turns(model: ModelSpec, layers: tuple[Part, ...]) -> tuple[tuple[int, tuple[int, ...], int], ...]:

@@ -103,8 +103,24 @@ def _zero3(scenario: Scenario, profile: Profile) -> _Buffers:
     return _Buffers(forward=live, loss=live, backward=live + reduce)
 
 
+def _fsdp1(scenario: Scenario, profile: Profile) -> _Buffers:
+    """Root unit (embedding, final norm, head) gathered from forward to the end of backward, and one layer at a time."""
+    model, inventory = scenario.model, profile.inventory
+    outer = sum(table.params for table in model.embeddings) + model.hidden_size
+    root = COMPUTE_BYTES * (outer + (0 if model.tie_word_embeddings else model.lm_head.params))
+    layer = int(profile.largest_block * (0.5 if scenario.train.quantized else COMPUTE_BYTES))
+    if scenario.train.quantized and scenario.train.quant_storage == "uint8":
+        layer = 0
+    whole = 0
+    if scenario.train.method == "full":
+        whole = COMPUTE_BYTES * (model.lm_head.params + max(tensor.numel for tensor in inventory.trained if not tensor.embedding))
+    return _Buffers(forward=root + layer, loss=root, backward=root + layer + whole)
+
+
 def _fsdp(scenario: Scenario, profile: Profile) -> _Buffers:
     """Gathered layers and head; in backward also the layer's whole gradients and their reduce-scatter input."""
+    if scenario.stack.fsdp_version == 1:
+        return _fsdp1(scenario, profile)
     model, inventory = scenario.model, profile.inventory
     density = _stored_bytes_per_param(scenario, inventory)
     head = model.lm_head.params

@@ -30,6 +30,14 @@ class Step(NamedTuple):
         """Paged optimizer states: managed memory, outside the allocator."""
         return self.shards.managed
 
+    @property
+    def narrow_first_input(self) -> int:
+        """What the first layer's input is smaller than the others: 16-bit embeddings under a stream that fp32 norms widen."""
+        scenario = self.scenario
+        if scenario.train.quantized and scenario.stack.kbit_upcast == "norms":
+            return self.bytes(self.profile.stream) // 2
+        return 0
+
     def held_stream(self) -> int:
         """Outputs that a caller keeps hold the embedding's output and its gradient, where checkpoints made it a leaf."""
         train = self.scenario.train

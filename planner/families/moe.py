@@ -79,8 +79,8 @@ FAMILIES = (
     ),
     Family(
         model_type="gpt_oss",
-        fields={"partial_rotary_factor": None, **DECODER, **ROUTED, "num_key_value_heads": 8, "head_dim": 64, "attention_bias": True,
-                "sliding_window": 128, "layer_types": None, "num_local_experts": REQUIRED},
+        fields={**DECODER, **ROUTED, "partial_rotary_factor": None, "num_key_value_heads": 8, "head_dim": 64,
+                "attention_bias": True, "sliding_window": 128, "layer_types": None, "num_local_experts": REQUIRED},
         renamed={"num_local_experts": ("num_experts",)},
         ignored=frozenset({"swiglu_limit", "swiglu_alpha", "experts_per_token", "initial_context_length"}),
         build=decoder(
@@ -191,8 +191,8 @@ FAMILIES = (
             ),
             Mixture(
                 experts="num_local_experts", width="intermediate_size", router="router", router_linear="always",
-                input_major=True, linear_names=(), shared="shared_expert", shared_width=lambda fields: fields.size("intermediate_size"),
-                dense_width="intermediate_size_mlp",
+                input_major=True, linear_names=(), shared="shared_expert",
+                shared_width=lambda fields: fields.size("intermediate_size"), dense_width="intermediate_size_mlp",
             ),
         ),
     ),

@@ -33,10 +33,10 @@ def heads_of(fields: Fields) -> Heads:
     key_value = fields.optional_size("num_key_value_heads") if fields.has("num_key_value_heads") else None
     key_value = key_value or query
     dim = fields.optional_size("head_dim") if fields.has("head_dim") else None
-    if query % key_value:
-        raise fields.broken("num_key_value_heads", f"is {key_value}, which does not divide {query} attention heads")
     if dim is None and hidden % query:
         raise fields.broken("num_attention_heads", f"is {query}, which does not divide hidden_size {hidden}")
+    if query % key_value:
+        raise fields.broken("num_key_value_heads", f"is {key_value}, which does not divide {query} attention heads")
     return Heads(hidden, query, key_value, dim or hidden // query)
 
 

@@ -182,7 +182,7 @@ def all_sites(model: ModelSpec, *, fused_experts: bool) -> tuple[tuple[Site, int
     """Every module that PEFT can adapt, with the number of layers that hold it."""
     outside = [model.lm_head, *model.extra_linears]
     found = [(Site(linear.name, linear.d_in, linear.d_out), 1) for linear in outside]
-    found += [(Site(table.name, *table.shape), 1) for table in model.embeddings]
+    found += [(Site(table.name, table.shape[0], table.shape[1]), 1) for table in model.embeddings]
     for block, count in zip(model.blocks, model.block_counts, strict=True):
         found += [(Site(linear.name, linear.d_in, linear.d_out), count) for linear in block.linears]
         if block.experts:

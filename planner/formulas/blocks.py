@@ -66,7 +66,7 @@ def _join(r: Recorder, block: Block, x: Tensor, branch: Tensor, name: str) -> Te
 
 def norm(r: Recorder, spec: Norm, x: Tensor, *, groups: int = 1) -> Tensor:
     """One normalisation of ``x``; ``groups`` normalised vectors per token (heads, for query and key norms)."""
-    if r.recipe.fused or spec.kind == "layer":
+    if "norm" in r.recipe.fused or spec.kind == "layer":
         return _kernel_norm(r, spec, x, groups)
     if spec.kind == "layer_fp32" and not spec.weight:
         return r.cast(_kernel_norm(r, spec, r.cast(x, 4, f"{spec.name} input"), groups), x.e)
@@ -75,7 +75,7 @@ def norm(r: Recorder, spec: Norm, x: Tensor, *, groups: int = 1) -> Tensor:
 
 def _kernel_norm(r: Recorder, spec: Norm, x: Tensor, groups: int) -> Tensor:
     """One kernel. Saves its input and fp32 row statistics."""
-    if r.recipe.autocast and spec.kind == "layer" and not r.recipe.fused:
+    if r.recipe.autocast and spec.kind == "layer" and "norm" not in r.recipe.fused:
         x = r.cast(x, 4, f"{spec.name} input")
     rows = 1 if spec.kind == "rms" or spec.kind == "rms_fp32" else 2
     statistics = Tensor(f"{spec.name} statistics", Size(token=4 * rows * groups), f"b s {groups}", 4, grad=False)
@@ -126,6 +126,8 @@ def _scale_by_weight(r: Recorder, spec: Norm, normed: Tensor, e: int, trained: b
 def attention(r: Recorder, spec: Attention, x: Tensor) -> Tensor:
     """Self-attention from the normalised input to the output projection."""
     query, key, value = _latent(r, spec, x) if spec.latent else _projections(r, spec, x)
+    if r.recipe.repeats_kv and r.recipe.attention != "eager":
+        key, value = _repeat_kv(r, spec, key, "key"), _repeat_kv(r, spec, value, "value")
     out = {"flash": _flash, "sdpa": _sdpa, "eager": _eager}[r.recipe.attention](r, spec, query, key, value)
     out = r.linear(out, spec.output)
     r.name(x, query, key, value)
@@ -156,7 +158,7 @@ def rotate(r: Recorder, spec: Attention, x: Tensor, name: str) -> Tensor:
     """Rotary embedding: ``x * cos + rotate_half(x) * sin``. Saves the tables only, which all layers share."""
     if spec.rope == "none":
         return x
-    if r.recipe.fused:
+    if "rope" in r.recipe.fused:
         return r.view(x, f"rotated {name}")
     if spec.rope_dim is None:
         return _turn(r, x, name)
@@ -220,12 +222,12 @@ def _flash(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tens
     query, key, value = _kernel_inputs(r, query, key, value)
     heads, e = spec.num_attention_heads, query.e
     width = r.width(query)
-    value_width = r.width(value) * (heads // spec.num_key_value_heads if not spec.latent else 1)
+    shared = r.width(key) < width
+    value_width = heads * spec.latent.v_head_dim if spec.latent else width
     if value_width < width:
         value = r.tape.add(Op("pad", (value,), r.tensor("padded value", width, e)))
     out = r.tensor("attention output", width, e)
     lse = Tensor("attention log-sum-exp", Size(token=4 * heads), "b n s", 4, grad=False)
-    shared = spec.num_key_value_heads < heads and not spec.latent
     scratch = 4 * width + 4 * heads + (2 * e * width if shared else 0)
     made = r.tape.add(
         Op(
@@ -246,13 +248,9 @@ def _flash(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tens
 def _sdpa(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """``scaled_dot_product_attention`` without a mask: the flash kernel, or for fp32 the memory-efficient one.
 
-    Neither takes fp32 with shared keys: then torch falls back to the math path, with every score. Older callers repeat
-    k and v first.
+    Neither takes fp32 with shared keys: then torch falls back to the math path, with every score.
     """
-    shared = spec.num_key_value_heads < spec.num_attention_heads
-    if r.recipe.repeats_kv and shared:
-        key, value = _repeat_kv(r, spec, key, "key"), _repeat_kv(r, spec, value, "value")
-    elif shared and not r.recipe.autocast and query.e == 4:
+    if r.width(key) < r.width(query) and not r.recipe.autocast and query.e == 4:
         return _math(r, spec, query, key, value)
     return _flash(r, spec, query, key, value)
 
@@ -272,7 +270,7 @@ def _math(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tenso
 
 def _repeat_kv(r: Recorder, spec: Attention, x: Tensor, name: str) -> Tensor:
     repeats = spec.num_attention_heads // spec.num_key_value_heads
-    if repeats == 1 or spec.latent:
+    if repeats == 1 or spec.latent is not None:
         return x
     return r.tape.add(Op("repeat_kv", (x,), r.tensor(f"repeated {name}", r.width(x) * repeats, x.e)))
 
@@ -327,7 +325,7 @@ def mlp(r: Recorder, spec: Mlp, x: Tensor) -> Tensor:
     elif len(spec.inputs) == 1:
         gate = r.part(first, "gate", spec.intermediate_size)
         hidden = gated(r, spec.activation, gate, r.part(first, "up", spec.intermediate_size))
-    elif r.recipe.fused:
+    elif "swiglu" in r.recipe.fused:
         hidden = gated(r, spec.activation, first, r.linear(x, spec.inputs[1]))
     else:
         curved = activate(r, spec.activation, first)
@@ -339,7 +337,7 @@ def mlp(r: Recorder, spec: Mlp, x: Tensor) -> Tensor:
 
 def gated(r: Recorder, activation: str, gate: Tensor, up: Tensor) -> Tensor:
     """``act(gate) * up``. Eager saves gate, act(gate) and up; one fused kernel saves gate and up."""
-    if r.recipe.fused:
+    if "swiglu" in r.recipe.fused:
         out = r.tensor("act(gate) * up", r.width(up), up.e)
         return r.tape.add(Op("swiglu", (gate, up), out, saved=(gate, up)))
     return r.mul(activate(r, activation, gate), up, "act(gate) * up")
@@ -391,7 +389,7 @@ def _xielu(r: Recorder, x: Tensor) -> Tensor:
 def experts(r: Recorder, spec: Experts, x: Tensor) -> Tensor:
     """Router, ``top_k`` expert rows per token through grouped matrix products, weighted sum, shared experts."""
     weights = _route(r, spec, x)
-    out = _expert_rows(r, spec, x, weights)
+    out = _expert_rows(r, spec, x, weights) if r.recipe.fused_experts else _expert_loop(r, spec, x, weights)
     for branch in (spec.shared, spec.parallel_dense):
         if branch is not None:
             made = mlp(r, branch, x)
@@ -435,6 +433,55 @@ def _expert_rows(r: Recorder, spec: Experts, x: Tensor, weights: Tensor) -> Tens
     result = r.tape.add(Op("sum over experts", (ordered,), r.tensor("experts output", h, out.e)))
     r.name(x, rows)
     return result
+
+
+def _expert_loop(r: Recorder, spec: Experts, x: Tensor, weights: Tensor) -> Tensor:
+    """transformers 4: one expert after another on its share of the rows, added into the output in place.
+
+    Rows are taken as evenly routed; the backward holds one expert's temporaries at a time.
+    """
+    total = r.tensor("experts output", r.width(x), x.e)
+    out: Tensor | None = None
+    for _ in range(spec.num_experts):
+        weighted = _one_expert(r, spec, x, weights)
+        inputs = (weighted,) if out is None else (out, weighted)
+        joined = total if out is None else Tensor(total.name, total.size, total.shape, total.e, grad=True, storage=total)
+        out = r.tape.add(Op("index_add", inputs, joined, passes=() if out is None else (out,)))
+    return out or total
+
+
+def _one_expert(r: Recorder, spec: Experts, x: Tensor, weights: Tensor) -> Tensor:
+    share = f"b s {spec.top_k}/{spec.num_experts}"
+
+    def rows(name: str, width: int) -> Tensor:
+        size = Size(token=-(-spec.top_k * width * x.e // spec.num_experts))
+        return Tensor(name, size, f"{share} {width}", x.e, grad=True)
+
+    def product(name: str, source: Tensor, d_in: int, d_out: int) -> Tensor:
+        packed = d_in * d_out * r.recipe.compute_bytes if r.recipe.quant else 0
+        scales = d_in * d_out // 16 if r.recipe.quant and r.recipe.double_quant else 0
+        gradient = d_in * d_out * r.recipe.weight_bytes if r.recipe.full else 0
+        return r.tape.add(
+            Op(
+                f"expert {name}",
+                (source,),
+                rows(f"expert {name} output", d_out),
+                saved=(source,) if r.recipe.full else (),
+                reloads=True,
+                scratch_forward=Size(fixed=packed + scales),
+                scratch_backward=Size(fixed=packed + scales),
+                weight_grad=gradient,
+            )
+        )
+
+    h, f = r.width(x), spec.intermediate_size
+    positions = Tensor("rows of one expert", Size(token=-(-16 * spec.top_k // spec.num_experts)), share, 8, grad=False)
+    state = r.tape.add(Op("gather rows", (x,), rows("expert input", h), saved=(positions,)))
+    curved = activate(r, spec.activation, product("gate", state, h, f))
+    hidden = r.mul(curved, product("up", state, h, f), "expert act(gate) * up") if spec.gated else curved
+    out = product("down", hidden, f, h)
+    made = rows("weighted expert rows", h)
+    return r.tape.add(Op("times routing weight", (out, weights), made, saved=(out,), scratch_backward=out.size))
 
 
 def _grouped(r: Recorder, table: Table, x: Tensor, width: int, *, rank_factor: int) -> Tensor:

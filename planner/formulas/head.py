@@ -31,7 +31,8 @@ def loss_tape(model: ModelSpec, recipe: Recipe, head_bytes: int, head_trained: b
     """Final norm, head, logits, cross entropy.
 
     Copies of the logits: the head's output (16 bit), ``.float()``, before transformers 4.49 a shifted copy, the
-    log-softmax; in backward the gradients of the last two meet the saved log-softmax.
+    log-softmax; in backward the gradients of the last two meet the saved log-softmax. A fused cross entropy writes its
+    gradient over the fp32 logits. Until the loss returns, variables hold the fp32 logits and the last hidden state.
     """
     base = hidden_tape(model, recipe)
     recorder = Recorder(recipe._replace(quant="", weight_bytes=head_bytes, full=head_trained), Tape(base.source, [*base.ops]))
@@ -48,9 +49,12 @@ def loss_tape(model: ModelSpec, recipe: Recipe, head_bytes: int, head_trained: b
     wide = logits if upcast == "none" else recorder.cast(logits, 4, "logits as fp32")
     if shift_copy:
         wide = recorder.unary(wide, "shifted logits", saves="nothing")
-    soft = recorder.unary(wide, "log_softmax", saves="output")
-    loss = Tensor("loss", Size(token=0, fixed=4), "1", 4, grad=True, owner="logits")
-    recorder.tape.add(Op("nll_loss", (soft,), loss))
+    loss = Tensor("loss", Size(fixed=4), "1", 4, grad=True, owner="logits")
+    if "loss" in recipe.fused:
+        recorder.tape.add(Op("fused cross entropy", (wide,), loss))
+    else:
+        recorder.tape.add(Op("nll_loss", (recorder.unary(wide, "log_softmax", saves="output"),), loss))
+    recorder.name(hidden, *(op.output for op in recorder.tape.ops if op.output.name == "logits as fp32"))
     return recorder.tape
 
 

@@ -34,8 +34,10 @@ class Recipe(NamedTuple):
     quant: str
     double_quant: bool
     attention: str
-    fused: bool
+    fused: frozenset[str]
+    """Which of norm, rope, swiglu, lora (or lora_quantized) and loss run as one kernel."""
     repeats_kv: bool
+    """Key and value heads are expanded before the attention kernel."""
     fused_experts: bool
 
     def adapts(self, linear: Linear) -> bool:
@@ -191,7 +193,7 @@ class Recorder:
         base = self._base(x, linear)
         if recipe.quant in ("nf4", "fp4"):
             base = self.unary(base, f"{linear.name} clone", saves="nothing")
-        if recipe.fused:
+        if "lora" in recipe.fused or (recipe.quant and "lora_quantized" in recipe.fused):
             return self._fused_branch(x, base, linear)
         casts = not (recipe.quant and recipe.autocast)
         inner = wide = self.cast(x, recipe.adapter_bytes, f"{linear.name} lora input") if casts else x
@@ -227,11 +229,15 @@ class Recorder:
         )
 
     def _fused_branch(self, x: Tensor, base: Tensor, linear: Linear) -> Tensor:
-        """Unsloth's and fms' fused LoRA: adds into the base output, saves x itself, recomputes A(x) in backward."""
+        """Unsloth's and fms' fused LoRA: adds into the base output, recomputes A(x) in backward.
+
+        Saves x itself, and with dropout one dropped copy without a mask.
+        """
+        dropped = (self.constant(f"{linear.name} dropped input", x.size, x.shape, x.e),) if self.recipe.dropout else ()
         out = Tensor(f"{linear.name} output", base.size, base.shape, base.e, grad=True, storage=base.root)
         weight_grad = (linear.d_in + linear.d_out) * self.recipe.rank * self.recipe.adapter_bytes
         return self.tape.add(
-            Op(f"{linear.name} lora", (x, base), out, saved=(x,), passes=(base,), weight_grad=weight_grad)
+            Op(f"{linear.name} lora", (x, base), out, saved=(x, *dropped), passes=(base,), weight_grad=weight_grad)
         )
 
 

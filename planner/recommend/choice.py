@@ -9,7 +9,7 @@ from planner.recommend.rules import RULES, Case
 from planner.recommend.rules.qlt import SMALL_MODEL
 from planner.recommend.rules.qnt import MOSTLY
 from planner.recommend.ways import Ways, ways
-from planner.result import Candidate, Reason, Recommendation, Verdict
+from planner.result import Candidate, Reason, Recommendation, Verdict, Way
 from planner.spec import Method
 
 BINDING = ("FIT004", "FIT006", "QLT001", "QLT002")
@@ -23,10 +23,12 @@ def recommend(
     order = preference(candidates)
     chosen = choose(candidates, order, ask, estimate)
     found = ways(ask, candidates, worth(ask, candidates, order), estimate)
-    shown = candidates if chosen is None or any(one is chosen for one in candidates) else (*candidates, chosen)
-    reasons = _reasons(shown, chosen, ask, found, estimate)
-    index = None if chosen is None else next(place for place, one in enumerate(shown) if one is chosen)
-    return shown, Recommendation(candidate=index, reasons=reasons, changes=found.changes, rent=found.rent)
+    if isinstance(chosen, Way):
+        candidates, found = (*candidates, chosen.candidate), found.led_by(chosen)
+    taken = chosen.candidate if isinstance(chosen, Way) else chosen
+    reasons = _reasons(candidates, taken, ask, found, estimate)
+    index = None if taken is None else next(place for place, one in enumerate(candidates) if one is taken)
+    return candidates, Recommendation(candidate=index, reasons=reasons, changes=found.changes, rent=found.rent)
 
 
 def preference(candidates: tuple[Candidate, ...]) -> tuple[Method, ...]:
@@ -49,8 +51,11 @@ def misses_four_bit(candidate: Candidate) -> bool:
 
 def choose(
     candidates: tuple[Candidate, ...], order: tuple[Method, ...], ask: Ask, estimate: Estimator
-) -> Candidate | None:
-    """The first method that fits, as asked or with open settings changed that learning does not feel; else tight."""
+) -> Candidate | Way | None:
+    """The first method that fits, else the first that is tight.
+
+    A candidate as asked, or the way to one with open settings changed that learning does not feel.
+    """
     ranked = sorted(candidates, key=lambda one: order.index(one.scenario.train.method))
     goals: tuple[Verdict, ...] = ("fits", "tight")
     for goal in goals:
@@ -70,16 +75,16 @@ def worth(ask: Ask, candidates: tuple[Candidate, ...], order: tuple[Method, ...]
     if ask.request.methods:
         return tuple(method for method in order if method in known)
     skipped = missing if small else {"full", *missing}
-    return tuple(method for method in order if method in known - skipped)
+    return tuple(method for method in order if method in (known - skipped or known))
 
 
-def _adapted(start: Candidate, goal: Verdict, ask: Ask, estimate: Estimator) -> Candidate | None:
+def _adapted(start: Candidate, goal: Verdict, ask: Ask, estimate: Estimator) -> Way | None:
     """``start`` with the mildest change of settings that the user left open."""
     for one in changes(ask, start, estimate):
         touched = one.settings.keys() - {"method"}
         free = touched <= NEUTRAL and not touched & ask.request.settings.keys()
         if free and RANKS[one.candidate.verdict] >= RANKS[goal]:
-            return one.candidate
+            return one
     return None
 
 

@@ -19,6 +19,11 @@ class Ways:
     changes: tuple[Way, ...] = ()
     rent: tuple[Way, ...] = ()
 
+    def led_by(self, chosen: Way) -> "Ways":
+        """The same with the recommended change first, so that its command is at hand."""
+        others = tuple(one for one in self.changes if one.command != chosen.command)
+        return Ways(changes=(chosen, *others)[:MAX_CHANGES], rent=self.rent)
+
 
 def ways(ask: Ask, candidates: tuple[Candidate, ...], worth: tuple[Method, ...], estimate: Estimator) -> Ways:
     """Ways out for the methods in ``worth``, best method first.

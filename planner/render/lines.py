@@ -149,10 +149,14 @@ def _joined(parts: Sequence[Line], columns: Sequence[Column], sizes: Sequence[in
 
 
 def wrapped(cell: Cell, width: int) -> list[Line]:
-    """A cell over several lines."""
+    """A cell over several lines; what begins with blanks goes on further to the right."""
     if size(cell.text) <= width:
         return [(cell,)]
-    return [(Cell(text, cell.tone),) for text in wrap(printable(cell.text), max(width, 1))]
+    text = printable(cell.text)
+    blanks = len(text) - len(text.lstrip())
+    further = " " * (blanks + INDENT) if blanks else ""
+    pieces = wrap(text, max(width, 1), break_on_hyphens=False, subsequent_indent=further)
+    return [(Cell(piece, cell.tone),) for piece in pieces]
 
 
 # ---------------------------------------------------------------- paragraphs
@@ -163,13 +167,13 @@ def paragraph(text: str, width: int, tone: Tone = "") -> list[Line]:
     return wrapped(Cell(text, tone), width)
 
 
-def pairs(rows: Sequence[tuple[Line, Cell]], width: int) -> list[Line]:
+def pairs(rows: Sequence[tuple[Line, Cell]], width: int, *, gap: int = GAP) -> list[Line]:
     """Short label, long text: the text wraps beside its label, not below it."""
     margin = max((length(label) for label, _ in rows), default=0)
     found: list[Line] = []
     for label, text in rows:
-        for index, line in enumerate(wrapped(text, max(width - margin - GAP, LEAST))):
-            found.append((*padded(label if index == 0 else EMPTY, margin + GAP), *line))
+        for index, line in enumerate(wrapped(text, max(width - margin - gap, LEAST))):
+            found.append((*padded(label if index == 0 else EMPTY, margin + gap), *line))
     return found
 
 

@@ -160,7 +160,7 @@ def scores_sheet(report: "Report") -> Sheet:
         Column("n", numeric=True),
         Column("median", numeric=True),
         Column("worst", numeric=True),
-        Column("worst under", numeric=True),
+        Column("lowest", numeric=True),
         Column("worst case", optional=True),
     )
     rows = [_score(score) for score in report.scores]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 
 from planner.render import words
 from planner.render.sheet import Cell, Column, Sheet, Tone, row
@@ -11,6 +12,30 @@ from planner.units import format_count
 
 LORA_SETTINGS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "modules_to_save", "adapter_dtype")
 QUANT_SETTINGS = ("quant", "double_quant", "quant_storage")
+
+
+TOTALS = {
+    "allocated": "allocated_bytes",
+    "reserved": "reserved_bytes",
+    "on the device": "device_bytes",
+    "needed": "required_bytes",
+    "paged by the driver": "managed_bytes",
+    "in host memory": "host_bytes",
+}
+ELSEWHERE = ("managed_bytes", "host_bytes")
+"""Totals that are shown only where there are any."""
+
+SILENT: Mapping[str, object] = MappingProxyType(
+    {
+        "grad_accumulation": 1,
+        "lora_dropout": 0.0,
+        "modules_to_save": (),
+        "quant_storage": "uint8",
+        "kernels": "eager",
+        "sharding": "none",
+    }
+)
+"""Defaults of ours that do nothing: JSON has them, two lines of text have not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,25 +146,12 @@ def verdicts(plan: Plan) -> Sheet:
 def breakdown(plan: Plan) -> Sheet:
     """Bytes by owner at the instant of each candidate's peak, and what they come to on a card."""
     rows = [
-        row(
-            (
-                words.OWNER_WORDS[owner],
-                *(words.gib(getattr(one.estimate.peak_memory, owner)) for one in plan.candidates),
-            )
-        )
-        for owner in OWNERS
+        row((name, *(words.gib(getattr(one.estimate.peak_memory, owner)) for one in plan.candidates)))
+        for owner, name in words.OWNER_WORDS.items()
     ]
-    totals = [
-        ("allocated", "allocated_bytes"),
-        ("reserved", "reserved_bytes"),
-        ("on the device", "device_bytes"),
-        ("needed", "required_bytes"),
-        ("paged by the driver", "managed_bytes"),
-        ("in host memory", "host_bytes"),
-    ]
-    for name, attribute in totals:
+    for name, attribute in TOTALS.items():
         counts = [getattr(one.estimate.peak, attribute) for one in plan.candidates]
-        if any(counts) or attribute not in ("managed_bytes", "host_bytes"):
+        if any(counts) or attribute not in ELSEWHERE:
             tone: Tone = "strong" if attribute == "required_bytes" else ""
             rows.append(row((name, *(Cell(words.gib(count), tone) for count in counts))))
     return Sheet("Memory at the peak", _by_candidate(plan, "GiB at the peak"), tuple(rows), rules=(len(OWNERS),))
@@ -238,9 +250,16 @@ def _origin(plan: Plan, origins: tuple[Origin, ...]) -> str:
     shown = [
         f"{words.option(name)} {_across(candidates, name)}"
         for name in names
-        if _relevant(candidates, name) and any(one.scenario.origins.get(name) in origins for one in candidates)
+        if _relevant(candidates, name) and any(_says(one, name, origins) for one in candidates)
     ]
     return ", ".join(shown)
+
+
+def _says(candidate: Candidate, name: str, origins: tuple[Origin, ...]) -> bool:
+    """Whether one of ``origins`` chose the setting, and to an effect."""
+    origin = candidate.scenario.origins.get(name)
+    silent = origin == "default" and SILENT.get(name, ...) == getattr(candidate.scenario.train, name)
+    return origin in origins and not silent
 
 
 def _across(candidates: Sequence[Candidate], name: str) -> str:
@@ -262,13 +281,3 @@ def _relevant(candidates: Iterable[Candidate], name: str) -> bool:
     if name in QUANT_SETTINGS:
         return any(train.quantized for train in trains)
     return True
-
-
-def chosen_by_user(plan: Plan) -> Mapping[str, object]:
-    """Training settings that the user made."""
-    candidate = plan.candidates[0]
-    return {
-        field.name: getattr(candidate.scenario.train, field.name)
-        for field in fields(TrainSpec)
-        if field.name != "method" and candidate.scenario.origins.get(field.name) == "user"
-    }

@@ -115,7 +115,7 @@ def _recommendation(plan: Plan, screen: Screen) -> list[Line]:
     reasons = [
         ((Cell(reason.code, _SEVERITY[reason.severity]),), Cell(reason.text)) for reason in plan.recommendation.reasons
     ]
-    said = pairs([((Cell("Recommended:", "strong"),), choice)], screen.width)
+    said = pairs([((Cell("Recommended:", "strong"),), choice)], screen.width, gap=1)
     return [*said, *indented(pairs(reasons, screen.width - INDENT))]
 
 

@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -70,6 +70,7 @@ def describe_stack(text: str) -> tuple[tuple[str, str], ...]:
 
 def _defaults(name: str, versions: dict[str, str], chosen: dict[str, Any]) -> Defaults:
     settings = {key: chosen.pop(key) for key in ("adamw", "autocast", "loss", "adapter_dtype")}
+    chosen = {key: tuple(value) if isinstance(value, list) else value for key, value in chosen.items()}
     behaviour = Behaviour(name=name, versions=MappingProxyType(versions), **chosen)
     return Defaults(behaviour=behaviour, **settings)
 
@@ -80,7 +81,7 @@ def _read(name: str) -> dict[str, Any]:
     return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
-def _parse_versions(text: str, known: Mapping[str, str]) -> dict[str, str]:
+def _parse_versions(text: str, known: Collection[str]) -> dict[str, str]:
     versions = {}
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         package, separator, version = (piece.strip() for piece in part.partition("="))

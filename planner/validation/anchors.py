@@ -25,6 +25,7 @@ alone. ``fits``: the size of a card on which it ran. The rest are torch's words,
 Unit = Literal["B", "MiB", "GiB", "GB", "GB?", "MB?"]
 Reason = Literal["stack", "quantisation", "method", "architecture", "parallelism", "offload", "settings", "kernel"]
 KbitUpcast = Literal["none", "norms", "all"]
+FusedPart = Literal["norm", "rope", "swiglu", "lora", "loss"]
 Outcome = Literal["ran", "oom"]
 Confidence = Literal["A", "B", "C"]
 
@@ -189,6 +190,7 @@ class _Behaviour(_Strict):
 
     kbit_upcast: KbitUpcast | None = None
     holds_logits: bool | None = None
+    fused_parts: tuple[FusedPart, ...] | None = None
 
 
 class _Case(_Row):

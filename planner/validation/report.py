@@ -217,8 +217,8 @@ def predicted_bytes(metric: Metric, answer: Estimate) -> int:
 def signed_error(predicted: int, published: Published) -> float:
     """Relative distance to the published interval, 0 inside it.
 
-    >>> signed_error(90, Published("device", 100, 107)), signed_error(103, Published("device", 100, 107))
-    (-0.1, 0.0)
+    >>> signed_error(50, Published("device", 100, 107)), signed_error(103, Published("device", 100, 107))
+    (-0.5, 0.0)
     """
     if predicted < published.low_bytes:
         return predicted / published.low_bytes - 1

@@ -59,7 +59,8 @@ def test_markdown(run: Run, golden: Golden) -> None:
 def test_json_keeps_the_contract(run: Run, arguments: tuple[str, ...]) -> None:
     found = document(run, *arguments)
 
-    assert TypeAdapter(PlanDocument).validate_json(json.dumps(found), strict=True) == found
+    checked: Any = TypeAdapter(PlanDocument).validate_json(json.dumps(found), strict=True)
+    assert checked == found
     for candidate in found["candidates"]:
         for phase in candidate["phases"]:
             assert list(phase["owners"]) == list(OWNERS)

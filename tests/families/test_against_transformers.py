@@ -8,7 +8,7 @@ import pytest
 from planner.families import COVERED, model_from_config
 from planner.formulas.adapters import block_parts
 from planner.formulas.params import model_params, outer_params
-from planner.spec import Linear, ModelSpec, Norm
+from planner.spec import Block, Linear, ModelSpec, Norm
 from tests.families.tiny import CASES, Config, tiny, title
 
 torch = pytest.importorskip("torch")
@@ -83,9 +83,9 @@ def test_linears_have_the_names_shapes_and_biases_of_the_real_modules(case: tupl
             check_shape(linear, modules[linear.name], conv)
 
 
-def is_router(block: Any, name: str) -> bool:
+def is_router(block: Block, name: str) -> bool:
     """Llama 4's router is a linear module; in our model every router is a table."""
-    return bool(block.experts) and name == block.experts.router.name.removesuffix(".weight")
+    return block.experts is not None and name == block.experts.router.name.removesuffix(".weight")
 
 
 def check_shape(linear: Linear, module: Any, conv: type) -> None:
@@ -137,9 +137,8 @@ def test_norms_are_of_the_kind_that_the_class_computes(case: tuple[str, Config])
 
     for index, modules in by_layer(real.named_modules()).items():
         block = spec.blocks[spec.layout[index]]
-        assert {norm.name: norm.kind for norm in block.all_norms} == {
-            norm.name: norm_kind(modules[norm.name]) for norm in block.all_norms
-        }
+        for norm in block.all_norms:
+            assert norm.kind == norm_kind(modules[norm.name]), norm.name
 
 
 @pytest.mark.parametrize("case", CASES, ids=title)
@@ -149,6 +148,32 @@ def test_attention_kernels_are_those_that_the_class_offers(case: tuple[str, Conf
 
     assert ("sdpa" in spec.attends) == bool(real._supports_sdpa)
     assert ("flash" in spec.attends) == bool(real._supports_flash_attn)
+
+
+ACTIVATION_CLASSES = {
+    "SiLUActivation": "silu",
+    "SiLU": "silu",
+    "GELUActivation": "gelu",
+    "GELU": "gelu",
+    "NewGELUActivation": "gelu_new",
+    "GELUTanh": "gelu_tanh",
+    "ReLU": "relu",
+    "XIELUActivation": "xielu",
+    "BloomGelu": "gelu_bloom",
+}
+
+
+@pytest.mark.parametrize("case", CASES, ids=title)
+def test_activations_are_those_of_the_real_modules(case: tuple[str, Config]) -> None:
+    config = tiny(*case)
+    real, spec = build(config), model_from_config(config, name="tiny")
+
+    for index, modules in by_layer(real.named_modules()).items():
+        block = spec.blocks[spec.layout[index]]
+        parts = (block.mlp, block.experts, block.experts.shared if block.experts else None)
+        ours = {part.activation for part in parts if part}
+        found = {ACTIVATION_CLASSES[kind] for m in modules.values() if (kind := type(m).__name__) in ACTIVATION_CLASSES}
+        assert found == ours - {"swiglu_clamped"}  # gpt-oss computes its own, without a module
 
 
 def test_every_family_has_a_case() -> None:

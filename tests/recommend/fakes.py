@@ -131,13 +131,13 @@ def of_memory(memory: Memory, counts: Parameters, *, phase: Phase = "backward", 
     )
 
 
-def needs(required: Callable[[Scenario], float], **peak: int) -> Estimator:
-    """An estimator whose requirement, in GiB, is a function of the scenario; the rest follows from ``fake_estimate``."""
+def needs(required: Callable[[Scenario], float], **peak: Any) -> Estimator:
+    """An estimator whose requirement, in GiB, is a function of the scenario; the rest is ``fake_estimate``."""
 
     def estimate(scenario: Scenario) -> Estimate:
         made = fake_estimate(scenario)
         bytes_ = int(required(scenario) * GIB)
-        bounds = {"low_bytes": bytes_ * 9 // 10, "high_bytes": bytes_ * 11 // 10}
+        bounds: dict[str, Any] = {"low_bytes": bytes_ * 9 // 10, "high_bytes": bytes_ * 11 // 10}
         return replace(made, peak=replace(made.peak, required_bytes=bytes_, **{**bounds, **peak}))
 
     return estimate

@@ -28,7 +28,7 @@ def choice(asked: Ask, estimate: Estimator = fake_estimate) -> Candidate | None:
 
 def method(asked: Ask, estimate: Estimator) -> str | None:
     chosen = choice(asked, estimate)
-    return chosen and chosen.method
+    return None if chosen is None else chosen.method
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_lora_before_qlora_before_full(gib: dict[str, float], chosen: str | None
 
 def test_full_before_qlora_where_the_model_is_small() -> None:
     """Rule P6: at 3B and less nothing has to be approximated."""
-    named = {"methods": ("full", "qlora"), "gpu": card(240)}
+    named: dict[str, Any] = {"methods": ("full", "qlora"), "gpu": card(240)}
     small = llama(h=2048, f=8192, layers=16)
 
     assert method(ask(small, **named), by_method()) == "full"
@@ -74,6 +74,10 @@ def test_open_settings_are_swept_and_the_candidate_appended() -> None:
     assert shown[3].scenario.train.kernels == "fused"
     assert [one.method for one in shown] == ["full", "lora", "qlora", "lora"]
     assert recommendation.reasons[0].code == "FIT006"
+    assert [way.command for way in recommendation.changes] == [
+        "plan --model toy --gpu card-24 --method lora --kernels fused"
+    ]
+    assert recommendation.changes[0].candidate is shown[3]
 
 
 def test_what_the_user_sets_is_held() -> None:

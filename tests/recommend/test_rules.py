@@ -108,7 +108,7 @@ SAMPLES = {
     "FIT001": Sample(
         case(estimate=flat(30), chosen=False),
         6 * GIB,
-        "lora does not fit: it needs 30.00 GiB, 6.00 GiB above the 24.00 GiB usable; the peak is in backward, where weights",
+        "lora does not fit: it needs 30.00 GiB, 6.00 GiB above the 24.00 GiB usable; the peak is in backward",
         case(estimate=flat(24)),
     ),
     "FIT002": Sample(
