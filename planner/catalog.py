@@ -17,6 +17,7 @@ from planner.catalog_files import INDEX, catalogue_model, write_index
 from planner.errors import BrokenInput, UnknownName, UnsupportedScenario
 from planner.families import model_from_config, parse_config
 from planner.families.document import DOCUMENT_LIMIT
+from planner.families.fields import printable
 from planner.families.text import UNCOVERED
 from planner.spec import ModelSpec
 
@@ -91,7 +92,7 @@ def load_model(name: str) -> Resolved:
     if not wanted or len(wanted) > NAME_LIMIT or "\0" in wanted:
         raise unknown_model(wanted)
     if looks_like_path(wanted):
-        return from_path(Path(wanted).expanduser())
+        return from_path(Path(wanted))
     found = find_name(wanted)
     if found is not None:
         return from_catalogue(wanted, found)
@@ -223,27 +224,28 @@ def mentions(row: Listing, word: str) -> bool:
 
 def from_path(path: Path) -> Resolved:
     """A directory with a ``config.json``, or the file itself."""
+    where = printable(str(path), limit=200)
     try:
+        path = path.expanduser()
         file = path / "config.json" if path.is_dir() else path
-        data = read_config(file)
-    except (OSError, ValueError) as error:
-        if isinstance(error, BrokenInput):
-            raise
-        reason = error.strerror if isinstance(error, OSError) else "not a usable path"
-        raise BrokenInput(f"{str(path)[:200]}: {reason or 'cannot be read'}") from None
-    config = parse_config(data, str(file)[:200])
-    name = path.resolve().name if path.is_dir() else file.resolve().parent.name
-    return Resolved(model_from_config(config, name=name or "model", where=str(file)[:200]), f"{file} (read from disk)")
+        where = printable(str(file), limit=200)
+        data, folder = read_config(file, where), file.resolve().parent.name
+    except OSError as error:
+        raise BrokenInput(f"{where}: {error.strerror or 'cannot be read'}") from None
+    except (RuntimeError, UnicodeError):
+        raise BrokenInput(f"{where}: not a usable path") from None
+    model = model_from_config(parse_config(data, where), name=printable(folder) or "model", where=where)
+    return Resolved(model, f"{where} (read from disk)")
 
 
-def read_config(file: Path) -> bytes:
+def read_config(file: Path, where: str) -> bytes:
     """Bytes of a config; whatever is no ordinary file of believable size is refused."""
     if not file.exists():
         base = adapter_base(file)
         hint = f"; it is an adapter for {base}: plan for that model" if base else ""
-        raise BrokenInput(f"{str(file)[:200]}: no such file{hint}")
+        raise BrokenInput(f"{where}: no such file{hint}")
     if not file.is_file():
-        raise BrokenInput(f"{str(file)[:200]}: not an ordinary file")
+        raise BrokenInput(f"{where}: not an ordinary file")
     with file.open("rb") as stream:
         return stream.read(DOCUMENT_LIMIT + 1)
 
@@ -253,8 +255,9 @@ def adapter_base(file: Path) -> str | None:
     settings = file.with_name("adapter_config.json")
     if not settings.is_file():
         return None
-    base = parse_config(settings.read_bytes()[: DOCUMENT_LIMIT + 1], str(settings)).get("base_model_name_or_path")
-    return base[:120] if isinstance(base, str) else None
+    with settings.open("rb") as stream:
+        base = parse_config(stream.read(DOCUMENT_LIMIT + 1), settings.name).get("base_model_name_or_path")
+    return printable(base, limit=120) if isinstance(base, str) else None
 
 
 # ---------------------------------------------------------------- Hub

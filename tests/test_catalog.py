@@ -177,12 +177,14 @@ def test_a_relative_directory_is_found_after_the_catalogue(tmp_path: Path, monke
 def test_bad_paths_are_one_line_with_exit_2(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "config.json").mkdir()
-    bad = [tmp_path / "empty", tmp_path / "config.json", tmp_path / "none", Path("/dev/zero"), tmp_path / ("x" * 300)]
+    (tmp_path / "loop.json").symlink_to(tmp_path / "loop.json")
+    bad = [str(tmp_path / name) for name in ("empty", "config.json", "none", "x" * 300, "loop.json")]
+    bad += ["/dev/zero", "~nobody-at-all/model", "./a\nb", "./\x1b[2J", "/etc/passwd"]
     for path in bad:
         with pytest.raises(BrokenInput) as caught:
-            load_model(str(path))
+            load_model(path)
         assert caught.value.exit_code == 2
-        assert "\n" not in str(caught.value)
+        assert str(caught.value).isprintable()
 
 
 def test_an_adapter_names_its_base_model(tmp_path: Path) -> None:

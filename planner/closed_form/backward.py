@@ -2,6 +2,7 @@
 
 from planner.closed_form.forward import between_layers, standing_gradients
 from planner.closed_form.loss import end_of_layers, head_bytes
+from planner.closed_form.profile import Turn
 from planner.closed_form.step import Step
 from planner.result import Memory
 
@@ -30,18 +31,17 @@ def _without_held(step: Step, memory: Memory) -> Memory:
     return memory._replace(logits=0) if step.scenario.train.loss == "full" else memory
 
 
-def _layer(step: Step, turn: tuple[int, tuple[int, ...], int]) -> Memory:
+def _layer(step: Step, turn: Turn) -> Memory:
     """One layer's backward: layers before it still keep theirs, layers after it have left their gradients."""
-    kind, before, after = turn
-    part = step.profile.layers[kind]
-    memory = between_layers(step, before, layer_inputs=_layer_inputs(step, sum(before)), again=True)
+    part = step.profile.layers[turn.kind]
+    memory = between_layers(step, turn.kept_before, layer_inputs=_layer_inputs(step, turn.before), again=True)
     output = step.bytes(step.profile.stream) if _reentrant(step) else 0
-    memory = memory._replace(temporaries=memory.temporaries + step.shards.backward + output)
-    made = after + step.profile.loss.weight_grad
+    made = turn.weight_grad_after + step.profile.loss.weight_grad
     instant = step.largest(part.backward)
-    candidates = [_with_gradients(step, step.plus(memory, instant), made + instant.weight_grad)]
+    extra = step.shards.backward + output
+    candidates = [_with_gradients(step, step.plus(memory, instant, extra=extra), made + instant.weight_grad)]
     if step.scenario.train.gradient_checkpointing:
-        again = step.plus(memory, step.largest(part.recompute), extra=step.bytes(part.waiting))
+        again = step.plus(memory, step.largest(part.recompute), extra=extra + step.bytes(part.waiting))
         candidates.append(_with_gradients(step, again, made))
     return max(candidates, key=lambda found: found.total)
 

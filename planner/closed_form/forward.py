@@ -1,6 +1,6 @@
 """Phase ``forward``: from the embedding to the last layer's output."""
 
-from planner.closed_form.profile import all_kept
+from planner.closed_form.profile import Turn
 from planner.closed_form.step import Step
 from planner.formulas.tape import Instant
 from planner.result import Memory
@@ -8,36 +8,29 @@ from planner.result import Memory
 
 def forward_phase(step: Step) -> Memory:
     """Layer inputs (checkpointed) or everything saved, and the last layer's own peak."""
-    profile = step.profile
-    return max(
-        (_at_end_of(step, profile.turns[index]) for index in range(len(profile.turns))), key=lambda memory: memory.total
-    )
+    return max((_in_layer(step, turn) for turn in step.profile.turns), key=lambda memory: memory.total)
 
 
-def _at_end_of(step: Step, turn: tuple[int, tuple[int, ...], int]) -> Memory:
-    kind, before, _ = turn
-    memory = step.plus(between_layers(step, before, layer_inputs=sum(before) + 1), _transient(step, kind))
-    return memory._replace(temporaries=memory.temporaries + step.profile.autocast_cache + step.shards.forward)
+def _in_layer(step: Step, turn: Turn) -> Memory:
+    part = step.profile.layers[turn.kind]
+    before = between_layers(step, turn.kept_before, layer_inputs=turn.before + 1)
+    instant = step.largest(part.forward if step.scenario.train.gradient_checkpointing else part.recompute)
+    return step.plus(before, instant, extra=step.profile.autocast_cache + step.shards.forward)
 
 
-def _transient(step: Step, kind: int) -> Instant:
-    part = step.profile.layers[kind]
-    return step.largest(part.forward if step.scenario.train.gradient_checkpointing else part.recompute)
+def between_layers(step: Step, kept: Instant, *, layer_inputs: int, again: bool = False) -> Memory:
+    """States and what the layers done so far keep: ``layer_inputs`` inputs when checkpointed, else all they saved.
 
-
-def between_layers(step: Step, done: tuple[int, ...], *, layer_inputs: int, again: bool = False) -> Memory:
-    """States and what ``done`` layers of each kind keep: their inputs when checkpointed, else all they saved.
-
-    ``layer_inputs`` counts the checkpointed inputs. In the forward
-    pass a caller may still hold the last step's outputs; in backward (``again``) it holds this step's.
+    In the forward pass a caller may still hold the last step's outputs; in backward (``again``) it holds this step's.
     """
-    held = step.bytes(step.profile.held_logits)
+    profile = step.profile
+    held = step.bytes(profile.held_logits)
     static = step.static(gradients=standing_gradients(step), held=not again)
     if step.scenario.train.gradient_checkpointing:
-        inputs = layer_inputs * step.bytes(step.profile.stream) - step.narrow_first_input
+        inputs = layer_inputs * step.bytes(profile.stream) - step.narrow_first_input
         return static._replace(activations=static.activations + inputs, logits=held)
-    kept = step.plus(static, all_kept(step.profile, done))
-    return kept._replace(logits=kept.logits + held)
+    memory = step.plus(static, kept)
+    return memory._replace(logits=memory.logits + held)
 
 
 def standing_gradients(step: Step) -> int:

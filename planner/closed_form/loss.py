@@ -20,8 +20,8 @@ def loss_phase(step: Step) -> Memory:
 
 def end_of_layers(step: Step, *, again: bool = False) -> Memory:
     """All layers done, their last output not yet normalised away."""
-    counts = step.scenario.model.block_counts
-    return between_layers(step, counts, layer_inputs=sum(counts), again=again)
+    layers = step.scenario.model.num_hidden_layers
+    return between_layers(step, step.profile.all_kept, layer_inputs=layers, again=again)
 
 
 def head_bytes(step: Step) -> LossBytes:

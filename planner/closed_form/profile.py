@@ -59,6 +59,16 @@ class Part(NamedTuple):
     weight_grad: int
 
 
+class Turn(NamedTuple):
+    """One layer's place in the stack: its kind, what is before it, and what its backward finds after it."""
+
+    kind: int
+    before: int
+    kept_before: Instant
+    """What the layers before it keep when nothing is checkpointed."""
+    weight_grad_after: int
+
+
 @dataclass(frozen=True, slots=True)
 class Profile:
     """Batch-independent facts of a scenario."""
@@ -80,8 +90,10 @@ class Profile:
     autocast_cache: int
     """16-bit copies of trained fp32 weights that autocast keeps until the forward pass ends."""
     stream: Size
-    turns: tuple[tuple[int, tuple[int, ...], int], ...]
-    """(kind, layers of each kind before it, weight-gradient bytes of the layers after it) for the first and last layer of each kind."""
+    turns: tuple[Turn, ...]
+    """The first and the last layer of each kind: one of them holds the largest instant."""
+    all_kept: Instant
+    """What all layers keep when nothing is checkpointed."""
     largest_block: int
     """Parameters of the largest layer."""
 
@@ -196,6 +208,7 @@ def _profile(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Profile:
         autocast_cache=_autocast_cache(model, inventory, recipe) if key.checkpointing else 0,
         stream=Size(token=model.hidden_size * recipe.stream_bytes),
         turns=_turns(model, layers),
+        all_kept=_kept_by(model.layout, layers),
         largest_block=max(_block_params(model)),
     )
 
@@ -249,16 +262,25 @@ def _fuses_adapters(recipe: Recipe) -> bool:
     return "lora" in recipe.fused or (recipe.quant != "" and "lora_quantized" in recipe.fused)
 
 
-def _turns(model: ModelSpec, layers: tuple[Part, ...]) -> tuple[tuple[int, tuple[int, ...], int], ...]:
+def _turns(model: ModelSpec, layers: tuple[Part, ...]) -> tuple[Turn, ...]:
     places = {model.layout.index(kind) for kind in range(len(layers))}
     places |= {len(model.layout) - 1 - model.layout[::-1].index(kind) for kind in range(len(layers))}
     return tuple(
-        (
+        Turn(
             model.layout[place],
-            tuple(model.layout[:place].count(kind) for kind in range(len(layers))),
+            place,
+            _kept_by(model.layout[:place], layers),
             sum(layers[kind].weight_grad for kind in model.layout[place + 1 :]),
         )
         for place in sorted(places)
+    )
+
+
+def _kept_by(kinds: tuple[int, ...], layers: tuple[Part, ...]) -> Instant:
+    counts = [(part.kept, kinds.count(kind)) for kind, part in enumerate(layers)]
+    return Instant(
+        total(kept.activations.times(count) for kept, count in counts),
+        total(kept.logits.times(count) for kept, count in counts),
     )
 
 
@@ -266,12 +288,3 @@ def _block_params(model: ModelSpec) -> list[int]:
     return [
         sum(item.params for item in (*block.linears, *block.all_norms, *block.tables)) for block in model.blocks
     ]
-
-
-def all_kept(profile: Profile, counts: tuple[int, ...]) -> Instant:
-    """What ``counts`` layers of each kind keep when nothing is checkpointed."""
-    return Instant(
-        total(part.kept.activations.times(count) for part, count in zip(profile.layers, counts, strict=True)),
-        total(part.kept.logits.times(count) for part, count in zip(profile.layers, counts, strict=True)),
-        ZERO,
-    )

@@ -62,7 +62,9 @@ class Step(NamedTuple):
 
     def largest(self, instants: tuple[Instant, ...]) -> Instant:
         """The instant with the most bytes at this batch."""
-        return max(instants, key=lambda instant: self.bytes(instant.total) + instant.weight_grad)
+        if len(instants) == 1:
+            return instants[0]
+        return max(instants, key=lambda instant: instant.total.bytes(b=self.b, s=self.s) + instant.weight_grad)
 
     def plus(self, memory: Memory, instant: Instant, *, extra: int = 0) -> Memory:
         """``memory`` and an instant, with ``extra`` bytes of temporaries."""

@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from planner.errors import BrokenInput, UnsupportedScenario, nearest
 from planner.families import classic, dense, latent, moe
-from planner.families.fields import Family, Fields, check_fields, show
+from planner.families.fields import Family, Fields, check_fields, printable, show
 from planner.families.quantized import storage_note
 from planner.families.text import SAME_TEXT_CLASS, UNCOVERED, text_part
 from planner.spec import ModelSpec
@@ -65,5 +65,5 @@ def dtype_of(config: Mapping[str, object], text: Mapping[str, object]) -> str | 
         for key in ("dtype", "torch_dtype"):
             value = source.get(key)
             if isinstance(value, str):
-                return value.removeprefix("torch.")[:40]
+                return printable(value.removeprefix("torch."))
     return None

@@ -180,9 +180,9 @@ FAMILIES = (
     ),
     Family(
         model_type="falcon",
-        fields={**COMMON, "num_key_value_heads": None, "hidden_act": "gelu", "alibi": False, "new_decoder_architecture": False,
-                "multi_query": True, "parallel_attn": True, "bias": False, "hidden_dropout": 0.0,
-                "num_ln_in_parallel_attn": None},
+        fields={**COMMON, "num_key_value_heads": None, "hidden_act": "gelu", "alibi": False,
+                "new_decoder_architecture": False, "multi_query": True, "parallel_attn": True, "bias": False,
+                "hidden_dropout": 0.0, "num_ln_in_parallel_attn": None},
         renamed={"hidden_size": ("n_embed",), "num_hidden_layers": ("n_layer",), "num_attention_heads": ("n_head",),
                  "num_key_value_heads": ("num_kv_heads", "n_head_kv"), "intermediate_size": ("ffn_hidden_size",),
                  "hidden_act": ("activation",)},

@@ -208,6 +208,15 @@ def same(value: object, known: object) -> bool:
     return value == known and isinstance(value, bool) == isinstance(known, bool)
 
 
+def printable(text: str, *, limit: int = 40) -> str:
+    """Foreign text for one line on a terminal: no control characters, no more than ``limit`` of it.
+
+    >>> printable("a\\nb\\x1b[2J"), printable("x" * 50, limit=4)
+    ('a?b?[2J', 'xxxx')
+    """
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:limit])
+
+
 def show(value: object) -> str:
     """A value in an error message, cut to a readable length."""
     text = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "a huge number"

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from planner.errors import BrokenInput
+from planner.families.fields import printable
 
 TEXT_KEYS = ("text_config", "llm_config", "language_config")
 
@@ -104,5 +105,5 @@ def inherited(config: Mapping[str, object]) -> dict[str, object]:
 
 def text_note(outer: object) -> str:
     """What the estimate leaves out."""
-    kind = outer[:40] if isinstance(outer, str) else "multimodal model"
+    kind = printable(outer) if isinstance(outer, str) else "multimodal model"
     return f"{kind}: planned for its text part alone; a vision or audio tower adds its own weights"

@@ -11,6 +11,7 @@ torch's ``tools/autograd/derivatives.yaml`` (what it saves), and ``torch/csrc/au
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 OwnerTag = Literal["activations", "logits"]
@@ -97,15 +98,16 @@ class Op:
     weight_grad: int = 0
 
 
-class Instant(NamedTuple):
+@dataclass(frozen=True)
+class Instant:
     """Live bytes at one moment, by what they are. ``weight_grad`` counts gradients finished so far."""
 
-    activations: Size
-    logits: Size
-    temporaries: Size
+    activations: Size = ZERO
+    logits: Size = ZERO
+    temporaries: Size = ZERO
     weight_grad: int = 0
 
-    @property
+    @cached_property
     def total(self) -> Size:
         """Everything but the parameter gradients."""
         return self.activations + self.logits + self.temporaries
@@ -145,7 +147,6 @@ class Tape:
         return Instant(
             total(tensor.size for tensor in kept if tensor.owner == "activations"),
             total(tensor.size for tensor in kept if tensor.owner == "logits"),
-            ZERO,
         )
 
     def weight_grad(self) -> int:
@@ -209,7 +210,7 @@ def backward_instants(
     else holds it, else into a new tensor.
     """
     if not tape.result.grad:
-        return (Instant(ZERO, ZERO, ZERO),)
+        return (Instant(),)
     keepers = _count_keepers(tape, held, own_source=own_source)
     by_key = {id(tensor.root): tensor.root for op in tape.ops for tensor in (*op.saved, op.output)}
     by_key |= {id(tensor.root): tensor.root for tensor in held}

@@ -161,9 +161,9 @@ SAMPLES = {
         case(ask(gpu=card(24, estimated=("tdp_w",))), estimate=flat(20)),
     ),
     "GPU004": Sample(
-        case(ask(gpu=card(64, unified_memory=True)), estimate=flat(20, host_bytes=4 * GIB)),
-        40 * GIB,
-        "40.00 GiB are left for loading",
+        case(ask(gpu=card(64, unified_memory=True)), estimate=flat(20)),
+        44 * GIB,
+        "44.00 GiB are left for loading",
         case(estimate=flat(20)),
     ),
     "QLT001": Sample(

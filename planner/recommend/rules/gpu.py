@@ -103,9 +103,11 @@ class UnifiedMemory:
 
     def check(self, case: Case) -> Reason | None:
         gpu, peak = case.scenario.cluster.gpu, case.subject.estimate.peak
-        if not gpu.unified_memory:
+        if not gpu.unified_memory or case.subject.verdict == "does_not_fit":
             return None
-        left = case.usable - peak.required_bytes - peak.managed_bytes - peak.host_bytes
-        verb = f"{format_bytes(left)} are left" if left >= 0 else f"{format_bytes(-left)} are missing"
-        text = f"{gpu.name} shares its memory with the CPU: {verb} for loading, data and whatever else runs"
+        left = max(case.usable - peak.required_bytes, 0)
+        text = (
+            f"{gpu.name} shares its memory with the CPU: {format_bytes(left)} are left "
+            "for loading, data and whatever else runs"
+        )
         return Reason(code=self.code, text=text, number=left, unit="bytes", severity="warning")

@@ -104,10 +104,10 @@ class FullAffordable:
             return None
         extra = full.estimate.peak.required_bytes - case.required
         text = (
-            f"full fine-tuning of these {format_count(total)} parameters fits too, at {format_bytes(extra)} more: "
-            "an affordable alternative"
+            f"full fine-tuning of these {format_count(total)} parameters fits too, at {format_bytes(abs(extra))} "
+            f"{'more' if extra >= 0 else 'less'}: an affordable alternative"
         )
-        return Reason(code=self.code, text=text, number=extra, unit="bytes")
+        return Reason(code=self.code, text=text, number=abs(extra), unit="bytes")
 
 
 class FullForLargeData:

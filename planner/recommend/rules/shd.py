@@ -32,6 +32,8 @@ class QuantStorage:
         ):
             return None
         saved = -case.saved_by(quant_storage="uint8")
+        if saved <= 0:
+            return None
         text = (
             f"quant storage is set to {train.quant_storage}: as uint8 the quantised weights would not be sharded, "
             f"which costs {format_bytes(saved)} per card"
