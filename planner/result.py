@@ -48,8 +48,8 @@ class Parameters(NamedTuple):
 class Peak:
     """The largest phase in the three ways of counting, and what a card must have for it.
 
-    ``required_bytes``: smallest total memory of a card on which the step completes.
-    ``device_bytes``: what nvidia-smi shows with memory to spare. ``low_bytes`` and ``high_bytes`` bound ``required_bytes``.
+    ``required_bytes``: smallest total memory of a card on which the step completes. ``low_bytes`` and ``high_bytes``
+    bound it. ``device_bytes``: what nvidia-smi shows with memory to spare.
     """
 
     phase: Phase

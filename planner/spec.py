@@ -128,8 +128,8 @@ class Attention:
 
     ``inputs`` are the projections that read the block's normalised input, in execution order: q, k, v;
     or one fused matrix; or, for latent attention, q_a (or q) and kv_a. ``inner`` are latent attention's
-    q_b and kv_b, which read the compressed vectors. ``q_norm`` and ``k_norm`` act per head
-    when their size is ``head_dim``, else on the whole projection; in latent attention they act on the compressed vectors.
+    q_b and kv_b, which read the compressed vectors. ``q_norm`` and ``k_norm`` act per head when their size is
+    ``head_dim``, else on the whole projection; in latent attention they act on the compressed vectors.
     """
 
     num_attention_heads: int
@@ -204,7 +204,7 @@ class Experts:
     parallel_dense: Mlp | None = None
     """A dense MLP that runs beside the experts (Gemma 4)."""
     linear_names: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
-    """Names of an expert's matrices where experts are separate modules (transformers 4); empty where they never were."""
+    """Names of an expert's matrices where experts are separate modules (transformers 4); empty if they never were."""
     router_linear: Literal["never", "separate", "always"] = "separate"
     """When the router is an ``nn.Linear``: where experts are separate modules (transformers 4), or in every version."""
     router_fp32: bool = False

@@ -14,6 +14,8 @@ from planner.spec import Scenario
 from planner.units import GIB
 from tests.recommend.fakes import fake_estimate
 
+PROFILES = Path(__file__).parents[1] / "hardware_profiles"
+
 
 def test_three_candidates_in_order_of_training() -> None:
     answer = planner.plan(model="8b", gpu="4090")
@@ -132,7 +134,7 @@ def test_answers_are_frozen() -> None:
 
 def test_profiles_of_the_users_own(tmp_path: Path) -> None:
     """A card from --profiles is planned on like a shipped one, and its ways keep the folder."""
-    shipped = Path("hardware_profiles/rtx4090.toml").read_text(encoding="utf-8")
+    shipped = (PROFILES / "rtx4090.toml").read_text(encoding="utf-8")
     own = shipped.replace('id = "rtx4090"', 'id = "mine"')
     own = "\n".join(line for line in own.splitlines() if not line.startswith("aliases"))
     (tmp_path / "mine.toml").write_text(own, encoding="utf-8")

@@ -41,7 +41,8 @@ def check_evidence(text: str | None) -> None:
 def _required(values: Values, name: str, command: str, what: str) -> str:
     text = values.get(name)
     if not text or not text.strip():
-        raise UsageError(f"--{name} is missing: name {what}; for instance: {command} --model 8b --gpu 4090")
+        example = f"{command} --model 8b --gpu 4090 (all options: plan --help)"
+        raise UsageError(f"--{name} is missing: name {what}; for instance: {example}")
     return str(text)
 
 

@@ -18,13 +18,13 @@ RECOMPUTED = "one layer, recomputed"
 
 
 class Item(NamedTuple):
-    """``count`` equal tensors: ``bytes`` counts all of them."""
+    """``copies`` equal tensors: ``bytes`` counts all of them."""
 
     group: str
     name: str
     shape: str
     dtype: str
-    count: int
+    copies: int
     bytes: int
 
 

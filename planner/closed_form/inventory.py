@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-from planner.formulas.adapters import adapter_sites, saved_modules
+from planner.formulas.adapters import adapter_sites, block_parts, saved_modules
 from planner.formulas.states import NESTED_TABLES, QUANT_TABLES, Trainable, int8_bytes, nf4_bytes
 from planner.result import Parameters
 from planner.spec import Linear, ModelSpec, Norm, Table
@@ -64,7 +64,7 @@ def take_inventory(model: ModelSpec, storage: Storage) -> Inventory:
         plain += count * (item.params - copies * rows * columns) * storage.outer_bytes
         largest = max(largest, rows * columns)
     trained = tuple(_trained(model, storage))
-    trainable = sum(tensor.numel * tensor.count for tensor in trained)
+    trainable = sum(tensor.numel * tensor.copies for tensor in trained)
     element = storage.weight_bytes if storage.method == "full" else storage.adapter_bytes
     adapters = 0 if storage.method == "full" else trainable * element
     return Inventory(
@@ -76,7 +76,8 @@ def _items(model: ModelSpec) -> Iterator[tuple[Linear | Norm | Table, int]]:
     """Every parameter-holding module with the number of times it occurs; a tied head is left out."""
     for table in model.embeddings:
         yield table, 1
-    for module in (*model.extra_norms, *model.extra_linears):
+    outer: list[Linear | Norm] = [*model.extra_norms, *model.extra_linears]
+    for module in outer:
         yield module, 1
     if model.final_norm is not None:
         yield model.final_norm, 1
@@ -85,7 +86,7 @@ def _items(model: ModelSpec) -> Iterator[tuple[Linear | Norm | Table, int]]:
     elif model.lm_head.bias:
         yield Table("lm_head.bias", (model.lm_head.d_out,)), 1
     for block, count in zip(model.blocks, model.block_counts, strict=True):
-        for item in (*block.linears, *block.all_norms, *block.tables):
+        for item in block_parts(block):
             yield item, count
 
 
@@ -144,7 +145,9 @@ def _all_tensors(model: ModelSpec) -> Iterator[Trainable]:
 
 def _adapter_tensors(model: ModelSpec, storage: Storage) -> Iterator[Trainable]:
     """A (r, d_in) and B (d_out, r) of every adapted matrix; stacked experts have one tall pair for all of them."""
-    for site, copies in adapter_sites(model, storage.targets, storage.modules_to_save, fused_experts=storage.fused_experts):
+    for site, copies in adapter_sites(
+        model, storage.targets, storage.modules_to_save, fused_experts=storage.fused_experts
+    ):
         rank = storage.rank * site.rank_factor
         tall = site.copies if site.stacked else 1
         yield Trainable(rank * tall, site.d_in, copies * site.copies // tall)

@@ -9,9 +9,7 @@ from planner.result import Memory
 def loss_phase(step: Step) -> Memory:
     """The peak of the head and the loss in the forward direction."""
     before = end_of_layers(step)
-    before = before._replace(
-        temporaries=before.temporaries + step.profile.autocast_cache + step.shards.loss
-    )
+    before = before._replace(temporaries=before.temporaries + step.profile.autocast_cache + step.shards.loss)
     if step.scenario.train.loss == "full":
         return step.plus(before, step.largest(step.profile.loss.recompute))
     hidden = step.plus(before, step.profile.hidden.kept)

@@ -9,6 +9,7 @@ from planner.formulas.adapters import Adapters, adapters
 from planner.formulas.blocks import block_tape
 from planner.formulas.head import hidden_tape, logits_tensor, loss_tape
 from planner.formulas.operations import Recipe
+from planner.formulas.params import block_params
 from planner.formulas.tape import (
     ZERO,
     Instant,
@@ -21,7 +22,6 @@ from planner.formulas.tape import (
     total,
 )
 from planner.spec import FLOAT_BYTES, Behaviour, ModelSpec, Scenario
-
 
 NO_ADAPTERS = Adapters(modules=frozenset(), parameters=frozenset(), saved=frozenset(), per_rank=0, saved_params=0)
 
@@ -209,7 +209,7 @@ def _profile(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Profile:
         stream=Size(token=model.hidden_size * recipe.stream_bytes),
         turns=_turns(model, layers),
         all_kept=_kept_by(model.layout, layers),
-        largest_block=max(_block_params(model)),
+        largest_block=max(block_params(block) for block in model.blocks),
     )
 
 
@@ -242,7 +242,9 @@ def _part(
 
 
 def _autocast_cache(model: ModelSpec, inventory: Inventory, recipe: Recipe) -> int:
-    """Two bytes per trained fp32 entry of the layers' matrices; fused adapters cast in their kernel, the head on its tape.
+    """Two bytes per trained fp32 entry of the layers' matrices.
+
+    Fused adapters are cast in their kernel, the head on its tape.
 
     Falcon's matrices multiply by a transposed view, which autocast does not keep.
     """
@@ -282,9 +284,3 @@ def _kept_by(kinds: tuple[int, ...], layers: tuple[Part, ...]) -> Instant:
         total(kept.activations.times(count) for kept, count in counts),
         total(kept.logits.times(count) for kept, count in counts),
     )
-
-
-def _block_params(model: ModelSpec) -> list[int]:
-    return [
-        sum(item.params for item in (*block.linears, *block.all_norms, *block.tables)) for block in model.blocks
-    ]

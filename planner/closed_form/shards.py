@@ -113,7 +113,9 @@ def _fsdp1(scenario: Scenario, profile: Profile) -> _Buffers:
         layer = 0
     whole = 0
     if scenario.train.method == "full":
-        whole = COMPUTE_BYTES * (model.lm_head.params + max(tensor.numel for tensor in inventory.trained if not tensor.embedding))
+        whole = COMPUTE_BYTES * (
+            model.lm_head.params + max(tensor.numel for tensor in inventory.trained if not tensor.embedding)
+        )
     return _Buffers(forward=root + layer, loss=root, backward=root + layer + whole)
 
 

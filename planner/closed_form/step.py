@@ -32,21 +32,21 @@ class Step(NamedTuple):
 
     @property
     def narrow_first_input(self) -> int:
-        """What the first layer's input is smaller than the others: 16-bit embeddings under a stream that fp32 norms widen."""
+        """What the first layer's input lacks: embeddings stay 16-bit under a stream that fp32 norms widen."""
         scenario = self.scenario
         if scenario.train.quantized and scenario.stack.kbit_upcast == "norms":
             return self.bytes(self.profile.stream) // 2
         return 0
 
     def held_stream(self) -> int:
-        """Outputs that a caller keeps hold the embedding's output and its gradient, where checkpoints made it a leaf."""
+        """The embedding's output and its gradient: a leaf under checkpoints, held by outputs that a caller keeps."""
         train = self.scenario.train
         if not (self.scenario.stack.holds_logits and train.uses_adapters and train.gradient_checkpointing):
             return 0
         return 2 * self.bytes(self.profile.stream)
 
     def static(self, *, gradients: int = 0, held: bool = False) -> Memory:
-        """What is there before any activation; ``gradients`` bytes of them exist already; ``held`` by the caller too."""
+        """What is there before any activation, with ``gradients`` bytes made and what the caller has ``held``."""
         return Memory(
             weights=self.shards.weights,
             adapters=self.shards.adapters,
@@ -93,6 +93,8 @@ def prepare(scenario: Scenario) -> Step:
 def _input_bytes(scenario: Scenario, profile: Profile) -> int:
     train = scenario.train
     attention = scenario.model.blocks[0].attention
-    rotary = 0 if attention.rope == "none" else 2 * (attention.rope_dim or attention.head_dim) * profile.recipe.stream_bytes
+    rotary = (
+        0 if attention.rope == "none" else 2 * (attention.rope_dim or attention.head_dim) * profile.recipe.stream_bytes
+    )
     mask = profile.recipe.compute_bytes * train.tokens * train.seq_len if train.attention == "eager" else 0
     return INPUT_BYTES * train.tokens + rotary * train.seq_len + mask

@@ -73,8 +73,9 @@ def falcon(fields: Fields) -> ModelSpec:
         NEOX, norms=norms, placement=placement, rope="none" if fields.flag("alibi") else "half", subclass=True,
         qkv_bias="bias", out_bias="bias", mlp_bias="bias", activation="hidden_act",
     )  # fmt: skip
-    single = fields.flag("multi_query") and not new
-    return model(style, fields.with_value("num_key_value_heads", 1) if single else fields, None, attention)
+    if not new:  # the field counts only in the new architecture
+        fields = fields.with_value("num_key_value_heads", 1 if fields.flag("multi_query") else None)
+    return model(style, fields, None, attention)
 
 
 def falcon_norms(fields: Fields, new: bool) -> tuple[Placement, tuple[str, ...]]:

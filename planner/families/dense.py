@@ -7,7 +7,7 @@ from planner.families.style import DECODER, Style
 
 BIAS = {"attention_bias": False, "mlp_bias": False}
 WINDOW = {"sliding_window": None}
-QWEN = {"use_sliding_window": False, "sliding_window": None, "max_window_layers": 28, "layer_types": None}
+QWEN = {"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28, "layer_types": None}
 PARTIAL = {"partial_rotary_factor": None}
 CAUSAL = {"use_bidirectional_attention": (None, False)}
 NO_CLIP = {"clip_qkv": (None,)}
@@ -136,7 +136,8 @@ FAMILIES = (
     ),
     Family(
         model_type="smollm3",
-        fields={**DECODER, **BIAS, **QWEN, "num_key_value_heads": 4, "tie_word_embeddings": True,
+        fields={**DECODER, **BIAS, "num_key_value_heads": 4, "tie_word_embeddings": True,
+                "use_sliding_window": False, "sliding_window": None, "layer_types": None,
                 "no_rope_layer_interval": 4, "no_rope_layers": None},
         build=decoder(
             Style(
@@ -267,7 +268,8 @@ FAMILIES = (
     ),
     Family(
         model_type="exaone4",
-        fields={**DECODER, "sliding_window": 4096, "sliding_window_pattern": 4, "layer_types": None},
+        fields={**DECODER, "num_key_value_heads": 32, "sliding_window": 4096, "sliding_window_pattern": 4,
+                "layer_types": None},
         build=decoder(Style(norms=POST_NORMS, placement="post", qk_norm="head", layers=layers.exaone4)),
     ),
     Family(

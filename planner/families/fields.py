@@ -209,9 +209,9 @@ def same(value: object, known: object) -> bool:
 
 
 def printable(text: str, *, limit: int = 40) -> str:
-    """Foreign text for one line on a terminal: no control characters, no more than ``limit`` of it.
+    r"""Foreign text for one line on a terminal: no control characters, no more than ``limit`` of it.
 
-    >>> printable("a\\nb\\x1b[2J"), printable("x" * 50, limit=4)
+    >>> printable("a\nb\x1b[2J"), printable("x" * 50, limit=4)
     ('a?b?[2J', 'xxxx')
     """
     return "".join(letter if letter.isprintable() else "?" for letter in text[:limit])

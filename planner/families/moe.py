@@ -39,7 +39,7 @@ FAMILIES = (
         fields={**DECODER, **ROUTED, "num_key_value_heads": 16, "qkv_bias": True, "num_experts": REQUIRED,
                 "moe_intermediate_size": REQUIRED, "shared_expert_intermediate_size": REQUIRED,
                 "decoder_sparse_step": 1, "mlp_only_layers": None, "use_sliding_window": False,
-                "sliding_window": None, "max_window_layers": 28, "layer_types": None},
+                "sliding_window": 4096, "max_window_layers": 28, "layer_types": None},
         only={"use_sliding_window": (False, None)},
         build=decoder(
             Style(qkv_bias="qkv_bias", layers=sparse_layers(uniform, layers.by_step)),
@@ -53,7 +53,7 @@ FAMILIES = (
         model_type="qwen3_moe",
         fields={**DECODER, **ROUTED, "num_key_value_heads": 4, "attention_bias": False, "num_experts": REQUIRED,
                 "moe_intermediate_size": REQUIRED, "decoder_sparse_step": 1, "mlp_only_layers": None,
-                "use_sliding_window": False, "sliding_window": None},
+                "use_sliding_window": False, "sliding_window": 4096},
         renamed={"num_experts": ("num_local_experts",)},
         ignored=frozenset({"max_window_layers"}),
         build=decoder(

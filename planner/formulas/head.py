@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 
-from planner.formulas.blocks import norm
+from planner.formulas.norms import norm
 from planner.formulas.operations import Recipe, Recorder
 from planner.formulas.tape import Op, Size, Tape, Tensor
 from planner.spec import Linear, ModelSpec
@@ -27,7 +27,9 @@ def hidden_tape(model: ModelSpec, recipe: Recipe) -> Tape:
 
 
 @lru_cache(maxsize=1024)
-def loss_tape(model: ModelSpec, recipe: Recipe, head_bytes: int, head_trained: bool, upcast: str, shift_copy: bool) -> Tape:
+def loss_tape(
+    model: ModelSpec, recipe: Recipe, head_bytes: int, head_trained: bool, upcast: str, shift_copy: bool
+) -> Tape:
     """Final norm, head, logits, cross entropy.
 
     Copies of the logits: the head's output (16 bit), ``.float()``, before transformers 4.49 a shifted copy, the
@@ -35,7 +37,9 @@ def loss_tape(model: ModelSpec, recipe: Recipe, head_bytes: int, head_trained: b
     gradient over the fp32 logits. Until the loss returns, variables hold the fp32 logits and the last hidden state.
     """
     base = hidden_tape(model, recipe)
-    recorder = Recorder(recipe._replace(quant="", weight_bytes=head_bytes, full=head_trained), Tape(base.source, [*base.ops]))
+    recorder = Recorder(
+        recipe._replace(quant="", weight_bytes=head_bytes, full=head_trained), Tape(base.source, [*base.ops])
+    )
     hidden = base.result
     for linear in model.extra_linears:
         if linear.d_out == model.lm_head.d_in and linear.d_in == model.hidden_size:
@@ -44,7 +48,9 @@ def loss_tape(model: ModelSpec, recipe: Recipe, head_bytes: int, head_trained: b
     if model.logits_scaled:
         logits = recorder.unary(logits, "scaled logits", saves="nothing")
     if model.logits_softcap:
-        capped = recorder.unary(recorder.unary(logits, "logits / cap", saves="nothing"), "tanh(logits)", saves="output", scratch=1)
+        capped = recorder.unary(
+            recorder.unary(logits, "logits / cap", saves="nothing"), "tanh(logits)", saves="output", scratch=1
+        )
         logits = recorder.unary(capped, "capped logits", saves="nothing")
     wide = logits if upcast == "none" else recorder.cast(logits, 4, "logits as fp32")
     if shift_copy:

@@ -13,7 +13,7 @@ TRL_VOCABULARY = 32768
 """Vocabulary entries per tile. trl 1.16 trainer/utils.py, _CHUNKED_LOGPROB_CHUNK_SIZE."""
 
 TRL_KEPT = 8 * 4
-"""Bytes per token that TRL's kernel keeps besides the hidden state: targets, log-normaliser, results. Same file, forward."""
+"""Bytes per token that TRL's kernel keeps besides the hidden state: targets, log-normaliser, results. Same file."""
 
 TRL_RUNNING = 10 * 4
 """Bytes per token of its running statistics. Same file, forward."""
@@ -31,7 +31,9 @@ class LossBytes(NamedTuple):
 
 
 class Head(NamedTuple):
-    """Sizes of a head: ``t`` scored tokens, ``h`` hidden size, ``V`` vocabulary; element bytes of compute, hidden state and weight."""
+    """Sizes of a head: ``t`` scored tokens, ``h`` hidden size, ``V`` vocabulary; element bytes of compute, hidden state
+    and weight.
+    """
 
     t: int
     h: int

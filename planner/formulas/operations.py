@@ -97,16 +97,14 @@ class Recorder:
         return self.tape.add(Op("cast", (tensor,), out))
 
     def unary(self, tensor: Tensor, name: str, *, saves: str = "input", scratch: int = 0) -> Tensor:
-        """An elementwise function. Saves its input, its output or nothing; ``scratch`` tensors of its size in backward."""
+        """An elementwise function. Saves its input, its output or nothing; backward makes ``scratch`` tensors more."""
         out = Tensor(name, tensor.size, tensor.shape, tensor.e, tensor.grad, tensor.owner)
         kept = {"input": (tensor,), "output": (out,), "nothing": ()}[saves]
         return self.tape.add(Op(name, (tensor,), out, saved=kept, scratch_backward=tensor.size.times(scratch)))
 
     def mul(self, left: Tensor, right: Tensor, name: str) -> Tensor:
         """``left * right``. Saves each factor whose partner needs a gradient."""
-        kept = tuple(
-            factor for factor, partner in ((left, right), (right, left)) if partner.grad
-        )
+        kept = tuple(factor for factor, partner in ((left, right), (right, left)) if partner.grad)
         e = max(left.e, right.e)
         wide = left if left.size.token // left.e >= right.size.token // right.e else right
         out = Tensor(name, wide.size.times(e // wide.e), wide.shape, e, left.grad or right.grad)
@@ -152,7 +150,9 @@ class Recorder:
         scratch = ZERO
         if x.e < weight_bytes:
             size = Size(fixed=linear.weight_params * x.e)
-            copy = (self.constant(f"{linear.name} weight as {_dtype(x.e)}", size, f"{linear.d_out} {linear.d_in}", x.e),)
+            copy = (
+                self.constant(f"{linear.name} weight as {_dtype(x.e)}", size, f"{linear.d_out} {linear.d_in}", x.e),
+            )
             scratch = size if trained else ZERO
         return self.tape.add(
             Op(

@@ -14,8 +14,8 @@ CUBLAS_HANDLES = 2
 (fms-acceleration scripts/benchmarks/refs/a100_80gb.csv, 20 rows)."""
 
 SQUEEZED_FRACTION = 0.01
-"""Share of allocated bytes that stays unusable although the allocator gives back its cache before it fails.
-One full fine-tuning run of 67.46 GiB completed with 0.93 GiB of device memory besides, context included (same source)."""
+"""Share of allocated bytes that stays unusable although the allocator gives back its cache before it fails. One full
+fine-tuning run of 67.46 GiB completed with 0.93 GiB of device memory besides, context included (same source)."""
 
 SPARE_FRACTIONS: Mapping[tuple[str, str], float] = MappingProxyType(
     {

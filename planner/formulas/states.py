@@ -32,11 +32,11 @@ ALLOCATION = 512
 
 
 class Trainable(NamedTuple):
-    """``count`` trained tensors of one shape: ``rows`` by ``columns``, with ``columns`` 1 for vectors."""
+    """``copies`` trained tensors of one shape: ``rows`` by ``columns``, with ``columns`` 1 for vectors."""
 
     rows: int
     columns: int
-    count: int
+    copies: int
     embedding: bool = False
 
     @property
@@ -131,9 +131,9 @@ def optimizer_bytes(name: str, tensors: Iterable[Trainable], *, e: int, shards: 
     for tensor in tensors:
         numel = -(-tensor.numel // shards)
         on_device, paged = _state_bytes(name, tensor, numel, e)
-        states += tensor.count * on_device
-        managed += tensor.count * paged
-        total += tensor.count * numel * e
+        states += tensor.copies * on_device
+        managed += tensor.copies * paged
+        total += tensor.copies * numel * e
         largest = max(largest, numel)
     return OptimizerBytes(states, managed, _temporary_bytes(name, largest, total, e))
 
@@ -178,8 +178,9 @@ def _paged_eight_bit(numel: int) -> tuple[int, int]:
 def _temporary_bytes(name: str, largest: int, total: int, e: int) -> int:
     """What the step allocates besides parameters, gradients and states.
 
-    foreach AdamW makes the square roots of all second moments at once; the loop two tensors of one
-    parameter's size; transformers' Adafactor an update and its square, beside fp32 copies of a 16-bit gradient and parameter; Muon orthogonalises one matrix at a time in five 16-bit copies, besides an fp32 update of fp32 gradients.
+    foreach AdamW makes the square roots of all second moments at once; the loop makes two tensors of one
+    parameter's size; transformers' Adafactor an update and its square, beside fp32 copies of a 16-bit gradient and
+    parameter; Muon orthogonalises one matrix at a time in five 16-bit copies, besides an fp32 update of fp32 gradients.
     """
     if name == "adamw_foreach":
         return total

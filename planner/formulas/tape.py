@@ -9,7 +9,7 @@ torch's ``tools/autograd/derivatives.yaml`` (what it saves), and ``torch/csrc/au
 (how gradients meet).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -162,6 +162,41 @@ def total(sizes: Iterable[Size]) -> Size:
     return result
 
 
+class _Ledger:
+    """Running totals of what is alive, so that an instant costs a few additions."""
+
+    __slots__ = ("activations", "logits", "temporaries")
+
+    def __init__(self) -> None:
+        self.activations = [0, 0, 0, 0]
+        self.logits = [0, 0, 0, 0]
+        self.temporaries = [0, 0, 0, 0]
+
+    def tensor(self, tensor: Tensor, sign: int) -> None:
+        """A forward tensor comes (1) or goes (-1)."""
+        self._add(self.logits if tensor.owner == "logits" else self.activations, tensor.size, sign)
+
+    def gradient(self, gradient: "_Gradient", sign: int) -> None:
+        """A gradient comes or goes: logits' belong to the logits, others are temporaries."""
+        self._add(self.logits if gradient.owner == "logits" else self.temporaries, gradient.size, sign)
+
+    @staticmethod
+    def _add(totals: list[int], size: Size, sign: int) -> None:
+        for place, part in enumerate(size):
+            if part:
+                totals[place] += sign * part
+
+    def instant(self, scratch: Size, weight_grad: int = 0) -> Instant:
+        """What is alive now, with the scratch memory of the running operation."""
+        temporaries = Size(*self.temporaries)
+        return Instant(
+            Size(*self.activations),
+            Size(*self.logits),
+            temporaries + scratch if scratch is not ZERO else temporaries,
+            weight_grad,
+        )
+
+
 def forward_instants(
     tape: Tape, *, keep: bool, held: tuple[Tensor, ...] = (), own_source: bool = False
 ) -> tuple[Instant, ...]:
@@ -170,39 +205,57 @@ def forward_instants(
     ``keep`` is false where nothing is saved (inside a checkpoint). A tensor lives until its last reader has
     run and no variable points at it, or to the end when it is saved or ``held`` by the caller.
     """
-    last_use = {
-        id(tensor.root): index for index, op in enumerate(tape.ops) for tensor in (*op.inputs, *op.named)
-    }
-    kept = {id(tensor.root) for tensor in held}
-    if keep:
-        kept |= {id(tensor) for tensor in tape.saved(own_source=own_source)}
-    live: dict[int, Tensor] = {id(tape.source): tape.source} if own_source else {}
+    kept = {tensor.root for tensor in (*held, *(tape.saved(own_source=own_source) if keep else ()))}
+    ignored = None if own_source else tape.source
+    ending = _last_uses(tape, kept)
+    ledger = _Ledger()
+    alive: set[Tensor] = set()
+
+    def born(tensor: Tensor) -> None:
+        if tensor is not ignored and tensor not in alive:
+            alive.add(tensor)
+            ledger.tensor(tensor, 1)
+
+    if own_source:
+        born(tape.source)
     instants = []
     for index, op in enumerate(tape.ops):
-        live[id(op.output.root)] = op.output.root
+        born(op.output.root)
         for tensor in op.saved if keep and op.output.grad else ():
-            live[id(tensor.root)] = tensor.root
-        if not own_source:
-            live.pop(id(tape.source), None)
-        instants.append(_instant(live.values(), (), op.scratch_forward))
-        for key in [key for key in live if last_use.get(key, index) <= index and key not in kept]:
-            if key != id(op.output.root):
-                del live[key]
+            born(tensor.root)
+        instants.append(ledger.instant(op.scratch_forward))
+        for tensor in ending.get(index, ()):
+            if tensor in alive:
+                alive.remove(tensor)
+                ledger.tensor(tensor, -1)
     return pareto(instants)
+
+
+def _last_uses(tape: Tape, kept: set[Tensor]) -> dict[int, list[Tensor]]:
+    """Tensors that go after each operation: not kept, and nobody reads or names them later."""
+    last: dict[Tensor, int] = {}
+    for index, op in enumerate(tape.ops):
+        last.setdefault(op.output.root, index + 1)
+        for tensor in (*op.inputs, *op.named):
+            last[tensor.root] = index
+    ending: dict[int, list[Tensor]] = {}
+    final = tape.result.root
+    for tensor, index in last.items():
+        if tensor not in kept and tensor is not final:
+            ending.setdefault(index, []).append(tensor)
+    return ending
 
 
 @dataclass(eq=False, slots=True)
 class _Gradient:
-    """Gradient of one tensor; ``shared`` while two readers wait for the same memory."""
+    """Gradient of one tensor; ``holders`` counts the readers that wait for the same memory."""
 
     size: Size
     owner: OwnerTag
     holders: int = 1
 
 
-def backward_instants(
-    tape: Tape, *, held: tuple[Tensor, ...] = (), own_source: bool = False
-) -> tuple[Instant, ...]:
+def backward_instants(tape: Tape, *, held: tuple[Tensor, ...] = (), own_source: bool = False) -> tuple[Instant, ...]:
     """Moments of the backward pass that can be its peak; the source counts only where nobody else counts it.
 
     Saved tensors go when the operations that keep them have run. A gradient goes when the operation that
@@ -211,31 +264,86 @@ def backward_instants(
     """
     if not tape.result.grad:
         return (Instant(),)
+    ledger = _Ledger()
     keepers = _count_keepers(tape, held, own_source=own_source)
-    by_key = {id(tensor.root): tensor.root for op in tape.ops for tensor in (*op.saved, op.output)}
-    by_key |= {id(tensor.root): tensor.root for tensor in held}
-    gradients: dict[int, _Gradient] = {id(tape.result): _Gradient(tape.result.size, tape.result.owner)}
+    for tensor in keepers:
+        ledger.tensor(tensor, 1)
+    seed = _Gradient(tape.result.size, tape.result.owner)
+    ledger.gradient(seed, 1)
+    gradients: dict[Tensor, _Gradient] = {tape.result: seed}
     instants: list[Instant] = []
     finished = 0
-
-    def note(scratch: Size) -> None:
-        alive = [by_key[key] for key, count in keepers.items() if count > 0]
-        instants.append(_instant(alive, set(map(_Identity, gradients.values())), scratch, finished))
-
     for op in reversed(tape.ops):
-        out = gradients.pop(id(op.output), None)
+        out = gradients.pop(op.output, None)
         if out is None:
             continue
-        anchor = object()
-        gradients[id(anchor)] = out
         finished += op.weight_grad
-        _spread(op, out, gradients, note)
-        note(op.scratch_backward)
-        del gradients[id(anchor)]
-        out.holders -= 1
-        for tensor in _roots(op.saved):
-            keepers[tensor] = keepers.get(tensor, 1) - 1
+        for tensor in op.inputs:
+            if tensor.grad:
+                _hand_down(op, tensor, out, gradients, ledger, instants, finished)
+        instants.append(ledger.instant(op.scratch_backward, finished))
+        _release(out, ledger)
+        for tensor in {tensor.root for tensor in op.saved}:
+            _forget(tensor, keepers, ledger)
     return pareto(instants)
+
+
+def _hand_down(
+    op: Op,
+    tensor: Tensor,
+    out: _Gradient,
+    gradients: dict[Tensor, _Gradient],
+    ledger: _Ledger,
+    instants: list[Instant],
+    finished: int,
+) -> None:
+    """The gradient of one input: the output's own, or a new one; added to what another reader has left there."""
+    if tensor in op.passes:
+        new = out
+        out.holders += 1
+    else:
+        new = _Gradient(tensor.size, tensor.owner)
+        ledger.gradient(new, 1)
+    old = gradients.get(tensor)
+    if old is None:
+        gradients[tensor] = new
+        return
+    apart = old.holders > 1 and new.holders > 1
+    joined = _Gradient(tensor.size, tensor.owner)
+    if apart:
+        ledger.gradient(joined, 1)
+    instants.append(ledger.instant(op.scratch_backward, finished))
+    if not apart:
+        ledger.gradient(joined, 1)
+    _release(old, ledger)
+    _release(new, ledger)
+    gradients[tensor] = joined
+
+
+def _release(gradient: _Gradient, ledger: _Ledger) -> None:
+    gradient.holders -= 1
+    if gradient.holders == 0:
+        ledger.gradient(gradient, -1)
+
+
+def _forget(tensor: Tensor, keepers: dict[Tensor, int], ledger: _Ledger) -> None:
+    count = keepers.get(tensor, 0)
+    if count == 1:
+        ledger.tensor(tensor, -1)
+    keepers[tensor] = count - 1
+
+
+def _count_keepers(tape: Tape, held: tuple[Tensor, ...], *, own_source: bool) -> dict[Tensor, int]:
+    keepers: dict[Tensor, int] = {}
+    for op in tape.ops:
+        if op.output.grad:
+            for tensor in {tensor.root for tensor in op.saved}:
+                keepers[tensor] = keepers.get(tensor, 0) + 1
+    for tensor in held:
+        keepers[tensor.root] = keepers.get(tensor.root, 0) + 1
+    if not own_source:
+        keepers.pop(tape.source, None)
+    return keepers
 
 
 def gradients_before_recompute(tape: Tape) -> Size:
@@ -254,89 +362,14 @@ def gradients_before_recompute(tape: Tape) -> Size:
     return total(waiting.values())
 
 
-class _Identity:
-    """Makes gradients that are one object count once."""
-
-    __slots__ = ("gradient",)
-
-    def __init__(self, gradient: _Gradient) -> None:
-        self.gradient = gradient
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Identity) and other.gradient is self.gradient
-
-    def __hash__(self) -> int:
-        return id(self.gradient)
-
-
-def _spread(op: Op, out: _Gradient, gradients: dict[int, _Gradient], note: Callable[[Size], None]) -> None:
-    for tensor in op.inputs:
-        if not tensor.grad:
-            continue
-        if tensor in op.passes:
-            new = out
-            out.holders += 1
-        else:
-            new = _Gradient(tensor.size, tensor.owner)
-        old = gradients.get(id(tensor))
-        if old is None:
-            gradients[id(tensor)] = new
-            continue
-        extra = tensor.size if old.holders > 1 and new.holders > 1 else ZERO
-        waiting = object()
-        gradients[id(waiting)] = new
-        note(op.scratch_backward + extra)
-        del gradients[id(waiting)]
-        old.holders -= 1
-        new.holders -= 1
-        gradients[id(tensor)] = _Gradient(tensor.size, tensor.owner)
-
-
-def _count_keepers(tape: Tape, held: tuple[Tensor, ...], *, own_source: bool) -> dict[int, int]:
-    keepers: dict[int, int] = {}
-    for op in tape.ops:
-        if op.output.grad:
-            for key in _roots(op.saved):
-                keepers[key] = keepers.get(key, 0) + 1
-    for tensor in held:
-        keepers[id(tensor.root)] = keepers.get(id(tensor.root), 0) + 1
-    if not own_source:
-        keepers.pop(id(tape.source), None)
-    return keepers
-
-
-def _roots(tensors: Iterable[Tensor]) -> set[int]:
-    return {id(tensor.root) for tensor in tensors}
-
-
-def _instant(
-    alive: Iterable[Tensor], gradients: Iterable[_Identity], scratch: Size, weight_grad: int = 0
-) -> Instant:
-    activations = logits = ZERO
-    for tensor in alive:
-        if tensor.owner == "logits":
-            logits = logits + tensor.size
-        else:
-            activations = activations + tensor.size
-    temporaries = scratch
-    for identity in gradients:
-        if identity.gradient.owner == "logits":
-            logits = logits + identity.gradient.size
-        else:
-            temporaries = temporaries + identity.gradient.size
-    return Instant(activations, logits, temporaries, weight_grad)
-
-
 def pareto(instants: Iterable[Instant]) -> tuple[Instant, ...]:
     """Instants that no other one covers in every coefficient: only these can be the peak of some batch."""
-    kept: list[Instant] = []
-    for instant in instants:
-        mine = (*instant.total, instant.weight_grad)
-        if any(_covers((*other.total, other.weight_grad), mine) for other in kept):
-            continue
-        kept = [other for other in kept if not _covers(mine, (*other.total, other.weight_grad))]
-        kept.append(instant)
-    return tuple(kept)
+    kept: list[tuple[tuple[int, ...], Instant]] = []
+    sized = [((*instant.total, instant.weight_grad), instant) for instant in instants]
+    for mine, instant in sorted(sized, key=lambda pair: pair[0], reverse=True):
+        if not any(_covers(other, mine) for other, _ in kept):
+            kept.append((mine, instant))
+    return tuple(instant for _, instant in kept)
 
 
 def _covers(big: tuple[int, ...], small: tuple[int, ...]) -> bool:

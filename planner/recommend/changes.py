@@ -106,7 +106,9 @@ def differing(asked: Ask, variant: Ask) -> dict[str, str | int | float | bool]:
     method = {} if variant.request.methods == asked.request.methods else {"method": variant.methods[0]}
     before, after = asked.request.settings, variant.request.settings
     return method | {
-        name: value for name, value in after.items() if before.get(name) != value and not isinstance(value, tuple)
+        name: value
+        for name, value in after.items()
+        if before.get(name) != value and not isinstance(value, list | tuple)
     }
 
 

@@ -118,7 +118,7 @@ def _option(name: str, value: Setting) -> list[str]:
     option = name.replace("_", "-")
     if isinstance(value, bool):
         return [f"--{option}" if value else f"--no-{option}"]
-    if isinstance(value, tuple):
+    if isinstance(value, list | tuple):
         return [f"--{option}", ",".join(value) or "none"]
     return [f"--{option}", str(value)]
 

@@ -9,6 +9,7 @@ from planner.render import words
 from planner.render.lines import Line, Screen, length
 from planner.render.sheet import Cell, Owner
 from planner.result import Candidate
+from planner.units import format_gib
 
 NAMES: Mapping[Owner, str] = MappingProxyType({**words.OWNER_WORDS, "context": "context, slack"})
 """Owners of allocated bytes, and what a card must hold besides: CUDA context, libraries, allocator slack."""
@@ -49,7 +50,7 @@ def scale_for(candidates: Iterable[Candidate], usable: int, width: int) -> Scale
 
 def heading(scale: Scale) -> Line:
     """The card's size, ending where its edge stands in the bars below."""
-    return (Cell(f"{words.gib(scale.usable)} GiB".rjust(scale.edge + 1), "faint"),)
+    return (Cell(f"{format_gib(scale.usable)} GiB".rjust(scale.edge + 1), "faint"),)
 
 
 def bar(candidate: Candidate, scale: Scale, screen: Screen) -> Line:

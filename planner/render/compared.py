@@ -46,7 +46,9 @@ def _row(name: str, cells: Iterable[str | Cell]) -> tuple[Cell, ...]:
 
 
 def _range(ratio: "Range | None") -> str:
-    return "unknown" if ratio is None else f"{ratio.low:.2f}–{ratio.high:.2f}"
+    if ratio is None:
+        return "unknown"
+    return "–".join(dict.fromkeys(f"{bound:.2f}" for bound in ratio))
 
 
 def _cards(way: Way | None) -> str:

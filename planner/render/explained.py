@@ -35,7 +35,7 @@ def items_sheet(scenario: Scenario, items: Sequence["Item"]) -> Sheet:
 
 
 def _item(item: "Item") -> tuple[Cell, ...]:
-    return row((f"  {item.name}", item.shape, item.dtype, f"{item.count:,}", format_bytes(item.bytes)))
+    return row((f"  {item.name}", item.shape, item.dtype, f"{item.copies:,}", format_bytes(item.bytes)))
 
 
 def _title(scenario: Scenario) -> str:

@@ -45,8 +45,8 @@ def plan_document(plan: Plan) -> PlanDocument:
     }
 
 
-def plan_schema() -> dict[str, object]:
-    """JSON schema of ``plan_document``'s answer."""
+def schema() -> dict[str, object]:
+    """JSON schema of what ``plan --format json`` prints: the page ``docs/json-schema.json``."""
     from pydantic import TypeAdapter  # noqa: PLC0415  (only the schema page needs it)
 
     return cast("dict[str, object]", TypeAdapter(PlanDocument).json_schema(mode="serialization"))

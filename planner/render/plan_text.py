@@ -49,7 +49,7 @@ class Group:
 def subject(plan: Plan) -> tuple[str, str, str]:
     """What was asked: the model with its size, the hardware with what it offers, the software."""
     total = format_count(plan.candidates[0].estimate.parameters.total)
-    usable = words.gib(plan.cluster.usable_bytes)
+    usable = words.usable(plan.cluster)
     each = "usable each" if plan.cluster.world_size > 1 else "usable"
     return (
         f"{plan.model.name}, {total} parameters",

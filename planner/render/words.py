@@ -78,18 +78,21 @@ def gib(count: int) -> str:
 
 
 def cards(cluster: Cluster) -> str:
-    """How many of which card.
-
-    The number of machines is said when there are several.
-    """
+    """How many of which card; for a class, what stands for it; and the machines, when there are several."""
+    gpu = cluster.gpu
+    kind = f" as the weakest {gpu.id} card" if gpu.represents else ""
     where = f" on {cluster.nodes} nodes" if cluster.nodes > 1 else ""
-    return f"{cluster.world_size} × {cluster.gpu.name}{where}"
+    return f"{cluster.world_size} × {gpu.name}{kind}{where}"
+
+
+def usable(cluster: Cluster) -> str:
+    """GiB that a training process may take on each card."""
+    return format_gib(cluster.usable_bytes)
 
 
 def against(candidate: Candidate) -> str:
     """Bytes needed of the bytes that the card offers."""
-    usable = candidate.scenario.cluster.usable_bytes
-    return f"{gib(candidate.estimate.peak.required_bytes)} of {gib(usable)} GiB"
+    return f"{gib(candidate.estimate.peak.required_bytes)} of {usable(candidate.scenario.cluster)} GiB"
 
 
 def dollars(prices: tuple[float | None, float | None]) -> str:

@@ -61,7 +61,7 @@ def resolve(
     model: ModelSpec,
     cluster: Cluster,
     method: Method,
-    settings: Mapping[str, Any] = {},  # noqa: B006  (a read-only empty mapping)
+    settings: Mapping[str, Any] = {},
     stack: str | Defaults = "trl",
 ) -> Scenario:
     """The complete scenario of one method; ``settings`` holds only what the user set, by ``TrainSpec`` field.
@@ -80,9 +80,7 @@ def resolve(
         chosen[name], origins[name] = value, "user"
     _settle(chosen, origins, defaults, cluster)
     _refuse(chosen, origins, cluster)
-    return Scenario(
-        model=model, train=TrainSpec(**chosen), cluster=cluster, stack=defaults.behaviour, origins=origins
-    )
+    return Scenario(model=model, train=TrainSpec(**chosen), cluster=cluster, stack=defaults.behaviour, origins=origins)
 
 
 def _defaults(cluster: Cluster, method: Method) -> dict[str, Any]:
@@ -126,7 +124,8 @@ def _refuse(chosen: Mapping[str, Any], origins: Mapping[str, Origin], cluster: C
         raise UnsupportedScenario(f"{gpu.id} cannot run FlashAttention-2: use --attention sdpa")
     if chosen["weights_dtype"] == "fp16" and chosen["method"] == "full":
         raise UnsupportedScenario(
-            "full fine-tuning of fp16 weights cannot be unscaled by a gradient scaler: use --weights-dtype fp32 --autocast fp16"
+            "full fine-tuning of fp16 weights: a gradient scaler cannot unscale them; "
+            "use --weights-dtype fp32 --autocast fp16"
         )
     if not chosen["lora_targets"]:
         raise UsageError("--lora-targets is empty: name modules with commas, or all-linear")
@@ -189,5 +188,3 @@ def _names(name: str, value: object) -> tuple[str, ...]:
         raise UsageError(f"{option(name)} {str(value)[:40]!r} is not a list of module names")
     clean = tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
     return () if clean == ("none",) else clean
-
-

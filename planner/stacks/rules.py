@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 from planner.errors import UnknownName, UnsupportedScenario, UsageError
 from planner.spec import Autocast, Behaviour, Float, Loss
@@ -86,7 +86,9 @@ def _parse_versions(text: str, known: Collection[str]) -> dict[str, str]:
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         package, separator, version = (piece.strip() for piece in part.partition("="))
         if not separator or not _VERSION.fullmatch(version):
-            raise UsageError(f"stack version {part[:60]!r} is not PACKAGE=VERSION: write for instance transformers=4.48.1")
+            raise UsageError(
+                f"stack version {part[:60]!r} is not PACKAGE=VERSION: write for instance transformers=4.48.1"
+            )
         if package not in known:
             raise UnknownName("stack package", package, known, listing="plan explain stack")
         versions[package] = version
@@ -105,10 +107,13 @@ def _compare(version: str, operator: str, bound: str) -> bool:
     left, right = _numbers(version), _numbers(bound)
     width = max(len(left), len(right))
     left, right = left + (0,) * (width - len(left)), right + (0,) * (width - len(right))
-    return cast(
-        bool,
-        {"<": left < right, "<=": left <= right, ">": left > right, ">=": left >= right, "==": left == right}[operator],
-    )
+    return {
+        "<": left < right,
+        "<=": left <= right,
+        ">": left > right,
+        ">=": left >= right,
+        "==": left == right,
+    }[operator]
 
 
 def _numbers(version: str) -> tuple[int, ...]:

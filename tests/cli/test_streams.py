@@ -63,3 +63,17 @@ def test_python_dash_m_is_the_same_command(shell: Shell) -> None:
 
     assert (answer.code, answer.err) == (0, "")
     assert answer.out.startswith("plan ")
+
+
+@pytest.mark.parametrize("format_name", ["text", "json", "markdown"])
+def test_a_plan_loads_nothing_heavy(shell: Shell, format_name: str) -> None:
+    """Not even what draws colours or validates files: a pipe and a closed form need neither."""
+    program = (
+        "import sys; from planner.cli import main; "
+        f"main(['--model', '8b', '--gpu', '4090', '--format', '{format_name}']); "
+        "heavy = {'torch', 'transformers', 'accelerate', 'peft', 'numpy', 'pydantic', 'rich', 'huggingface_hub'}; "
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    answer = shell(f'{sys.executable} -c "{program}"')
+
+    assert (answer.code, answer.err) == (0, "[]\n")

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from planner.families import COVERED, model_from_config
+from planner.families.fields import REQUIRED
 from planner.formulas.adapters import block_parts
 from planner.formulas.params import model_params, outer_params
 from planner.spec import Block, Linear, ModelSpec, Norm
@@ -103,9 +104,9 @@ def test_everything_outside_the_layers_is_counted(case: tuple[str, Config]) -> N
     leaves = {name.rpartition(".")[2] for name, module in real.named_modules() if not LAYER.match(name)}
 
     assert outer_params(spec) == outside
-    norms = [spec.final_norm] if spec.final_norm else []
-    for part in (*spec.embeddings, *spec.extra_linears, *spec.extra_norms, *norms, spec.lm_head):
-        assert part.name in leaves
+    norms = [norm.name for norm in (spec.final_norm, *spec.extra_norms) if norm]
+    tables, linears = [table.name for table in spec.embeddings], [linear.name for linear in spec.extra_linears]
+    assert {*norms, *tables, *linears, spec.lm_head.name} <= leaves
 
 
 @pytest.mark.parametrize("case", CASES, ids=title)
@@ -174,6 +175,34 @@ def test_activations_are_those_of_the_real_modules(case: tuple[str, Config]) -> 
         ours = {part.activation for part in parts if part}
         found = {ACTIVATION_CLASSES[kind] for m in modules.values() if (kind := type(m).__name__) in ACTIVATION_CLASSES}
         assert found == ours - {"swiglu_clamped"}  # gpt-oss computes its own, without a module
+
+
+OURS_ON_PURPOSE = {
+    "max_position_embeddings": "absent means unknown, since nothing but learned positions depends on it",
+    "rope_parameters": "only its partial_rotary_factor matters, and each family's style has that default",
+    "num_key_value_heads": "latent attention has none of its own",
+}
+NO_FIELD_OF_THE_CLASS = {
+    ("gemma", "hidden_activation"),  # read by older versions, and still in files
+    ("gemma3_text", "sliding_window_pattern"),  # keyword arguments of __post_init__
+    ("cohere2", "sliding_window_pattern"),
+    ("ernie4_5", "attention_dropout"),  # without dropout
+    ("ernie4_5_moe", "attention_dropout"),
+    ("mpt", "attention_dropout"),  # in attn_config, which is checked
+}
+
+
+@pytest.mark.parametrize("model_type", sorted(COVERED))
+def test_defaults_are_those_of_the_configuration_class(model_type: str) -> None:
+    family = COVERED[model_type]
+    fields = type(transformers.AutoConfig.for_model(model_type)).__dataclass_fields__
+
+    for name, default in family.fields.items():
+        spelt = next((key for key in (name, *family.renamed.get(name, ())) if key in fields), None)
+        if spelt is None:
+            assert default is None or (model_type, name) in NO_FIELD_OF_THE_CLASS or name == "hidden_act", name
+        elif default is not REQUIRED and fields[spelt].default != default:
+            assert name in OURS_ON_PURPOSE, (name, default, fields[spelt].default)
 
 
 def test_every_family_has_a_case() -> None:

@@ -13,6 +13,7 @@ from planner.spec import (
     Attention,
     Block,
     Cluster,
+    Experts,
     Gpu,
     Linear,
     Method,
@@ -141,6 +142,35 @@ def needs(required: Callable[[Scenario], float], **peak: Any) -> Estimator:
         return replace(made, peak=replace(made.peak, required_bytes=bytes_, **{**bounds, **peak}))
 
     return estimate
+
+
+def flat(gib: float, **peak: int) -> Estimator:
+    """An estimator with one answer to everything."""
+    return needs(lambda scenario: gib, **peak)
+
+
+def by(setting: str, answers: dict[Any, float]) -> Estimator:
+    """An estimator that looks at one setting."""
+    return needs(lambda scenario: answers[getattr(scenario.train, setting)])
+
+
+def by_method(full: float = 200, lora: float = 20, qlora: float = 10) -> Estimator:
+    return by("method", {"full": full, "lora": lora, "qlora": qlora})
+
+
+def mixture() -> ModelSpec:
+    """A layer whose experts hold 12 GB of 16-bit weights beside a little attention."""
+    experts = Experts(
+        num_experts=128,
+        top_k=8,
+        intermediate_size=768,
+        activation="silu",
+        gated=True,
+        router=Table("router", (128, 2048)),
+        tables=(Table("gate_up_proj", (128, 1536, 2048)), Table("down_proj", (128, 2048, 768))),
+    )
+    dense = llama(h=2048, f=768, layers=1, n=32, k=4, v=1000)
+    return replace(dense, blocks=(replace(dense.blocks[0], mlp=None, experts=experts),))
 
 
 def case(

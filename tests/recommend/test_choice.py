@@ -10,8 +10,7 @@ from planner.recommend.candidates import candidates
 from planner.recommend.request import Ask, Estimator
 from planner.result import Candidate, Recommendation
 from planner.spec import Scenario
-from tests.recommend.fakes import ask, card, fake_estimate, llama, needs
-from tests.recommend.test_rules import by_method, mixture
+from tests.recommend.fakes import ask, by_method, card, fake_estimate, llama, mixture, needs
 
 Answer = tuple[tuple[Candidate, ...], Recommendation]
 

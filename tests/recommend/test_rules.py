@@ -1,7 +1,7 @@
 """Every rule where it speaks, with its number, and where it is silent; and the registry."""
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
@@ -10,9 +10,9 @@ from planner.recommend.candidates import candidate
 from planner.recommend.rules import FAMILIES, RULES, Case, Rule, documentation, explain, find, title
 from planner.recommend.rules.act import CheckpointingSpare
 from planner.recommend.rules.fit import DoesNotFit
-from planner.spec import Experts, ModelSpec, Scenario, Table
+from planner.spec import Scenario
 from planner.units import GIB
-from tests.recommend.fakes import ask, card, case, llama, needs
+from tests.recommend.fakes import ask, by, by_method, card, case, flat, llama, mixture, needs
 
 
 class Sample(NamedTuple):
@@ -22,35 +22,6 @@ class Sample(NamedTuple):
     number: float
     words: str
     silent: Case
-
-
-def flat(gib: float, **peak: int) -> Any:
-    """An estimator with one answer to everything."""
-    return needs(lambda scenario: gib, **peak)
-
-
-def by(setting: str, answers: dict[Any, float]) -> Any:
-    """An estimator that looks at one setting."""
-    return needs(lambda scenario: answers[getattr(scenario.train, setting)])
-
-
-def by_method(full: float = 200, lora: float = 20, qlora: float = 10) -> Any:
-    return by("method", {"full": full, "lora": lora, "qlora": qlora})
-
-
-def mixture() -> ModelSpec:
-    """A layer whose experts hold 12 GB of 16-bit weights beside a little attention."""
-    experts = Experts(
-        num_experts=128,
-        top_k=8,
-        intermediate_size=768,
-        activation="silu",
-        gated=True,
-        router=Table("router", (128, 2048)),
-        tables=(Table("gate_up_proj", (128, 1536, 2048)), Table("down_proj", (128, 2048, 768))),
-    )
-    dense = llama(h=2048, f=768, layers=1, n=32, k=4, v=1000)
-    return replace(dense, blocks=(replace(dense.blocks[0], mlp=None, experts=experts),))
 
 
 def changed_case() -> Case:

@@ -1,6 +1,9 @@
 """Ways out: smallest first, recomputed, and reproduced by their own commands."""
 
+import json
 import shlex
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -100,6 +103,18 @@ def test_ways_keep_what_the_user_set(request_: Request) -> None:
             request_.stack,
             request_.headroom_bytes,
         )
+
+
+def test_printed_command_runs_as_it_stands() -> None:
+    """The real command, copied: same bytes, and exit code 0 because it fits."""
+    way = plan(Request(model="8b", gpu="4090", methods=("full",))).recommendation.rent[0]
+
+    line = [sys.executable, "-m", "planner", *shlex.split(way.command)[1:], "--format", "json"]
+    done = subprocess.run(line, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+
+    (shown,) = json.loads(done.stdout)["candidates"]
+    assert shown["peak"]["required_bytes"] == way.candidate.estimate.peak.required_bytes
+    assert shown["verdict"] == way.candidate.verdict
 
 
 def test_command_quotes_what_a_shell_would_read() -> None:

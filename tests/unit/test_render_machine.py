@@ -9,7 +9,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from planner.render.document import PlanDocument
-from planner.render.machine import plan_document, plan_schema, to_json
+from planner.render.machine import plan_document, schema, to_json
 from planner.result import OWNERS, PHASES, Plan
 from planner.spec import TrainSpec
 
@@ -109,6 +109,4 @@ def test_a_number_that_is_not_finite_never_gets_out(nothing_fits: Plan) -> None:
 
 
 def test_the_schema_names_every_top_level_key() -> None:
-    schema = plan_schema()
-
-    assert set(schema["required"]) == set(PlanDocument.__annotations__)  # type: ignore[call-overload]
+    assert set(schema()["required"]) == set(PlanDocument.__annotations__)  # type: ignore[call-overload]

@@ -1,0 +1,1 @@
+"""How fast the planner starts and how many estimates it makes: ``python -m benchmarks.run``."""

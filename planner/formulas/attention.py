@@ -1,0 +1,188 @@
+"""Self-attention as operations on the tape: projections, rotary embedding, latent attention, three kernels."""
+
+from planner.formulas.norms import norm
+from planner.formulas.operations import Recorder
+from planner.formulas.tape import Op, Size, Tensor
+from planner.spec import Attention, Norm
+
+
+def attention(r: Recorder, spec: Attention, x: Tensor) -> Tensor:
+    """Self-attention from the normalised input to the output projection."""
+    query, key, value = _latent(r, spec, x) if spec.latent else _projections(r, spec, x)
+    if r.recipe.repeats_kv and r.recipe.attention != "eager":
+        key, value = _repeat_kv(r, spec, key, "key"), _repeat_kv(r, spec, value, "value")
+    out = {"flash": _flash, "sdpa": _sdpa, "eager": _eager}[r.recipe.attention](r, spec, query, key, value)
+    out = r.linear(out, spec.output)
+    r.name(x, query, key, value)
+    return out
+
+
+def _projections(r: Recorder, spec: Attention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    widths = [heads * spec.head_dim for heads in (spec.num_attention_heads, *[spec.num_key_value_heads] * 2)]
+    if len(spec.inputs) == 1:
+        fused = r.linear(x, spec.inputs[0])
+        query, key, value = (
+            r.part(fused, name, width) for name, width in zip(("query", "key", "value"), widths, strict=True)
+        )
+    else:
+        query, key, value = (r.linear(x, linear) for linear in spec.inputs)
+    if spec.q_norm:
+        query = norm(r, spec.q_norm, query, groups=_groups(spec.q_norm, widths[0]))
+    if spec.k_norm:
+        key = norm(r, spec.k_norm, key, groups=_groups(spec.k_norm, widths[1]))
+    return rotate(r, spec, query, "query"), rotate(r, spec, key, "key"), value
+
+
+def _groups(spec: Norm, width: int) -> int:
+    return max(width // spec.size, 1)
+
+
+def rotate(r: Recorder, spec: Attention, x: Tensor, name: str) -> Tensor:
+    """Rotary embedding: ``x * cos + rotate_half(x) * sin``. Saves the tables only, which all layers share."""
+    if spec.rope == "none":
+        return x
+    if "rope" in r.recipe.fused:
+        return r.view(x, f"rotated {name}")
+    if spec.rope_dim is None:
+        return _turn(r, x, name)
+    width = r.width(x) * spec.rope_dim // spec.head_dim
+    rotated = _turn(r, r.part(x, f"{name} rotary part", width), name)
+    rest = r.part(x, f"{name} pass part", r.width(x) - width)
+    return _concatenate(r, (rotated, rest), f"joined {name}")
+
+
+def _turn(r: Recorder, x: Tensor, name: str) -> Tensor:
+    cosine = r.unary(x, f"{name} * cos", saves="nothing")
+    half = r.unary(x, f"rotate_half({name})", saves="nothing")
+    sine = r.unary(half, f"rotate_half({name}) * sin", saves="nothing")
+    return r.add(cosine, sine, f"rotated {name}")
+
+
+def _concatenate(r: Recorder, parts: tuple[Tensor, ...], name: str) -> Tensor:
+    e = max(part.e for part in parts)
+    out = r.tensor(name, sum(map(r.width, parts)), e)
+    return r.tape.add(Op("cat", parts, out, passes=parts))
+
+
+def _latent(r: Recorder, spec: Attention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Multi-head latent attention: q and kv are compressed, normed, expanded; one rotary key serves all heads."""
+    latent = spec.latent
+    assert latent is not None
+    heads = spec.num_attention_heads
+    query = r.linear(x, spec.inputs[0])
+    inner = list(spec.inner)
+    if latent.q_lora_rank is not None:
+        query = norm(r, spec.q_norm, query) if spec.q_norm else query
+        query = r.linear(query, inner.pop(0))
+    compressed = r.linear(x, spec.inputs[1])
+    kv = r.part(compressed, "compressed kv", latent.kv_lora_rank)
+    kv = norm(r, spec.k_norm, kv) if spec.k_norm else kv
+    expanded = r.linear(kv, inner.pop(0))
+    turned = _turn(r, r.part(query, "query rotary part", heads * latent.qk_rope_head_dim), "query")
+    query = _concatenate(r, (r.part(query, "query pass part", heads * latent.qk_nope_head_dim), turned), "joined query")
+    key_rotary = _turn(r, r.part(compressed, "rotary key", latent.qk_rope_head_dim), "key")
+    nope = r.part(expanded, "key, unrotated part", heads * latent.qk_nope_head_dim)
+    head_dim = latent.qk_nope_head_dim + latent.qk_rope_head_dim
+    key = r.tensor("key", heads * head_dim, nope.e)
+    key = r.tape.add(Op("write key parts", (nope, key_rotary), key))
+    value = r.part(expanded, "value", heads * latent.v_head_dim)
+    return query, key, value
+
+
+def _kernel_inputs(r: Recorder, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    e = r.recipe.compute_bytes
+    return r.cast(query, e, "query"), r.cast(key, e, "key"), r.cast(value, e, "value")
+
+
+def _flash(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """FlashAttention-2 (Dao 2023, arXiv:2307.08691): saves q, k, v, out and an fp32 log-sum-exp per row and head.
+
+    The output takes the query's layout: after a concatenation that is by heads, and the output must be copied.
+
+    Backward besides the gradients: an fp32 accumulator of dq, an fp32 row sum, and dk and dv at the number of query
+    heads where keys are shared (``flash_api.cpp``, ``mha_bwd``).
+    """
+    query, key, value = _kernel_inputs(r, query, key, value)
+    heads, e = spec.num_attention_heads, query.e
+    width = r.width(query)
+    shared = r.width(key) < width
+    value_width = heads * spec.latent.v_head_dim if spec.latent else width
+    if value_width < width:
+        value = r.tape.add(Op("pad", (value,), r.tensor("padded value", width, e)))
+    out = r.tensor("attention output", width, e)
+    lse = Tensor("attention log-sum-exp", Size(token=4 * heads), "b n s", 4, grad=False)
+    scratch = 4 * width + 4 * heads + (2 * e * width if shared else 0)
+    made = r.tape.add(
+        Op(
+            "flash attention",
+            (query, key, value),
+            out,
+            saved=(query, key, value, out, lse),
+            scratch_backward=Size(token=scratch),
+        )
+    )
+    if not query.name.startswith("joined"):
+        return made
+    if value_width < width:
+        made = r.part(made, "attention output without padding", value_width)
+    return r.tape.add(Op("contiguous", (made,), r.tensor("attention output, contiguous", value_width, e)))
+
+
+def _sdpa(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """``scaled_dot_product_attention`` without a mask: the flash kernel, or for fp32 the memory-efficient one.
+
+    Neither takes fp32 with shared keys: then torch falls back to the math path, with every score.
+    """
+    if r.width(key) < r.width(query) and not r.recipe.autocast and query.e == 4:
+        return _math(r, spec, query, key, value)
+    return _flash(r, spec, query, key, value)
+
+
+def _math(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """``_scaled_dot_product_attention_math``: saves scaled q and repeated k, the probabilities and repeated v."""
+    key, value = _repeat_kv(r, spec, key, "key"), _repeat_kv(r, spec, value, "value")
+    query = r.unary(query, "scaled query", saves="nothing")
+    key = r.unary(key, "scaled key", saves="nothing")
+    scores = Tensor("scores", Size(score=4 * spec.num_attention_heads), "b n s s", 4, grad=True)
+    raw = r.tape.add(Op("q k^T", (query, key), scores, saved=(query, key)))
+    masked = r.unary(raw, "scores + mask", saves="nothing")
+    weights = r.unary(masked, "softmax", saves="output")
+    out = r.tensor("attention output", r.width(value), value.e)
+    return r.tape.add(Op("probabilities v", (weights, value), out, saved=(weights, value)))
+
+
+def _repeat_kv(r: Recorder, spec: Attention, x: Tensor, name: str) -> Tensor:
+    repeats = spec.num_attention_heads // spec.num_key_value_heads
+    if repeats == 1 or spec.latent is not None:
+        return x
+    return r.tape.add(Op("repeat_kv", (x,), r.tensor(f"repeated {name}", r.width(x) * repeats, x.e)))
+
+
+def _eager(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """``softmax(q k^T * scale + mask) v`` in separate operations: every (b, n, s, s) tensor exists.
+
+    Saves q, k, the fp32 probabilities, their 16-bit copy and v; with dropout also its mask and result.
+    """
+    key, value = _repeat_kv(r, spec, key, "key"), _repeat_kv(r, spec, value, "value")
+    if r.recipe.autocast:
+        query, key, value = _kernel_inputs(r, query, key, value)
+    query = r.tape.add(Op("contiguous", (query,), r.tensor("query copy", r.width(query), query.e)))
+    heads, e = spec.num_attention_heads, query.e
+
+    def scores(name: str, element: int) -> Tensor:
+        return Tensor(name, Size(score=heads * element), "b n s s", element, grad=True)
+
+    raw = r.tape.add(Op("q k^T", (query, key), scores("scores", e), saved=(query, key)))
+    scaled = r.unary(raw, "scores * scale", saves="nothing")
+    if spec.softcap:
+        scaled = r.unary(r.unary(scaled, "scores / cap", saves="nothing"), "tanh(scores)", saves="output", scratch=1)
+        scaled = r.unary(scaled, "scores * cap", saves="nothing")
+    masked = r.unary(scaled, "scores + mask", saves="nothing")
+    wide = r.tape.add(Op("softmax", (masked,), scores("probabilities as fp32", 4)))
+    r.tape.ops[-1].saved = (wide,)
+    weights = r.cast(wide, e, "probabilities")
+    if spec.dropout > 0:
+        weights = r.dropout(weights, "dropped probabilities")
+    out = r.tensor("attention output", r.width(value), e)
+    out = r.tape.add(Op("probabilities v", (weights, value), out, saved=(weights, value)))
+    return r.tape.add(Op("contiguous", (out,), r.tensor("attention output, contiguous", r.width(out), e)))

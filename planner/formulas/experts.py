@@ -1,0 +1,152 @@
+"""Mixtures of experts as operations on the tape: stacked tensors (transformers 5) or a loop (transformers 4)."""
+
+from planner.formulas.feed_forward import activate, gated, mlp
+from planner.formulas.operations import Recorder
+from planner.formulas.tape import Op, Size, Tensor
+from planner.spec import Experts, Table
+
+
+def experts(r: Recorder, spec: Experts, x: Tensor) -> Tensor:
+    """Router, ``top_k`` expert rows per token through grouped matrix products, weighted sum, shared experts."""
+    weights = _route(r, spec, x)
+    out = _expert_rows(r, spec, x, weights) if r.recipe.fused_experts else _expert_loop(r, spec, x, weights)
+    for branch in (spec.shared, spec.parallel_dense):
+        if branch is not None:
+            made = mlp(r, branch, x)
+            if branch is spec.shared and spec.shared_gate is not None:
+                gate = r.unary(r.linear(x, spec.shared_gate), "sigmoid(shared gate)", saves="output")
+                made = r.mul(gate, made, "gated shared output")
+            out = r.add(out, made, "experts + shared")
+    return out
+
+
+def _route(r: Recorder, spec: Experts, x: Tensor) -> Tensor:
+    """Router logits, fp32 probabilities (saved), top-k values and indices (saved as int64)."""
+    trained = r.recipe.full or spec.router.name in r.recipe.stacked
+    source = r.cast(x, 4, "router input") if spec.router_fp32 else x
+    logits = r.tensor("router logits", spec.num_experts, source.e)
+    gradient = spec.router.params * r.recipe.weight_bytes if r.recipe.full else 0
+    logits = r.tape.add(
+        Op("router", (source,), logits, saved=(source,) if trained else (), reloads=True, weight_grad=gradient)
+    )
+    wide = r.tape.add(Op("softmax", (logits,), r.tensor("router probabilities", spec.num_experts, 4)))
+    r.tape.ops[-1].saved = (wide,)
+    indices = Tensor("expert indices", Size(token=8 * spec.top_k), f"b s {spec.top_k}", 8, grad=False)
+    chosen = r.tape.add(Op("top-k", (wide,), r.tensor("top-k probabilities", spec.top_k, 4), saved=(indices,)))
+    return r.cast(chosen, x.e, "routing weights")
+
+
+def _expert_rows(r: Recorder, spec: Experts, x: Tensor, weights: Tensor) -> Tensor:
+    """Transformers 5 ``grouped_mm_experts_forward``: rows gathered by expert, two grouped products, weighted sum."""
+    k, f, h = spec.top_k, spec.intermediate_size, r.width(x)
+    matrices = [table for table in spec.tables if len(table.shape) == 3]
+    permutation = Tensor("expert permutation", Size(token=8 * k * 3), f"b s {k}", 8, grad=False)
+    rows = r.tape.add(Op("gather rows", (x,), r.tensor("expert rows", k * h, x.e), saved=(permutation,)))
+    first = _grouped(r, matrices[0], rows, k * f * (2 if spec.gated else 1), rank_factor=2)
+    if spec.activation == "swiglu_clamped":
+        hidden = _clamped_swiglu(r, first, k * f)
+    elif spec.gated:
+        hidden = gated(r, spec.activation, r.part(first, "expert gate", k * f), r.part(first, "expert up", k * f))
+    else:
+        hidden = activate(r, spec.activation, first)
+    out = _grouped(r, matrices[1], hidden, k * h, rank_factor=1)
+    weighted = r.mul(out, weights, "weighted expert rows")
+    ordered = r.tape.add(Op("restore order", (weighted,), r.tensor("expert rows in order", k * h, out.e)))
+    result = r.tape.add(Op("sum over experts", (ordered,), r.tensor("experts output", h, out.e)))
+    r.name(x, rows)
+    return result
+
+
+def _expert_loop(r: Recorder, spec: Experts, x: Tensor, weights: Tensor) -> Tensor:
+    """Transformers 4: one expert after another on its share of the rows, added into the output in place.
+
+    Rows are taken as evenly routed; the backward holds one expert's temporaries at a time.
+    """
+    total = r.tensor("experts output", r.width(x), x.e)
+    out: Tensor | None = None
+    for _ in range(spec.num_experts):
+        weighted = _one_expert(r, spec, x, weights)
+        inputs = (weighted,) if out is None else (out, weighted)
+        joined = (
+            total if out is None else Tensor(total.name, total.size, total.shape, total.e, grad=True, storage=total)
+        )
+        out = r.tape.add(Op("index_add", inputs, joined, passes=() if out is None else (out,)))
+    return out or total
+
+
+def _one_expert(r: Recorder, spec: Experts, x: Tensor, weights: Tensor) -> Tensor:
+    share = f"b s {spec.top_k}/{spec.num_experts}"
+
+    def rows(name: str, width: int) -> Tensor:
+        size = Size(token=-(-spec.top_k * width * x.e // spec.num_experts))
+        return Tensor(name, size, f"{share} {width}", x.e, grad=True)
+
+    def product(name: str, source: Tensor, d_in: int, d_out: int) -> Tensor:
+        packed = d_in * d_out * r.recipe.compute_bytes if r.recipe.quant else 0
+        scales = d_in * d_out // 16 if r.recipe.quant and r.recipe.double_quant else 0
+        gradient = d_in * d_out * r.recipe.weight_bytes if r.recipe.full else 0
+        return r.tape.add(
+            Op(
+                f"expert {name}",
+                (source,),
+                rows(f"expert {name} output", d_out),
+                saved=(source,) if r.recipe.full else (),
+                reloads=True,
+                scratch_forward=Size(fixed=packed + scales),
+                scratch_backward=Size(fixed=packed + scales),
+                weight_grad=gradient,
+            )
+        )
+
+    h, f = r.width(x), spec.intermediate_size
+    positions = Tensor("rows of one expert", Size(token=-(-16 * spec.top_k // spec.num_experts)), share, 8, grad=False)
+    state = r.tape.add(Op("gather rows", (x,), rows("expert input", h), saved=(positions,)))
+    curved = activate(r, spec.activation, product("gate", state, h, f))
+    hidden = r.mul(curved, product("up", state, h, f), "expert act(gate) * up") if spec.gated else curved
+    out = product("down", hidden, f, h)
+    made = rows("weighted expert rows", h)
+    return r.tape.add(Op("times routing weight", (out, weights), made, saved=(out,), scratch_backward=out.size))
+
+
+def _grouped(r: Recorder, table: Table, x: Tensor, width: int, *, rank_factor: int) -> Tensor:
+    """A grouped product. Saves its rows when the experts are trained or adapted.
+
+    PEFT adapts a stacked tensor by adding the low-rank product to a copy of the whole tensor, which the product then
+    uses and saves (peft 0.21 tuners/lora/layer.py, ParamWrapper).
+    """
+    name = f"{table.name} output"
+    if table.name in r.recipe.stacked:
+        merged = _merged_experts(r, table, rank_factor)
+        return r.tape.add(Op(table.name, (x, merged), r.tensor(name, width, x.e), saved=(x, merged), reloads=True))
+    trained = r.recipe.full
+    gradient = table.params * r.recipe.weight_bytes if trained else 0
+    return r.tape.add(
+        Op(
+            table.name,
+            (x,),
+            r.tensor(name, width, x.e),
+            saved=(x,) if trained else (),
+            reloads=True,
+            weight_grad=gradient,
+        )
+    )
+
+
+def _merged_experts(r: Recorder, table: Table, rank_factor: int) -> Tensor:
+    experts_count, rows, columns = table.shape
+    low = experts_count * (rows + columns) * r.recipe.rank * rank_factor
+    e = r.recipe.weight_bytes
+    size = Size(fixed=table.params * e)
+    merged = Tensor(f"{table.name} with adapter", size, f"{experts_count} {rows} {columns}", e, grad=True)
+    copies: tuple[Tensor, ...] = ()
+    if r.recipe.adapter_bytes > e:
+        copies = (r.constant(f"{table.name} adapter as {8 * e} bit", Size(fixed=low * e), f"{low}", e),)
+    return r.tape.add(Op("add adapter to experts", (), merged, saved=copies, weight_grad=low * r.recipe.adapter_bytes))
+
+
+def _clamped_swiglu(r: Recorder, gate_up: Tensor, width: int) -> Tensor:
+    """gpt-oss: ``(clamp(up) + 1) * clamp(gate) * sigmoid(alpha * clamp(gate))`` in separate operations."""
+    gate = r.unary(r.part(gate_up, "expert gate", width), "clamped gate")
+    up = r.unary(r.part(gate_up, "expert up", width), "clamped up")
+    curve = r.unary(r.unary(gate, "alpha * gate", saves="nothing"), "sigmoid", saves="output")
+    return r.mul(r.unary(up, "up + 1", saves="nothing"), r.mul(gate, curve, "glu"), "gated rows")

@@ -1,0 +1,72 @@
+"""Gated and classic MLPs and their activation functions as operations on the tape."""
+
+from planner.errors import UnsupportedScenario
+from planner.formulas.operations import Recorder
+from planner.formulas.tape import Op, Size, Tensor
+from planner.spec import Mlp
+
+
+def mlp(r: Recorder, spec: Mlp, x: Tensor) -> Tensor:
+    """Gated: ``down(act(gate(x)) * up(x))``; classic: ``down(act(up(x)))``."""
+    first = r.linear(x, spec.inputs[0])
+    if not spec.gated:
+        hidden = activate(r, spec.activation, first)
+    elif len(spec.inputs) == 1:
+        gate = r.part(first, "gate", spec.intermediate_size)
+        hidden = gated(r, spec.activation, gate, r.part(first, "up", spec.intermediate_size))
+    elif "swiglu" in r.recipe.fused:
+        hidden = gated(r, spec.activation, first, r.linear(x, spec.inputs[1]))
+    else:
+        curved = activate(r, spec.activation, first)
+        hidden = r.mul(curved, r.linear(x, spec.inputs[1]), "act(gate) * up")
+    out = r.linear(hidden, spec.output)
+    r.name(x)
+    return r.dropout(out, "mlp dropout") if spec.dropout > 0 else out
+
+
+def gated(r: Recorder, activation: str, gate: Tensor, up: Tensor) -> Tensor:
+    """``act(gate) * up``. Eager saves gate, act(gate) and up; one fused kernel saves gate and up."""
+    if "swiglu" in r.recipe.fused:
+        out = r.tensor("act(gate) * up", r.width(up), up.e)
+        return r.tape.add(Op("swiglu", (gate, up), out, saved=(gate, up)))
+    return r.mul(activate(r, activation, gate), up, "act(gate) * up")
+
+
+def activate(r: Recorder, name: str, x: Tensor) -> Tensor:
+    """An activation function by its Hugging Face name; raise ``UnsupportedScenario`` for one we do not know."""
+    if name in ("silu", "swish", "gelu", "gelu_pytorch_tanh", "gelu_tanh"):
+        return r.unary(x, f"{name}({x.name})")
+    if name == "relu":
+        return r.unary(x, "relu", saves="output")
+    if name in ("relu2", "relu_squared"):
+        return r.unary(r.unary(x, "relu", saves="output"), "square", scratch=1)
+    if name in ("gelu_new", "gelu_fast", "bloom_gelu"):
+        return _composed_gelu(r, x)
+    if name == "xielu":
+        return _xielu(r, x)
+    raise UnsupportedScenario(f"activation function {name!r} is not covered")
+
+
+def _composed_gelu(r: Recorder, x: Tensor) -> Tensor:
+    """``0.5 * x * (1 + tanh(c * (x + 0.044715 * x**3)))`` in separate operations. Saves x, tanh and both factors.
+
+    Autocast runs the power in fp32, and what follows with it.
+    """
+    cube = r.unary(r.cast(x, 4) if r.recipe.autocast else x, "x ** 3", scratch=1)
+    inner = r.add(x, r.unary(cube, "0.044715 * x ** 3", saves="nothing"), "inner")
+    curve = r.unary(r.unary(inner, "c * inner", saves="nothing"), "tanh", saves="output")
+    half = r.unary(x, "0.5 * x", saves="nothing")
+    return r.mul(half, r.unary(curve, "1 + tanh", saves="nothing"), "gelu")
+
+
+def _xielu(r: Recorder, x: Tensor) -> Tensor:
+    """XIELU (arXiv:2411.13010) in separate operations. Saves x, its masks and both branches' factors."""
+    square = r.mul(r.unary(x, "alpha_p * x", saves="input"), x, "alpha_p * x * x")
+    positive = r.add(square, r.unary(x, "beta * x", saves="nothing"), "positive branch")
+    small = r.unary(x, "min(x, eps)")
+    grown = r.unary(small, "expm1", saves="output")
+    negative = r.unary(r.add(grown, r.unary(x, "-x", saves="nothing"), "expm1 - x"), "alpha_n * (expm1 - x)")
+    negative = r.add(negative, r.unary(x, "beta * x", saves="nothing"), "negative branch")
+    mask = Tensor("x > 0", Size(token=r.width(x)), x.shape, 1, grad=False)
+    out = Tensor("xielu", x.size, x.shape, x.e, grad=True)
+    return r.tape.add(Op("where", (positive, negative), out, saved=(mask,)))
