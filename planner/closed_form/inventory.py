@@ -35,6 +35,8 @@ class Inventory(NamedTuple):
     """All base weights in their stored form."""
     quantized_weights: int
     """The part of ``weights`` that is packed, with its scales."""
+    scales: int
+    """The scales and codebooks of the packed part, which are no parameters and are never sharded."""
     adapters: int
     trained: tuple[Trainable, ...]
     trained_bytes: int
@@ -68,7 +70,14 @@ def take_inventory(model: ModelSpec, storage: Storage) -> Inventory:
     element = storage.weight_bytes if storage.method == "full" else storage.adapter_bytes
     adapters = 0 if storage.method == "full" else trainable * element
     return Inventory(
-        Parameters(total, trainable, quantized), plain + packed, packed, adapters, trained, element, largest
+        parameters=Parameters(total, trainable, quantized),
+        weights=plain + packed,
+        quantized_weights=packed,
+        scales=packed - (quantized if storage.quant == "int8" else quantized // 2),
+        adapters=adapters,
+        trained=trained,
+        trained_bytes=element,
+        largest_matrix=largest,
     )
 
 

@@ -65,10 +65,20 @@ def shard_states(scenario: Scenario, profile: Profile) -> Shards:
 
 
 def _weights(scenario: Scenario, inventory: Inventory, ranks: int) -> int:
-    """Base weights of one rank: packed ones are divided only when their storage dtype is a float."""
-    if ranks > 1 and scenario.train.quantized and scenario.train.quant_storage == "uint8":
-        return inventory.quantized_weights + shard(inventory.weights - inventory.quantized_weights, ranks)
-    return shard(inventory.weights, ranks)
+    """Base weights of one rank: packed ones are divided only when their storage dtype is a float, scales never."""
+    whole = _replicated(scenario, inventory) if ranks > 1 else 0
+    return whole + shard(inventory.weights - whole, ranks)
+
+
+def _replicated(scenario: Scenario, inventory: Inventory) -> int:
+    if not scenario.train.quantized:
+        return 0
+    return inventory.scales if _shardable(scenario) else inventory.quantized_weights
+
+
+def _shardable(scenario: Scenario) -> bool:
+    """Whether quantised weights can be flattened and divided: 4-bit ones that are stored as floats."""
+    return scenario.train.quant != "int8" and scenario.train.quant_storage != "uint8"
 
 
 def _update(optimizer: OptimizerBytes, scheme: str, gradients: int, ranks: int, *, zero: bool) -> int:
@@ -108,9 +118,7 @@ def _fsdp1(scenario: Scenario, profile: Profile) -> _Buffers:
     model, inventory = scenario.model, profile.inventory
     outer = sum(table.params for table in model.embeddings) + model.hidden_size
     root = COMPUTE_BYTES * (outer + (0 if model.tie_word_embeddings else model.lm_head.params))
-    layer = int(profile.largest_block * (0.5 if scenario.train.quantized else COMPUTE_BYTES))
-    if scenario.train.quantized and scenario.train.quant_storage == "uint8":
-        layer = 0
+    layer = int(profile.largest_block * _gathered_bytes_per_param(scenario))
     whole = 0
     if scenario.train.method == "full":
         whole = COMPUTE_BYTES * (
@@ -123,28 +131,22 @@ def _fsdp(scenario: Scenario, profile: Profile) -> _Buffers:
     """Gathered layers and head; in backward also the layer's whole gradients and their reduce-scatter input."""
     if scenario.stack.fsdp_version == 1:
         return _fsdp1(scenario, profile)
-    model, inventory = scenario.model, profile.inventory
-    density = _stored_bytes_per_param(scenario, inventory)
-    head = model.lm_head.params
-    gathered = int(fsdp_gathered(block=profile.largest_block, outer=0, e=1) * density)
-    tail = head * profile.head_bytes
+    gathered = int(fsdp_gathered(block=profile.largest_block, outer=0, e=1) * _gathered_bytes_per_param(scenario))
+    tail = scenario.model.lm_head.params * profile.head_bytes
     whole = 2 * COMPUTE_BYTES * profile.largest_block if scenario.train.method == "full" else 0
     return _Buffers(forward=gathered, loss=tail + gathered // 2, backward=gathered + tail + whole)
 
 
 def _gatherable(scenario: Scenario, inventory: Inventory) -> int:
-    return inventory.parameters.total - (
-        inventory.parameters.quantized if scenario.train.quant_storage == "uint8" and scenario.train.quantized else 0
-    )
+    whole = scenario.train.quantized and not _shardable(scenario)
+    return inventory.parameters.total - (inventory.parameters.quantized if whole else 0)
 
 
-def _stored_bytes_per_param(scenario: Scenario, inventory: Inventory) -> float:
-    """What a gathered layer weighs: 16 bits a parameter, or its packed form; replicated weights are not gathered."""
+def _gathered_bytes_per_param(scenario: Scenario) -> float:
+    """A gathered layer weighs 16 bits a parameter, or 4 in packed form; replicated weights are not gathered."""
     if not scenario.train.quantized:
         return COMPUTE_BYTES
-    if scenario.train.quant_storage == "uint8":
-        return 0.0
-    return inventory.quantized_weights / max(inventory.parameters.quantized, 1)
+    return 0.5 if _shardable(scenario) else 0.0
 
 
 _BUFFERS = {

@@ -139,6 +139,7 @@ FAMILIES = (
         fields={**DECODER, **BIAS, "num_key_value_heads": 4, "tie_word_embeddings": True,
                 "use_sliding_window": False, "sliding_window": None, "layer_types": None,
                 "no_rope_layer_interval": 4, "no_rope_layers": None},
+        ignored=frozenset({"max_window_layers"}),
         build=decoder(
             Style(
                 qkv_bias="attention_bias", out_bias="attention_bias", mlp_bias="mlp_bias", layers=layers.smollm3

@@ -22,6 +22,7 @@ _BOOKKEEPING = """
     transformers_version unsloth_fixed unsloth_version use_bfloat16 verbose vision_config
 """
 _NUMERICS = """
+    max_sequence_length model_max_length neftune_noise_alpha rope_scaling_factor rotary_emb_base tp_size
     attention_multiplier attention_softmax_in_fp32 attn_scale attn_temperature_tuning aux_loss_alpha
     classifier_dropout emb_dropout_prob embedding_multiplier embedding_multiplier_scale floor_scale fp32_residual
     input_jitter_noise layer_norm_eps layer_norm_epsilon logit_scale logits_scaling mm_tokens_per_image n_ctx
