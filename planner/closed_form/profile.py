@@ -40,6 +40,7 @@ class ProfileKey(NamedTuple):
     weights_dtype: str
     autocast: str
     attention: str
+    flash_kernel: bool
     kernels: str
     mixed_shards: bool
     """FSDP's own mixed precision: fp32 shards of what is trained, 16-bit copies for compute."""
@@ -118,6 +119,7 @@ def key_of(scenario: Scenario) -> ProfileKey:
         train.weights_dtype,
         train.autocast,
         train.attention,
+        scenario.cluster.gpu.supports_flash,
         train.kernels,
         train.sharding == "fsdp" and train.autocast != "none" and train.method == "full",
         scenario.stack.logits_shift_copy and train.micro_batch_size > 1,
@@ -173,6 +175,7 @@ def recipe_of(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Recipe:
         quant=key.quant,
         double_quant=key.double_quant,
         attention=key.attention,
+        flash_kernel=key.flash_kernel,
         fused=frozenset(stack.fused_parts) if key.kernels == "fused" else frozenset(),
         repeats_kv=stack.repeats_kv if key.attention == "sdpa" else model.model_type in stack.flash_repeats_kv,
         fused_experts=stack.fused_experts,

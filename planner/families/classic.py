@@ -215,8 +215,8 @@ FAMILIES = (
         renamed={"hidden_size": ("d_model",), "num_hidden_layers": ("n_layers",), "num_attention_heads": ("n_heads",),
                  "max_position_embeddings": ("max_seq_len",)},
         only={"expansion_ratio": (4,), "no_bias": (True,)},
-        ignored=frozenset({"learned_pos_emb", "embedding_fraction", "init_config", "ffn_config", "emb_pdrop", "resid_pdrop",
-                           "norm_type"}),
+        ignored=frozenset({"learned_pos_emb", "embedding_fraction", "init_config", "ffn_config", "emb_pdrop",
+                           "resid_pdrop", "norm_type"}),
         build=mpt,
     ),
 )  # fmt: skip

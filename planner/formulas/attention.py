@@ -129,17 +129,23 @@ def _flash(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tens
 
 
 def _sdpa(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """``scaled_dot_product_attention`` without a mask: the flash kernel, or for fp32 the memory-efficient one.
+    """``scaled_dot_product_attention`` without a mask: the flash kernel, else the memory-efficient one.
 
-    Neither takes fp32 with shared keys: then torch falls back to the math path, with every score.
+    Only flash and math take shared key and value heads (torch 2.13 functional.py, ``enable_gqa``): where flash cannot
+    run, in fp32 or on a card without it, torch falls back to the math path, with every score.
     """
-    if r.width(key) < r.width(query) and not r.recipe.autocast and query.e == 4:
+    fp32 = query.e == 4 and not r.recipe.autocast
+    if r.width(key) < r.width(query) and (fp32 or not r.recipe.flash_kernel):
         return _math(r, spec, query, key, value)
     return _flash(r, spec, query, key, value)
 
 
 def _math(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """``_scaled_dot_product_attention_math``: saves scaled q and repeated k, the probabilities and repeated v."""
+    """``_scaled_dot_product_attention_math``, in fp32: saves scaled q, repeated k and v, and the probabilities."""
+    e = r.recipe.compute_bytes if r.recipe.autocast else query.e
+    query, key, value = (
+        r.cast(tensor, 4, f"{name} as fp32") for tensor, name in ((query, "query"), (key, "key"), (value, "value"))
+    )
     key, value = _repeat_kv(r, spec, key, "key"), _repeat_kv(r, spec, value, "value")
     query = r.unary(query, "scaled query", saves="nothing")
     key = r.unary(key, "scaled key", saves="nothing")
@@ -148,7 +154,7 @@ def _math(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tenso
     masked = r.unary(raw, "scores + mask", saves="nothing")
     weights = r.unary(masked, "softmax", saves="output")
     out = r.tensor("attention output", r.width(value), value.e)
-    return r.tape.add(Op("probabilities v", (weights, value), out, saved=(weights, value)))
+    return r.cast(r.tape.add(Op("probabilities v", (weights, value), out, saved=(weights, value))), e)
 
 
 def _repeat_kv(r: Recorder, spec: Attention, x: Tensor, name: str) -> Tensor:

@@ -34,6 +34,8 @@ class Recipe(NamedTuple):
     quant: str
     double_quant: bool
     attention: str
+    flash_kernel: bool
+    """The card can run the flash kernel; without it sdpa has the memory-efficient and the math path."""
     fused: frozenset[str]
     """Which of norm, rope, swiglu, lora (or lora_quantized) and loss run as one kernel."""
     repeats_kv: bool

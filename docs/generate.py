@@ -1,0 +1,144 @@
+"""Writes everything in README.md and docs/ that comes from the program: ``python docs/generate.py [--check]``.
+
+Three kinds of text are generated, and nothing else is touched:
+
+- what stands between ``<!-- begin: NAME -->`` and ``<!-- end: NAME -->``, by the function ``NAME`` of ``SECTIONS``;
+- the output in a ``console`` block, by running its command at 80 columns. A comment ``<!-- keep: 1-9 20-24 -->`` above the
+  block keeps these lines of the output and puts ``...`` where others were;
+- ``docs/plan.schema.json``.
+"""
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+sys.path.insert(0, str(ROOT))
+
+from docs.sections import SECTIONS, schema_text  # noqa: E402  (the root must be on the path first)
+from planner.cli import main as run_plan  # noqa: E402
+
+WIDTH = "80"
+SECTION = re.compile(r"(<!-- begin: (\w+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
+CONSOLE = re.compile(r"(?:<!-- keep: ([\d\s-]+) -->\n)?(```console\n)(.*?)(```)", re.DOTALL)
+
+
+def main(arguments: list[str]) -> int:
+    """Write what has changed, or with ``--check`` name it and fail."""
+    if arguments not in ([], ["--check"]):
+        sys.stderr.write("usage: python docs/generate.py [--check]\n")
+        return 2
+    stale = [path for path, text in generated() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    if arguments:
+        sys.stderr.writelines(f"{path.relative_to(ROOT)} is stale: run python docs/generate.py\n" for path in stale)
+        return 1 if stale else 0
+    for path, text in generated():
+        if path in stale:
+            path.write_text(text, encoding="utf-8")
+            sys.stdout.write(f"wrote {path.relative_to(ROOT)}\n")
+    return 0
+
+
+def generated() -> Iterator[tuple[Path, str]]:
+    """Every page with its text as it ought to be."""
+    for path in pages():
+        yield path, refreshed(path.read_text(encoding="utf-8"))
+    yield DOCS / "plan.schema.json", schema_text()
+
+
+def pages() -> list[Path]:
+    """README.md and all Markdown under docs/."""
+    return [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+
+
+def refreshed(text: str) -> str:
+    """A page with its sections and console blocks made anew."""
+    text = SECTION.sub(lambda match: f"{match[1]}\n{SECTIONS[match[2]]().strip()}\n\n{match[3]}", text)
+    return CONSOLE.sub(lambda match: _console(match[0], match[1], match[3]), text)
+
+
+def _console(block: str, keep: str | None, body: str) -> str:
+    lines = body.splitlines()
+    commands = [line[2:] for line in lines if line.startswith("$ ")]
+    head = f"<!-- keep: {keep} -->\n" if keep else ""
+    made: list[str] = []
+    code = 0
+    for command in commands:
+        output, code = run(command, code)
+        made += [f"$ {command}", *selected(output.splitlines(), keep)]
+    return head + "```console\n" + "\n".join(made) + "\n```" if commands else block
+
+
+def selected(lines: list[str], keep: str | None) -> list[str]:
+    """The lines that ``keep`` names, counted from 1, with ``...`` for each gap.
+
+    >>> selected(["a", "b", "c", "d"], "1 3-4")
+    ['a', '...', 'c', 'd']
+    """
+    if keep is None:
+        return lines
+    wanted: set[int] = set()
+    for part in keep.split():
+        first, _, last = part.partition("-")
+        wanted.update(range(int(first), (int(last) if last else int(first)) + 1))
+    made: list[str] = []
+    for number, line in enumerate(lines, start=1):
+        if number in wanted:
+            made.append(line)
+        elif not made or made[-1] != "...":
+            made.append("...")
+    return made
+
+
+def run(command: str, code: int) -> tuple[str, int]:
+    """Output and exit code of one line of a console block; ``code`` is that of the line before it."""
+    if command == "echo $?":
+        return f"{code}\n", 0
+    output = io.StringIO()
+    with _environment({"COLUMNS": WIDTH, "NO_COLOR": "1"}):
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            code = run_plan(arguments_of(command))
+    return output.getvalue(), code
+
+
+def arguments_of(command: str) -> list[str]:
+    """What ``plan`` is given by a command line: ``plan ...``, ``python -m planner ...`` or ``make plan [ARGS=...]``."""
+    words = shlex.split(command)
+    if words[:1] == ["plan"]:
+        return words[1:]
+    if words[:3] == ["python", "-m", "planner"]:
+        return words[3:]
+    if words[:2] == ["make", "plan"]:
+        given = [word.removeprefix("ARGS=") for word in words[2:] if word.startswith("ARGS=")]
+        return shlex.split(given[0] if given else makefile_arguments())
+    raise ValueError(f"a console block runs {command!r}, which is none of our commands")
+
+
+def makefile_arguments() -> str:
+    """What ``make plan`` runs when nothing is given."""
+    found = re.search(r"^ARGS \?= (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    if found is None:
+        raise ValueError("the Makefile sets no ARGS")
+    return found[1]
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.pop("FORCE_COLOR", None)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
