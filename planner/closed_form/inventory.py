@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-from planner.formulas.adapters import adapter_sites, block_parts, saved_modules
+from planner.formulas.adapters import Site, adapter_sites, block_parts, saved_modules
+from planner.formulas.params import model_params, quantized_matrices
 from planner.formulas.states import NESTED_TABLES, QUANT_TABLES, Trainable, int8_bytes, nf4_bytes
 from planner.result import Parameters
 from planner.spec import Linear, ModelSpec, Norm, Table
@@ -53,31 +54,24 @@ class Inventory(NamedTuple):
 @lru_cache(maxsize=2048)
 def take_inventory(model: ModelSpec, storage: Storage) -> Inventory:
     """Count every tensor of the model under one way of storing it."""
-    plain = quantized = packed = total = largest = 0
-    for item, count in _items(model):
-        total += count * item.params
-        matrix = None if item == model.lm_head else _quantizable(item, storage)
-        if matrix is None:
-            plain += count * item.params * _element_bytes(item, storage)
-            continue
-        rows, columns, copies = matrix
-        quantized += count * copies * rows * columns
-        packed += count * copies * _packed_bytes(rows, columns, storage)
-        plain += count * (item.params - copies * rows * columns) * storage.outer_bytes
-        largest = max(largest, rows * columns)
+    total = model_params(model)
+    norms = sum(count * item.params for item, count in _items(model) if isinstance(item, Norm))
+    matrices = quantized_matrices(model, fused_experts=storage.fused_experts) if storage.quant else ()
+    quantized = sum(count * site.copies * site.d_in * site.d_out for site, count in matrices)
+    packed = sum(count * site.copies * _packed_bytes(site, storage) for site, count in matrices)
+    plain = norms * storage.norm_bytes + (total - norms - quantized) * storage.outer_bytes
     trained = tuple(_trained(model, storage))
     trainable = sum(tensor.numel * tensor.copies for tensor in trained)
     element = storage.weight_bytes if storage.method == "full" else storage.adapter_bytes
-    adapters = 0 if storage.method == "full" else trainable * element
     return Inventory(
         parameters=Parameters(total, trainable, quantized),
         weights=plain + packed,
         quantized_weights=packed,
         scales=packed - (quantized if storage.quant == "int8" else quantized // 2),
-        adapters=adapters,
+        adapters=0 if storage.method == "full" else trainable * element,
         trained=trained,
         trained_bytes=element,
-        largest_matrix=largest,
+        largest_matrix=max((site.d_in * site.d_out for site, _ in matrices), default=0),
     )
 
 
@@ -99,33 +93,11 @@ def _items(model: ModelSpec) -> Iterator[tuple[Linear | Norm | Table, int]]:
             yield item, count
 
 
-def _quantizable(item: Linear | Norm | Table, storage: Storage) -> tuple[int, int, int] | None:
-    """(rows, columns, how many) of the matrices that bitsandbytes replaces in this module."""
-    if not storage.quant:
-        return None
-    if isinstance(item, Linear):
-        return None if item.subclass else (item.d_out, item.d_in, 1)
-    if isinstance(item, Table) and not storage.fused_experts and _is_expert_matrix(item):
-        experts, rows, columns = item.shape
-        return rows, columns, experts
-    return None
-
-
-def _is_expert_matrix(table: Table) -> bool:
-    return len(table.shape) == 3
-
-
-def _packed_bytes(rows: int, columns: int, storage: Storage) -> int:
+def _packed_bytes(site: Site, storage: Storage) -> int:
     if storage.quant == "int8":
-        return int8_bytes(rows, columns)
+        return int8_bytes(site.d_out, site.d_in)
     tables = QUANT_TABLES + (NESTED_TABLES if storage.double_quant else 0)
-    return nf4_bytes(rows * columns, double_quant=storage.double_quant) + tables
-
-
-def _element_bytes(item: Linear | Norm | Table, storage: Storage) -> int:
-    if isinstance(item, Norm):
-        return storage.norm_bytes
-    return storage.outer_bytes
+    return nf4_bytes(site.d_in * site.d_out, double_quant=storage.double_quant) + tables
 
 
 # ---------------------------------------------------------------- trained tensors

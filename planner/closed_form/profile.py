@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from planner.closed_form.inventory import Inventory, Storage, take_inventory
+from planner.errors import UnsupportedScenario
 from planner.formulas.adapters import Adapters, adapters
 from planner.formulas.blocks import block_tape
 from planner.formulas.head import hidden_tape, logits_tensor, loss_tape
@@ -156,6 +157,10 @@ def recipe_of(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Recipe:
     placed = NO_ADAPTERS
     if key.method != "full":
         placed = adapters(model, key.lora_targets, key.modules_to_save, fused_experts=stack.fused_experts)
+    if placed.parameters and key.dropout:
+        raise UnsupportedScenario(
+            f"PEFT has no dropout on stacked experts, which these targets of {model.name} are: use --lora-dropout 0"
+        )
     storage = storage_of(key, stack)
     compute = 2 if key.autocast != "none" or key.mixed_shards or key.quant else FLOAT_BYTES[key.weights_dtype]
     weight = 2 if key.mixed_shards else FLOAT_BYTES[key.weights_dtype]

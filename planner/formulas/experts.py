@@ -9,7 +9,8 @@ from planner.spec import Experts, Table
 def experts(r: Recorder, spec: Experts, x: Tensor) -> Tensor:
     """Router, ``top_k`` expert rows per token through grouped matrix products, weighted sum, shared experts."""
     weights = _route(r, spec, x)
-    out = _expert_rows(r, spec, x, weights) if r.recipe.fused_experts else _expert_loop(r, spec, x, weights)
+    separate = spec.linear_names and not r.recipe.fused_experts
+    out = _expert_loop(r, spec, x, weights) if separate else _expert_rows(r, spec, x, weights)
     for branch in (spec.shared, spec.parallel_dense):
         if branch is not None:
             made = mlp(r, branch, x)
@@ -58,20 +59,28 @@ def _expert_rows(r: Recorder, spec: Experts, x: Tensor, weights: Tensor) -> Tens
 
 
 def _expert_loop(r: Recorder, spec: Experts, x: Tensor, weights: Tensor) -> Tensor:
-    """Transformers 4: one expert after another on its share of the rows, added into the output in place.
+    """Experts as transformers 4 runs them: one after another on its share of the rows, added into the output in place.
 
-    Rows are taken as evenly routed; the backward holds one expert's temporaries at a time.
+    Rows are taken as evenly routed. The last expert is recorded in full: its operations run while all the others'
+    saved tensors exist, which are one bundle before it.
     """
+    before = len(r.tape.ops)
+    last = _one_expert(r, spec, x, weights)
+    recorded = r.tape.ops[before:]
+    del r.tape.ops[before:]
+    others = spec.num_experts - 1
+    bundle = [_multiplied(tensor, others) for op in recorded for tensor in op.saved if tensor.root is not x.root]
+    weight_grad = others * sum(op.weight_grad for op in recorded)
     total = r.tensor("experts output", r.width(x), x.e)
-    out: Tensor | None = None
-    for _ in range(spec.num_experts):
-        weighted = _one_expert(r, spec, x, weights)
-        inputs = (weighted,) if out is None else (out, weighted)
-        joined = (
-            total if out is None else Tensor(total.name, total.size, total.shape, total.e, grad=True, storage=total)
-        )
-        out = r.tape.add(Op("index_add", inputs, joined, passes=() if out is None else (out,)))
-    return out or total
+    r.tape.add(Op("other experts", (x,), total, saved=tuple(bundle), reloads=True, weight_grad=weight_grad))
+    r.tape.ops.extend(recorded)
+    joined = Tensor(total.name, total.size, total.shape, total.e, grad=True, storage=total)
+    return r.tape.add(Op("index_add", (total, last), joined, passes=(total,)))
+
+
+def _multiplied(tensor: Tensor, times: int) -> Tensor:
+    name = f"{tensor.name}, other experts"
+    return Tensor(name, tensor.size.times(times), tensor.shape, tensor.e, grad=False)
 
 
 def _one_expert(r: Recorder, spec: Experts, x: Tensor, weights: Tensor) -> Tensor:

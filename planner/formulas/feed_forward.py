@@ -40,7 +40,7 @@ def activate(r: Recorder, name: str, x: Tensor) -> Tensor:
         return r.unary(x, "relu", saves="output")
     if name in ("relu2", "relu_squared"):
         return r.unary(r.unary(x, "relu", saves="output"), "square", scratch=1)
-    if name in ("gelu_new", "gelu_fast", "bloom_gelu"):
+    if name in ("gelu_new", "gelu_fast", "gelu_bloom"):
         return _composed_gelu(r, x)
     if name == "xielu":
         return _xielu(r, x)

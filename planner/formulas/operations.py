@@ -136,7 +136,7 @@ class Recorder:
         return self._base(x, linear)
 
     def _base(self, x: Tensor, linear: Linear) -> Tensor:
-        if self.recipe.quant and not linear.subclass:
+        if self.recipe.quant and not (self.recipe.fused_experts and linear.subclass):
             return self._quantized(x, linear)
         x = self.cast(x, self._matmul_bytes(x), f"{linear.name} input")
         return self._matmul(x, linear, trained=self.recipe.full)

@@ -5,7 +5,7 @@ Everything here is cached by model, because a plan asks thousands of times for t
 
 from functools import lru_cache
 
-from planner.formulas.adapters import Adapters, adapters, block_parts, expert_sites
+from planner.formulas.adapters import Adapters, Site, adapters, block_parts, expert_sites
 from planner.spec import Block, ModelSpec
 
 __all__ = [
@@ -107,15 +107,21 @@ def quantizable_params(model: ModelSpec, *, fused_experts: bool = True) -> int:
     Valid:     no ``llm_int8_skip_modules``
     Excludes:  the head, embeddings, biases, norms, stacked experts and routers, subclasses of nn.Linear (Falcon)
     """
-    matrices = [(linear, 1) for linear in model.extra_linears]
-    stacked = 0
+    matrices = quantized_matrices(model, fused_experts=fused_experts)
+    return sum(count * site.copies * site.d_in * site.d_out for site, count in matrices)
+
+
+@lru_cache(maxsize=1024)
+def quantized_matrices(model: ModelSpec, *, fused_experts: bool = True) -> tuple[tuple[Site, int], ...]:
+    """The matrices behind ``quantizable_params``, each with the number of layers that hold it."""
+    found = [(linear, 1) for linear in model.extra_linears]
+    experts: list[tuple[Site, int]] = []
     for block, count in zip(model.blocks, model.block_counts, strict=True):
-        matrices += [(linear, count) for linear in block.linears]
+        found += [(linear, count) for linear in block.linears]
         if block.experts and not fused_experts:
-            sites = expert_sites(block.experts, fused_experts=False)
-            stacked += count * sum(site.copies * site.d_in * site.d_out for site in sites)
-    plain = [(linear, count) for linear, count in matrices if not (fused_experts and linear.subclass)]
-    return stacked + sum(count * linear.weight_params for linear, count in plain)
+            experts += [(site, count) for site in expert_sites(block.experts, fused_experts=False)]
+    plain = [(linear, count) for linear, count in found if not (fused_experts and linear.subclass)]
+    return (*((Site(linear.name, linear.d_in, linear.d_out), count) for linear, count in plain), *experts)
 
 
 def lora_params(

@@ -39,10 +39,6 @@ class Size(NamedTuple):
         """Every coefficient multiplied."""
         return Size(*(factor * part for part in self))
 
-    def minus(self, other: "Size") -> "Size":
-        """The difference; a coefficient may be negative."""
-        return self + other.times(-1)
-
     def bytes(self, *, b: int, s: int) -> int:
         """Bytes at one batch shape.
 

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from planner.formulas.flops import attention_flops, dequant_bytes, linear_flops
 from planner.formulas.params import active_params, outer_params
 from planner.result import Candidate
-from planner.spec import Gpu, ModelSpec, TrainSpec
+from planner.spec import Gpu, ModelSpec
 
 EFFICIENCY: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
@@ -31,9 +32,6 @@ DEQUANT_BANDWIDTH = (0.20, 0.25)
 """Share of the memory bandwidth that bitsandbytes' 4-bit dequantisation reaches: litgpt A100 0.21 to 0.26, fms A100
 0.21, 4090 fsdp_qlora 0.24 (versions up to 0.43)."""
 
-DEQUANT_BYTES = 2.53
-"""Bytes moved per quantised parameter and pass: 0.53 read, 2 written."""
-
 LAUNCH_S = (2.8e-3, 5.2e-3)
 """Seconds per layer and micro-step to launch kernels, without and with checkpointing (Qwen and PEFT tables)."""
 
@@ -50,36 +48,22 @@ class Range(NamedTuple):
 
 
 def flops_per_token(one: Candidate) -> float:
-    """FLOPs that one token of a micro-step costs, recomputation included.
-
-    Shapes:    N_blk active block weights    N_head (V, h)    N_lo adapters    S seq_len    n, d heads    L layers
-    Formula:   full 6(N_blk + N_head) + 2g*N_blk    adapters 4(N_blk + N_head) + 2g*N_blk + (6 + 2g)N_lo
-               attention 2*S*n*d*L(1 + 2.5 + g), causal; g = 1 under checkpointing, else 0
-    Source:    Korthikanti et al. 2022, arXiv:2205.05198, appendix A, for the recompute; Dao 2023,
-               arXiv:2307.08691, section 4.1, for the backward of 2.5 forwards; frozen weights have no gradient
-    Valid:     whole-layer checkpointing; attention kernels that skip what causality masks
-    Excludes:  sliding windows, dequantisation, the optimizer
-    """
+    """FLOPs that one token of a micro-step costs, recomputation included."""
     model, train = one.scenario.model, one.scenario.train
-    g = 1 if train.gradient_checkpointing else 0
-    blocks = active_params(model) - outer_params(model)
-    head = model.lm_head.weight_params
-    dense = (6 if train.method == "full" else 4) * (blocks + head) + 2 * g * blocks
-    adapted = (6 + 2 * g) * one.estimate.parameters.trainable if train.uses_adapters else 0
-    return float(dense + adapted + _attention(model, train, g))
+    g = int(train.gradient_checkpointing)
+    products = linear_flops(
+        blocks=active_params(model) - outer_params(model),
+        head=model.lm_head.weight_params,
+        adapters=one.estimate.parameters.trainable if train.uses_adapters else 0,
+        full=train.method == "full",
+        g=g,
+    )
+    return products + attention_flops(s=train.seq_len, width=_attention_width(model), g=g)
 
 
-def dequant_bytes(one: Candidate) -> float:
-    """Memory traffic of dequantising all weights in one micro-step.
-
-    Shapes:    N_q quantised parameters
-    Formula:   passes*N_q*2.53; passes: forward, backward, and the recomputed forward
-    Source:    bitsandbytes 0.50 backends/cuda/ops.py: the backward always dequantises, the forward above a few rows
-    Valid:     4-bit weights
-    Excludes:  the matrix products themselves
-    """
-    passes = 3 if one.scenario.train.gradient_checkpointing else 2
-    return passes * one.estimate.parameters.quantized * DEQUANT_BYTES
+def traffic(one: Candidate) -> float:
+    """Bytes that dequantising all weights moves in one micro-step."""
+    return dequant_bytes(quantized=one.estimate.parameters.quantized, g=int(one.scenario.train.gradient_checkpointing))
 
 
 def ratio(of: Candidate, to: Candidate) -> Range | None:
@@ -114,7 +98,7 @@ def _seconds(one: Candidate, share: float, bandwidth: float) -> float:
     """One micro-step: computing and dequantising, not faster than its kernels can be launched (a smooth maximum)."""
     train, gpu = one.scenario.train, one.scenario.cluster.gpu
     computing = train.tokens * flops_per_token(one) / ((_peak(one) or 1.0) * share)
-    moving = dequant_bytes(one) / (gpu.bandwidth_bytes_per_s * bandwidth)
+    moving = traffic(one) / (gpu.bandwidth_bytes_per_s * bandwidth)
     launching = one.scenario.model.num_hidden_layers * LAUNCH_S[int(train.gradient_checkpointing)]
     return float(((computing + moving) ** 3 + launching**3) ** (1 / 3))
 
@@ -124,9 +108,8 @@ def _peak(one: Candidate) -> float | None:
     return rates.get("bf16") or rates.get("fp16")
 
 
-def _attention(model: ModelSpec, train: TrainSpec, g: int) -> float:
-    width = sum(
+def _attention_width(model: ModelSpec) -> int:
+    return sum(
         count * block.attention.num_attention_heads * block.attention.head_dim
         for block, count in zip(model.blocks, model.block_counts, strict=True)
     )
-    return 2 * train.seq_len * width * (1 + 2.5 + g)

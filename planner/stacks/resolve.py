@@ -73,23 +73,30 @@ def resolve(
     user = {"method": method, **{name: _checked(name, value) for name, value in settings.items() if value is not None}}
     chosen: dict[str, Any] = {}
     origins: dict[str, Origin] = {}
-    for source, values in (("default", _defaults(cluster, method)), ("stack", _from_stack(defaults, cluster, method))):
+    ours = _defaults(model, cluster, method)
+    for source, values in (("default", ours), ("stack", _from_stack(defaults, cluster, method))):
         for name, value in values.items():
             chosen[name], origins[name] = value, source  # type: ignore[assignment]
     for name, value in user.items():
         chosen[name], origins[name] = value, "user"
     _settle(chosen, origins, defaults, cluster)
-    _refuse(chosen, origins, cluster)
+    _refuse(chosen, model, cluster)
     return Scenario(model=model, train=TrainSpec(**chosen), cluster=cluster, stack=defaults.behaviour, origins=origins)
 
 
-def _defaults(cluster: Cluster, method: Method) -> dict[str, Any]:
+def _defaults(model: ModelSpec, cluster: Cluster, method: Method) -> dict[str, Any]:
     values = {field.name: field.default for field in fields(TrainSpec) if field.name != "method"}
-    values["attention"] = "flash" if cluster.gpu.supports_flash else "sdpa"
+    values["attention"] = next(
+        name for name in ("flash", "sdpa", "eager") if name in model.attends and _can_run(name, cluster)
+    )
     values["sharding"] = "fsdp" if cluster.world_size > 1 else "none"
     if not cluster.gpu.supports_bf16:
         values["weights_dtype"] = "fp32" if method == "full" else "fp16"
     return values
+
+
+def _can_run(attention: str, cluster: Cluster) -> bool:
+    return attention != "flash" or cluster.gpu.supports_flash
 
 
 def _from_stack(defaults: Defaults, cluster: Cluster, method: Method) -> dict[str, Any]:
@@ -113,14 +120,17 @@ def _settle(chosen: dict[str, Any], origins: dict[str, Origin], defaults: Defaul
         chosen["quant_storage"] = "bf16" if cluster.gpu.supports_bf16 else "fp16"
 
 
-def _refuse(chosen: Mapping[str, Any], origins: Mapping[str, Origin], cluster: Cluster) -> None:
+def _refuse(chosen: Mapping[str, Any], model: ModelSpec, cluster: Cluster) -> None:
     """Combinations that cannot run."""
     gpu, sharding = cluster.gpu, chosen["sharding"]
     if cluster.world_size > MAX_GPUS:
         raise UsageError(f"{cluster.world_size} GPUs are more than the {MAX_GPUS} that we plan for")
     if cluster.world_size > 1 and sharding == "none":
         raise UsageError(f"{cluster.world_size} GPUs need --sharding ddp, zero1, zero2, zero3 or fsdp, not none")
-    if chosen["attention"] == "flash" and not gpu.supports_flash:
+    if chosen["attention"] not in model.attends:
+        offered = ", ".join(model.attends)
+        raise UnsupportedScenario(f"{model.name} has no {chosen['attention']} attention in transformers: use {offered}")
+    if not _can_run(chosen["attention"], cluster):
         raise UnsupportedScenario(f"{gpu.id} cannot run FlashAttention-2: use --attention sdpa")
     if chosen["weights_dtype"] == "fp16" and chosen["method"] == "full":
         raise UnsupportedScenario(

@@ -8,7 +8,7 @@ from planner.recommend.candidates import candidate
 from planner.recommend.claims import Claim
 from planner.recommend.compare import Comparison, compare
 from planner.recommend.request import Request
-from planner.recommend.slowdown import EFFICIENCY_ELSEWHERE, dequant_bytes, efficiency, flops_per_token, ratio
+from planner.recommend.slowdown import EFFICIENCY_ELSEWHERE, efficiency, flops_per_token, ratio, traffic
 from planner.result import Candidate
 from planner.spec import Method
 from tests.recommend.fakes import ask, card, fake_estimate, llama
@@ -45,9 +45,9 @@ def test_flops_per_token(method: Method, checkpointing: bool, flops: float) -> N
 def test_dequantisation_moves_every_quantised_weight_once_per_pass() -> None:
     quantized = BLOCK - 128  # norms are no matrices
 
-    assert dequant_bytes(tiny("lora")) == 0
-    assert dequant_bytes(tiny("qlora")) == pytest.approx(3 * quantized * 2.53)
-    assert dequant_bytes(tiny("qlora", checkpointing=False)) == pytest.approx(2 * quantized * 2.53)
+    assert traffic(tiny("lora")) == 0
+    assert traffic(tiny("qlora")) == pytest.approx(3 * quantized * 2.53)
+    assert traffic(tiny("qlora", checkpointing=False)) == pytest.approx(2 * quantized * 2.53)
 
 
 def eight_b(method: Method, **settings: int) -> Candidate:

@@ -1,0 +1,58 @@
+"""FLOPs per token and the traffic of dequantisation: counts, no seconds.
+
+Symbols: ``g`` 1 under whole-layer checkpointing, else 0; ``s`` sequence length.
+"""
+
+DEQUANT_READ = 0.53
+"""Bytes read per 4-bit parameter: 4.127 to 4.5 bits with their scales. QLoRA (arXiv:2305.14314) section 3."""
+
+DEQUANT_WRITTEN = 2
+"""Bytes written per parameter: a 16-bit copy. bitsandbytes 0.50 backends/cuda/ops.py, dequantize_4bit."""
+
+
+def linear_flops(*, blocks: int, head: int, adapters: int, full: bool, g: int) -> int:
+    """FLOPs of the matrix products for one token, recomputation included.
+
+    Shapes:    blocks: active weights of the layers; head: V * h; adapters: trained low-rank entries
+    Formula:   full 6*(blocks + head) + 2*g*blocks; frozen base 4*(blocks + head) + 2*g*blocks + (6 + 2*g)*adapters
+    Source:    Korthikanti 2022, arXiv:2205.05198, appendix A; a frozen weight has no gradient of its own
+    Valid:     whole-layer checkpointing, which leaves the head out
+    Excludes:  attention scores, norms, the optimizer
+
+    >>> linear_flops(blocks=7_000_000_000, head=500_000_000, adapters=0, full=True, g=0)
+    45000000000
+    """
+    recomputed = 2 * g * blocks
+    if full:
+        return 6 * (blocks + head) + recomputed
+    return 4 * (blocks + head) + recomputed + (6 + 2 * g) * adapters
+
+
+def attention_flops(*, s: int, width: int, g: int) -> int:
+    """FLOPs of causal attention for one token over all layers.
+
+    Shapes:    width: query heads * head_dim, summed over the layers
+    Formula:   2 * s * width * (1 + 2.5 + g)
+    Source:    Dao 2023, arXiv:2307.08691, section 4.1: the backward costs 2.5 forwards; causality halves 4*s*width
+    Valid:     kernels that skip what causality masks
+    Excludes:  sliding windows, which cost less
+
+    >>> attention_flops(s=2048, width=32 * 4096, g=1)
+    2415919104
+    """
+    return s * width * (7 + 2 * g)
+
+
+def dequant_bytes(*, quantized: int, g: int) -> float:
+    """Memory traffic of dequantising all 4-bit weights in one micro-step.
+
+    Shapes:    quantized: 4-bit parameters
+    Formula:   (2 + g) * 2.53 * quantized
+    Source:    bitsandbytes 0.50 autograd/_functions.py: forward and backward each dequantise; so does a recomputation
+    Valid:     micro-batches above the few hundred rows that the fused forward kernel takes
+    Excludes:  the products themselves
+
+    >>> dequant_bytes(quantized=1_000_000_000, g=1)
+    7590000000.0
+    """
+    return (2 + g) * (DEQUANT_READ + DEQUANT_WRITTEN) * quantized
