@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from planner.catalog_files import catalogue_model
+from planner.catalog import load_model
 from planner.closed_form import estimate
+from planner.closed_form.profile import profile_of
 from planner.formulas.overhead import cublas_workspace
 from planner.hardware import load_gpu
 from planner.result import Estimate, Phase
@@ -38,6 +39,7 @@ class Row(NamedTuple):
     ours: Mapping[str, int]
     real_states: Mapping[str, int]
     our_states: Mapping[str, int]
+    trained_tensors: int
 
     def error(self, phase: str) -> float:
         """Relative error of one phase."""
@@ -60,7 +62,7 @@ def scenario(model: str, case: Mapping[str, Any]) -> Scenario:
 
 def spec_of(name: str) -> ModelSpec:
     """The catalogue's model, without the dropout that the traced one did not have."""
-    spec = catalogue_model(name)
+    spec = load_model(name).model
     if name not in DATA["without_dropout"]:
         return spec
     blocks = tuple(replace(block, residual_dropout=0.0) for block in spec.blocks)
@@ -69,7 +71,8 @@ def spec_of(name: str) -> ModelSpec:
 
 def row_of(model: str, case: Mapping[str, Any]) -> Row:
     """One comparison."""
-    found = estimate(scenario(model, case))
+    given = scenario(model, case)
+    found = estimate(given)
     told = [f"{key}={value}" for key, value in case["settings"].items()]
     told += [f"{key}={case[key]}" for key in ("stack", "kbit_upcast", "note") if key in case]
     return Row(
@@ -78,6 +81,7 @@ def row_of(model: str, case: Mapping[str, Any]) -> Row:
         ours={phase: found.phases[phase].total - WORKSPACE for phase in PHASES},
         real_states=dict(zip(STATES, case["states"], strict=True)),
         our_states=states_of(found),
+        trained_tensors=sum(tensor.copies for tensor in profile_of(given).inventory.trained),
     )
 
 
@@ -134,8 +138,11 @@ def test_the_peak_is_in_the_same_phase(model: str) -> None:
 @pytest.mark.parametrize("owner", STATES)
 @pytest.mark.parametrize("model", MODELS)
 def test_states_are_those_of_the_real_step(model: str, owner: str) -> None:
+    # The allocator rounds a step counter's 4 bytes to 512; these steps ran without an allocator.
     for row in rows(model):
-        assert row.our_states[owner] == pytest.approx(row.real_states[owner], rel=STATIC), row.title
+        counters = 508 * row.trained_tensors if owner == "optimizer" else 0
+        assert row.real_states[owner] * (1 - STATIC) <= row.our_states[owner], row.title
+        assert row.our_states[owner] <= row.real_states[owner] * (1 + STATIC) + counters, row.title
 
 
 def test_nearly_every_step_is_nearly_exact() -> None:

@@ -1,0 +1,79 @@
+"""Frozen inputs: what is trained (``ModelSpec``), how (``TrainSpec``), on what (``Cluster``).
+
+A ``Scenario`` joins the three with the software stack that runs them; it is the only input of every
+estimator. Everything is resolved: no field means "ask somebody else", so two equal scenarios give equal estimates.
+"""
+
+from planner.spec.architecture import (
+    Attend,
+    Attention,
+    Block,
+    Experts,
+    Latent,
+    Linear,
+    Mlp,
+    ModelSpec,
+    Norm,
+    NormKind,
+    Placement,
+    Rope,
+    Table,
+)
+from planner.spec.hardware import (
+    Cluster,
+    Gpu,
+    Price,
+)
+from planner.spec.scenario import (
+    Origin,
+    Scenario,
+)
+from planner.spec.training import (
+    FLOAT_BYTES,
+    METHODS,
+    OPTIMIZERS,
+    Autocast,
+    Behaviour,
+    Float,
+    Kernels,
+    Loss,
+    Method,
+    Quant,
+    QuantStorage,
+    Sharding,
+    TrainSpec,
+)
+
+__all__ = [
+    "FLOAT_BYTES",
+    "METHODS",
+    "OPTIMIZERS",
+    "Attend",
+    "Attention",
+    "Autocast",
+    "Behaviour",
+    "Block",
+    "Cluster",
+    "Experts",
+    "Float",
+    "Gpu",
+    "Kernels",
+    "Latent",
+    "Linear",
+    "Loss",
+    "Method",
+    "Mlp",
+    "ModelSpec",
+    "Norm",
+    "NormKind",
+    "Origin",
+    "Placement",
+    "Price",
+    "Quant",
+    "QuantStorage",
+    "Rope",
+    "Scenario",
+    "Sharding",
+    "Table",
+    "TrainSpec",
+]

@@ -1,0 +1,85 @@
+"""What a model is trained on: one accelerator (``Gpu``), its price, and several of them (``Cluster``)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """US dollars per GPU-hour, on demand: a range, because the same card differs by 3 to 5 times."""
+
+    low_usd: float | None
+    typical_usd: float | None
+    hyperscaler_usd: float | None
+    as_of: str
+    estimated: bool = False
+    basis: str = ""
+    """How ``typical_usd`` was chosen among the offers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """One accelerator in base units. ``memory_bytes`` is what torch can see, not what the box says."""
+
+    id: str
+    name: str
+    vendor: str
+    architecture: str
+    memory_bytes: int
+    driver_bytes: int
+    context_bytes: int
+    bandwidth_bytes_per_s: float
+    peak_flops_per_s: Mapping[str, float]
+    """Dense peak by dtype: fp32, tf32, fp16, bf16, fp8, int8 where the card has it."""
+    compute_capability: tuple[int, int] | None
+    pcie_bytes_per_s: float | None
+    nvlink_bytes_per_s: float | None
+    """One way, per GPU."""
+    supports_bf16: bool
+    supports_flash: bool
+    unified_memory: bool = False
+    estimated: tuple[str, ...] = ()
+    """Names of the fields that nobody has measured."""
+    warnings: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    represents: str | None = None
+    """For a class profile such as ``24gb``: the id of the smallest card of the class."""
+    price: Price | None = None
+    advertised_gb: int | None = None
+    """The number on the box: it names classes and enters no sum."""
+    form_factor: str = ""
+    system_bytes: int = 0
+    """Of a pool that CPU and GPU share: what the operating system holds."""
+    measured_bf16_flops_per_s: float | None = None
+    """The best bf16 matrix product that somebody reports, where somebody does."""
+    bridge_bytes_per_s: float | None = None
+    """NVLink of cards that are joined in pairs by a bridge, one way; ``nvlink_bytes_per_s`` is then ``None``."""
+    sm_count: int | None = None
+    tdp_w: float | None = None
+    members: tuple[str, ...] = ()
+    """For a class profile: every card of the class."""
+    resolution: str | None = field(default=None, compare=False)
+    """What the name that was asked for stands for, as one line to show."""
+
+    def __hash__(self) -> int:
+        return hash((self.id, self.memory_bytes))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """``nodes`` machines with ``gpus`` equal cards each, of which ``headroom_bytes`` per card stay free."""
+
+    gpu: Gpu
+    gpus: int = 1
+    nodes: int = 1
+    headroom_bytes: int = 0
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.gpus * self.nodes
+
+    @property
+    def usable_bytes(self) -> int:
+        """What a training process may take on each card, its context included."""
+        return max(self.gpu.memory_bytes - self.gpu.system_bytes - self.headroom_bytes, 0)

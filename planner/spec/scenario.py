@@ -1,0 +1,23 @@
+"""One complete question, and the only input of every estimator."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from planner.spec.architecture import ModelSpec
+from planner.spec.hardware import Cluster
+from planner.spec.training import Behaviour, TrainSpec
+
+Origin = Literal["user", "stack", "model", "default"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """One complete question: this model, trained this way, on this hardware, by this software."""
+
+    model: ModelSpec
+    train: TrainSpec
+    cluster: Cluster
+    stack: Behaviour
+    origins: Mapping[str, Origin] = field(default_factory=dict, hash=False, compare=False)
+    """Who chose each setting of ``train``: shown beside it, without influence on any number."""

@@ -1,0 +1,114 @@
+"""How a model is trained: settings (``TrainSpec``) and what the software does unasked (``Behaviour``)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from planner.spec.architecture import Attend
+
+Method = Literal["full", "lora", "qlora"]
+Float = Literal["fp32", "bf16", "fp16"]
+Autocast = Literal["none", "bf16", "fp16"]
+Quant = Literal["nf4", "fp4", "int8"]
+QuantStorage = Literal["uint8", "bf16", "fp16", "fp32"]
+Kernels = Literal["eager", "fused"]
+Loss = Literal["full", "chunked", "fused"]
+Sharding = Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp"]
+
+FLOAT_BYTES: Mapping[str, int] = MappingProxyType({"fp32": 4, "bf16": 2, "fp16": 2})
+
+METHODS: tuple[Method, ...] = ("full", "lora", "qlora")
+
+OPTIMIZERS = (
+    "adamw_fused",
+    "adamw_foreach",
+    "adamw_loop",
+    "adamw_8bit",
+    "paged_adamw_8bit",
+    "paged_adamw_32bit",
+    "adafactor",
+    "lion",
+    "lion_8bit",
+    "sgd",
+    "muon",
+)
+"""Concrete optimizers; the option also takes ``adamw``, the stack's own kind of AdamW."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSpec:
+    """Every training setting, resolved. Field names are the long options of the command."""
+
+    method: Method
+    seq_len: int = 2048
+    micro_batch_size: int = 1
+    grad_accumulation: int = 1
+    lora_rank: int = 16
+    lora_alpha: float = 32.0
+    lora_dropout: float = 0.0
+    lora_targets: tuple[str, ...] = ("all-linear",)
+    modules_to_save: tuple[str, ...] = ()
+    adapter_dtype: Float = "fp32"
+    quant: Quant = "nf4"
+    double_quant: bool = True
+    quant_storage: QuantStorage = "uint8"
+    weights_dtype: Float = "bf16"
+    autocast: Autocast = "bf16"
+    optimizer: str = "adamw_fused"
+    gradient_checkpointing: bool = True
+    attention: Attend = "flash"
+    kernels: Kernels = "eager"
+    loss: Loss = "full"
+    sharding: Sharding = "none"
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that one GPU sees in one micro-step."""
+        return self.micro_batch_size * self.seq_len
+
+    @property
+    def quantized(self) -> bool:
+        """Whether base weights are stored in 4 or 8 bits."""
+        return self.method == "qlora"
+
+    @property
+    def uses_adapters(self) -> bool:
+        """Whether low-rank adapters are trained and the base is frozen."""
+        return self.method != "full"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Behaviour:
+    """What a trainer and its libraries do that the user did not ask for; from ``stacks/*.toml``."""
+
+    name: str
+    versions: Mapping[str, str]
+    kbit_upcast: Literal["none", "norms", "all"]
+    """Which 16-bit parameters of a quantised base become fp32 before training: with PEFT's
+    ``prepare_model_for_kbit_training`` all, with TRL's older preparation the norms."""
+    holds_logits: bool
+    """The caller keeps the model's outputs while backward and the optimizer run."""
+    logits_upcast: Literal["none", "in_place", "copy"]
+    """How the logits become fp32 before the loss: not at all, under the same name (the 16-bit tensor is
+    freed), or as a copy beside the 16-bit tensor that the outputs keep."""
+    logits_shift_copy: bool
+    """The loss copies the logits to drop the last position (transformers before labels were shifted instead)."""
+    clips_gradients: bool
+    fused_experts: bool
+    """Experts are 3-D parameters that bitsandbytes does not quantise (transformers 5)."""
+    repeats_kv: bool
+    """sdpa attention expands key and value heads to the query heads before the kernel."""
+    reentrant_checkpoint: bool = False
+    """Checkpoints keep a recomputed layer's output through its backward (``use_reentrant=True``)."""
+    flash_repeats_kv: tuple[str, ...] = ()
+    """Model types whose FlashAttention class expands key and value heads itself."""
+    fused_parts: tuple[str, ...] = ("norm", "rope", "swiglu", "lora", "loss")
+    """What ``kernels = fused`` replaces; ``lora_quantized`` stands for fused adapters on a quantised base only."""
+    fsdp_version: int = 2
+    """1: embedding, head and final norm stay gathered through the step, one layer is gathered at a time."""
+    chunks_upcast_head: bool = False
+    """TRL's chunked head makes an fp32 copy of the head's weight."""
+
+    def __hash__(self) -> int:
+        return hash((self.name, tuple(self.versions.items())))
