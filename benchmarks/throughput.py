@@ -17,11 +17,11 @@ from itertools import product
 from time import perf_counter
 
 import planner
+from planner.spec import METHODS
 
 TARGET_PER_SECOND = 5_000
 
 MODELS = ("llama-3.2-1b", "llama-3.1-8b", "qwen2.5-14b", "qwen3-30b-a3b", "llama-3.1-70b")
-METHODS = ("full", "lora", "qlora")
 BATCHES = (1, 2, 4, 8)
 LENGTHS = (512, 1024, 2048, 4096, 8192)
 GPU = "a100-80gb"

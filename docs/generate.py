@@ -3,8 +3,8 @@
 Three kinds of text are generated, and nothing else is touched:
 
 - what stands between ``<!-- begin: NAME -->`` and ``<!-- end: NAME -->``, by the function ``NAME`` of ``SECTIONS``;
-- the output in a ``console`` block, by running its command at 80 columns. A comment ``<!-- keep: 1-9 20-24 -->`` above the
-  block keeps these lines of the output and puts ``...`` where others were;
+- the output in a ``console`` block, by running its command at 80 columns. A comment ``<!-- keep: 1-9 20-24 -->``
+  above the block keeps these lines of the output and puts ``...`` where others were;
 - ``docs/plan.schema.json``.
 """
 
@@ -34,15 +34,15 @@ def main(arguments: list[str]) -> int:
     if arguments not in ([], ["--check"]):
         sys.stderr.write("usage: python docs/generate.py [--check]\n")
         return 2
-    stale = [path for path, text in generated() if not path.exists() or path.read_text(encoding="utf-8") != text]
-    if arguments:
-        sys.stderr.writelines(f"{path.relative_to(ROOT)} is stale: run python docs/generate.py\n" for path in stale)
-        return 1 if stale else 0
-    for path, text in generated():
-        if path in stale:
+    stale = {path: text for path, text in generated() if not path.exists() or path.read_text(encoding="utf-8") != text}
+    for path, text in stale.items():
+        name = path.relative_to(ROOT)
+        if arguments:
+            sys.stderr.write(f"{name} is stale: run python docs/generate.py\n")
+        else:
             path.write_text(text, encoding="utf-8")
-            sys.stdout.write(f"wrote {path.relative_to(ROOT)}\n")
-    return 0
+            sys.stdout.write(f"wrote {name}\n")
+    return 1 if stale and arguments else 0
 
 
 def generated() -> Iterator[tuple[Path, str]]:
@@ -101,9 +101,12 @@ def run(command: str, code: int) -> tuple[str, int]:
     if command == "echo $?":
         return f"{code}\n", 0
     output = io.StringIO()
-    with _environment({"COLUMNS": WIDTH, "NO_COLOR": "1"}):
-        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-            code = run_plan(arguments_of(command))
+    with (
+        _environment({"COLUMNS": WIDTH, "NO_COLOR": "1"}),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(output),
+    ):
+        code = run_plan(arguments_of(command))
     return output.getvalue(), code
 
 
@@ -122,7 +125,7 @@ def arguments_of(command: str) -> list[str]:
 
 def makefile_arguments() -> str:
     """What ``make plan`` runs when nothing is given."""
-    found = re.search(r"^ARGS \?= (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    found = re.search(r"^ARGS\s*\?=\s*(.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     if found is None:
         raise ValueError("the Makefile sets no ARGS")
     return found[1]

@@ -185,7 +185,7 @@ def _type(value: Any) -> str:  # noqa: ANN401  (any annotation)
         return " or ".join(json.dumps(choice) for choice in inner)
     if inner:
         return " or ".join(map(_type, inner))
-    return JSON_WORDS.get(value, value.__name__)
+    return JSON_WORDS.get(value) or str(value.__name__)
 
 
 JSON_WORDS = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
@@ -213,8 +213,8 @@ def accuracy() -> str:
     head = found.headline
     assert head is not None
     lines = [
-        f"- {found.rows} published rows are kept, {found.modelled} of them on software that is modelled here; the other "
-        f"{found.unmodelled} are counted by reason, not dropped.",
+        f"- {found.rows} published rows are kept, {found.modelled} of them on software that is modelled here; the "
+        f"other {found.unmodelled} are counted by reason, not dropped.",
         f"- Allocated bytes of single-GPU runs whose settings are all published (n = {head.n}): median error "
         f"{percent(head.median_error)}, worst {percent(head.worst_error, sign=True)}.",
         f"- Of {fits.n} published outcomes, {fits.count('ran', 'fits') + fits.count('ran', 'tight')} of "
@@ -265,7 +265,8 @@ def validation_unmodelled() -> str:
     """Rows that are kept and not predicted, by reason."""
     found = report()
     rows = [(item.reason, item.n, escape(item.detail), ", ".join(map(code, item.sources))) for item in found.unscored]
-    counts = f"{found.rows} rows: {found.modelled} predicted, {found.unmodelled} not modelled, {len(found.refused)} refused."
+    counts = f"{found.rows} rows: {found.modelled} predicted, {found.unmodelled} not modelled"
+    counts += f", {len(found.refused)} refused."
     refused = [f"- {code(name)}: {escape(why)}" for name, why in found.refused]
     return "\n\n".join([counts, table(("reason", "rows", "which", "sources"), rows, right=[1]), *refused])
 
@@ -298,10 +299,10 @@ def spare() -> str:
             key = (scenario.train.loss, scenario.train.kernels)
             groups.setdefault(key, []).append((reserved - numbers["allocated"]) / varying)
     rows = [
-        (*key, len(found), f"{min(found):.2f} to {max(found):.2f}", f"{median(found):.2f}", f"{spare_fraction(*key):.2f}")
+        (*key, len(found), f"{min(found):.2f} to {max(found):.2f}", f"{median(found):.2f}", spare_fraction(*key))
         for key, found in sorted(groups.items())
     ]
-    note = f"Runs whose card was more than {NEARLY_FULL:.0%} full are left out: there the allocator had given back its cache."
+    note = f"Left out: runs on a card more than {NEARLY_FULL:.0%} full, where the allocator had given back its cache."
     return "\n\n".join([table(("loss", "kernels", "n", "range", "median", "used"), rows, right=[2, 4, 5]), note])
 
 

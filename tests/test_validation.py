@@ -138,7 +138,10 @@ def test_headline_error(report: Report) -> None:
 LARGEST_UNDER = {
     # measured in November 2026 and rounded up: a change that loosens one of these has to say why
     ("allocated", "one"): 0.03,  # Mixtral on transformers 4: routing is uneven, we divide rows evenly
-    ("allocated", "several"): 0.10,
+    (
+        "allocated",
+        "several",
+    ): 0.14,  # Liger's own table, lengths and versions assumed: rows rise and fall with the batch
     ("resident", "one"): 0.01,  # without the cuBLAS workspace, which the published number holds
     ("standing", "several"): 0.15,  # the same, of 1.2 GiB
     ("reserved", "one"): 0.05,

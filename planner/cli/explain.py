@@ -33,16 +33,16 @@ def main(values: Values) -> int:
 
 
 def _memory(values: Values, format_name: str) -> None:
-    from planner.closed_form.explain import itemise  # noqa: PLC0415  (a rule's page needs no estimator)
+    from planner.closed_form.explain import itemised  # noqa: PLC0415  (a rule's page needs no estimator)
     from planner.recommend.candidates import scenario  # noqa: PLC0415
     from planner.recommend.names import understand  # noqa: PLC0415
 
     ask, _ = understand(build_request(values, command="plan explain memory"))
-    found = [(one, itemise(one)) for one in (scenario(ask, method) for method in ask.methods)]
+    found = [(one, *itemised(one)) for one in (scenario(ask, method) for method in ask.methods)]
     show(
         format_name,
-        lambda: [items_sheet(one, items) for one, items in found],
-        lambda: {"schema": 1, "methods": [items_document(one, items) for one, items in found]},
+        lambda: [items_sheet(*parts) for parts in found],
+        lambda: {"schema": 1, "methods": [items_document(*parts) for parts in found]},
     )
 
 

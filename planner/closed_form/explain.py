@@ -35,7 +35,16 @@ def itemise(scenario: Scenario) -> tuple[Item, ...]:
     for the layer whose backward runs.
     """
     step = prepare(scenario)
-    return (*_inputs(step), *_layers(step), *_ending(step))
+    return (*_inputs(step), *_layers(step), *_ending(step), *_recomputed(step))
+
+
+def itemised(scenario: Scenario) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
+    """``itemise`` in two parts: what waits for backward together, and what one layer makes again."""
+    items = itemise(scenario)
+    return (
+        tuple(item for item in items if item.group != RECOMPUTED),
+        tuple(item for item in items if item.group == RECOMPUTED),
+    )
 
 
 def saved_bytes(scenario: Scenario) -> int:
@@ -70,11 +79,15 @@ def _layers(step: Step) -> Iterator[Item]:
             layers,
             layers * step.bytes(step.profile.stream) - step.narrow_first_input,
         )
-        yield from _tape_items(step, RECOMPUTED, _tape(step, _widest(step)), 1, source=False)
         return
     for block, count in zip(model.blocks, model.block_counts, strict=True):
         group = "layers" if len(model.blocks) == 1 else f"layers ({_kind(model, block)})"
         yield from _tape_items(step, group, _tape(step, block), count, source=True)
+
+
+def _recomputed(step: Step) -> Iterator[Item]:
+    if step.scenario.train.gradient_checkpointing:
+        yield from _tape_items(step, RECOMPUTED, _tape(step, _widest(step)), 1, source=False)
 
 
 def _kind(model: ModelSpec, block: Block) -> str:

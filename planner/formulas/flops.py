@@ -52,7 +52,7 @@ def dequant_bytes(*, quantized: int, g: int) -> float:
     Valid:     micro-batches above the few hundred rows that the fused forward kernel takes
     Excludes:  the products themselves
 
-    >>> dequant_bytes(quantized=1_000_000_000, g=1)
-    7590000000.0
+    >>> round(dequant_bytes(quantized=1_000_000_000, g=1))
+    7590000000
     """
     return (2 + g) * (DEQUANT_READ + DEQUANT_WRITTEN) * quantized

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from planner.closed_form.explain import Item
 
 
-def items_sheet(scenario: Scenario, items: Sequence["Item"]) -> Sheet:
-    """Saved tensors of one method by group; the last row is their sum."""
+def items_sheet(scenario: Scenario, kept: Sequence["Item"], recomputed: Sequence["Item"]) -> Sheet:
+    """Saved tensors of one method by group, each with its sum: what waits for backward, then what one layer remakes."""
     columns = (
         Column("saved tensor"),
         Column("shape"),
@@ -24,14 +24,21 @@ def items_sheet(scenario: Scenario, items: Sequence["Item"]) -> Sheet:
     )
     rows: list[tuple[Cell, ...]] = []
     rules: list[int] = []
-    for group, members in groupby(items, key=lambda item: item.group):
-        rules.append(len(rows))
-        rows.append(row((Cell(group, "strong"), "", "", "", "")))
-        rows.extend(_item(item) for item in members)
+    for group, members in groupby((*kept, *recomputed), key=lambda item: item.group):
+        if recomputed and group == recomputed[0].group:
+            _total(rows, rules, "kept until backward", kept)
+        items = list(members)
+        _total(rows, rules, group, items)
+        rows.extend(_item(item) for item in items)
+    if not recomputed:
+        _total(rows, rules, "kept until backward", kept)
+    return Sheet(_title(scenario), columns, tuple(rows), rules=tuple(rules[1:]))
+
+
+def _total(rows: list[tuple[Cell, ...]], rules: list[int], name: str, items: Sequence["Item"]) -> None:
     rules.append(len(rows))
     total = format_bytes(sum(item.bytes for item in items))
-    rows.append(row((Cell("together", "strong"), "", "", "", Cell(total, "strong"))))
-    return Sheet(_title(scenario), columns, tuple(rows), rules=tuple(rules[1:]))
+    rows.append(row((Cell(name, "strong"), "", "", "", Cell(total, "strong"))))
 
 
 def _item(item: "Item") -> tuple[Cell, ...]:
@@ -47,13 +54,25 @@ def _title(scenario: Scenario) -> str:
     )
 
 
-def items_document(scenario: Scenario, items: Sequence["Item"]) -> dict[str, object]:
+def items_document(scenario: Scenario, kept: Sequence["Item"], recomputed: Sequence["Item"]) -> dict[str, object]:
     """The same for scripts."""
-    names = ("group", "name", "shape", "dtype", "count", "bytes")
     return {
         "method": scenario.train.method,
-        "activations_bytes": sum(item.bytes for item in items),
-        "items": [{name: getattr(item, name) for name in names} for item in items],
+        "kept_bytes": sum(item.bytes for item in kept),
+        "recomputed_bytes": sum(item.bytes for item in recomputed),
+        "kept": [_entry(item) for item in kept],
+        "recomputed": [_entry(item) for item in recomputed],
+    }
+
+
+def _entry(item: "Item") -> dict[str, object]:
+    return {
+        "group": item.group,
+        "name": item.name,
+        "shape": item.shape,
+        "dtype": item.dtype,
+        "count": item.copies,
+        "bytes": item.bytes,
     }
 
 

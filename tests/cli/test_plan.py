@@ -100,8 +100,8 @@ def test_every_proposed_command_runs_and_says_the_same(run: Run) -> None:
 
     for way in (*advice["changes"], *advice["rent"]):
         again = document(run, *shlex.split(way["command"])[1:])
-        methods = {one["method"]: one for one in again["candidates"]}
-        assert methods[way["candidate"]["method"]]["peak"] == way["candidate"]["peak"]
+        peaks = [one["peak"] for one in again["candidates"] if one["method"] == way["candidate"]["method"]]
+        assert peaks[0] == way["candidate"]["peak"]
 
 
 def test_only_named_methods_are_planned(run: Run) -> None:
