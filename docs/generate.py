@@ -1,14 +1,17 @@
 """Writes everything in README.md and docs/ that comes from the program: ``python docs/generate.py [--check]``.
 
-Three kinds of text are generated, and nothing else is touched:
+Four kinds of text are generated, and nothing else is touched:
 
 - what stands between ``<!-- begin: NAME -->`` and ``<!-- end: NAME -->``, by the function ``NAME`` of ``SECTIONS``;
-- the output in a ``console`` block, by running its command at 80 columns. A comment ``<!-- keep: 1-9 20-24 -->``
-  above the block keeps these lines of the output and puts ``...`` where others were;
+- the output in a ``console`` block, by running its command at 80 columns. A comment ``<!-- keep: lines 1-9 20 -->`` or
+  ``<!-- keep: paragraphs 1-3 -->`` above the block keeps these parts of the output, with ``...`` for the others;
+- the output in the ``python`` blocks of ``SHOWN``; worked examples on other pages are computed by
+  hand, and a test runs them;
 - ``docs/plan.schema.json``.
 """
 
 import contextlib
+import doctest
 import io
 import os
 import re
@@ -25,8 +28,10 @@ from docs.sections import SECTIONS, schema_text  # noqa: E402  (the root must be
 from planner.cli import main as run_plan  # noqa: E402
 
 WIDTH = "80"
+SHOWN = (ROOT / "README.md", DOCS / "quickstart.md", DOCS / "json-schema.md")
 SECTION = re.compile(r"(<!-- begin: (\w+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
-CONSOLE = re.compile(r"(?:<!-- keep: ([\d\s-]+) -->\n)?(```console\n)(.*?)(```)", re.DOTALL)
+PYTHON = re.compile(r"(```python\n)(.*?)(```)", re.DOTALL)
+CONSOLE = re.compile(r"(?:<!-- keep: (\w+ [\d\s-]+) -->\n)?(```console\n)(.*?)(```)", re.DOTALL)
 
 
 def main(arguments: list[str]) -> int:
@@ -48,7 +53,8 @@ def main(arguments: list[str]) -> int:
 def generated() -> Iterator[tuple[Path, str]]:
     """Every page with its text as it ought to be."""
     for path in pages():
-        yield path, refreshed(path.read_text(encoding="utf-8"))
+        text = refreshed(path.read_text(encoding="utf-8"))
+        yield path, with_results(text) if path in SHOWN else text
     yield DOCS / "plan.schema.json", schema_text()
 
 
@@ -61,6 +67,23 @@ def refreshed(text: str) -> str:
     """A page with its sections and console blocks made anew."""
     text = SECTION.sub(lambda match: f"{match[1]}\n{SECTIONS[match[2]]().strip()}\n\n{match[3]}", text)
     return CONSOLE.sub(lambda match: _console(match[0], match[1], match[3]), text)
+
+
+def with_results(text: str) -> str:
+    """A page with what its Python examples give, all of them in one namespace."""
+    names: dict[str, object] = {}
+    return PYTHON.sub(lambda match: match[1] + _examples(match[2], names) + match[3], text)
+
+
+def _examples(body: str, names: dict[str, object]) -> str:
+    made: list[str] = []
+    for example in doctest.DocTestParser().get_examples(body):
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output):
+            exec(compile(example.source, "<docs>", "single"), names)
+        first, *rest = example.source.splitlines()
+        made += [f">>> {first}", *(f"... {line}" for line in rest), *output.getvalue().splitlines()]
+    return "\n".join([*made, ""])
 
 
 def _console(block: str, keep: str | None, body: str) -> str:
@@ -76,23 +99,28 @@ def _console(block: str, keep: str | None, body: str) -> str:
 
 
 def selected(lines: list[str], keep: str | None) -> list[str]:
-    """The lines that ``keep`` names, counted from 1, with ``...`` for each gap.
+    """The parts that ``keep`` names, counted from 1, with ``...`` for each gap.
 
-    >>> selected(["a", "b", "c", "d"], "1 3-4")
+    >>> selected(["a", "b", "c", "d"], "lines 1 3-4")
     ['a', '...', 'c', 'd']
+    >>> selected(["a", "b", "", "c"], "paragraphs 1")
+    ['a', 'b', '', '...']
     """
     if keep is None:
         return lines
+    unit, *ranges = keep.split()
     wanted: set[int] = set()
-    for part in keep.split():
+    for part in ranges:
         first, _, last = part.partition("-")
-        wanted.update(range(int(first), (int(last) if last else int(first)) + 1))
+        wanted.update(range(int(first), int(last or first) + 1))
     made: list[str] = []
-    for number, line in enumerate(lines, start=1):
+    number = 1
+    for line in lines:
         if number in wanted:
             made.append(line)
         elif not made or made[-1] != "...":
             made.append("...")
+        number += unit == "lines" or not line
     return made
 
 

@@ -60,11 +60,22 @@ def saved_bytes(scenario: Scenario) -> int:
         )
     ending = profile.loss.kept if scenario.train.loss == "full" else profile.hidden.kept
     head = 0 if scenario.train.loss == "full" else head_bytes(step).kept
-    return step.inputs + layers + step.bytes(ending.activations) + step.bytes(ending.logits) + head
+    return (
+        step.inputs + step.embedding_mask + layers + step.bytes(ending.activations) + step.bytes(ending.logits) + head
+    )
 
 
 def _inputs(step: Step) -> Iterator[Item]:
     yield Item("inputs", "token ids, labels, mask, rotary tables", "b s and s d", "mixed", 1, step.inputs)
+    if step.embedding_mask:
+        yield Item(
+            "inputs",
+            "embedding dropout mask",
+            f"b s {step.scenario.model.hidden_size}",
+            "uint8",
+            1,
+            step.embedding_mask,
+        )
 
 
 def _layers(step: Step) -> Iterator[Item]:

@@ -45,7 +45,8 @@ class ProfileKey(NamedTuple):
     kernels: str
     mixed_shards: bool
     """FSDP's own mixed precision: fp32 shards of what is trained, 16-bit copies for compute."""
-    shift_copy: bool
+    several: bool
+    """More than one sequence in the micro-batch."""
     checkpointing: bool
 
 
@@ -123,7 +124,7 @@ def key_of(scenario: Scenario) -> ProfileKey:
         scenario.cluster.gpu.supports_flash,
         train.kernels,
         train.sharding == "fsdp" and train.autocast != "none" and train.method == "full",
-        scenario.stack.logits_shift_copy and train.micro_batch_size > 1,
+        train.micro_batch_size > 1,
         train.gradient_checkpointing,
     )
 
@@ -182,6 +183,7 @@ def recipe_of(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Recipe:
         attention=key.attention,
         flash_kernel=key.flash_kernel,
         fused=frozenset(stack.fused_parts) if key.kernels == "fused" else frozenset(),
+        several=key.several,
         repeats_kv=stack.repeats_kv if key.attention == "sdpa" else model.model_type in stack.flash_repeats_kv,
         fused_experts=stack.fused_experts,
     )
@@ -224,8 +226,8 @@ def _profile(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Profile:
 def loss_tape_of(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Tape:
     """The tape of final norm, head and full loss under a profile's settings."""
     recipe = recipe_of(model, key, stack)
-    trained = _head_trained(model, key)
-    return loss_tape(model, recipe, _head_bytes(key, stack), trained, stack.logits_upcast, key.shift_copy)
+    trained, shifted = _head_trained(model, key), stack.logits_shift_copy and key.several
+    return loss_tape(model, recipe, _head_bytes(key, stack), trained, stack.logits_upcast, shifted)
 
 
 def _head_trained(model: ModelSpec, key: ProfileKey) -> bool:

@@ -31,6 +31,12 @@ class Step(NamedTuple):
         return self.shards.managed
 
     @property
+    def embedding_mask(self) -> int:
+        """One byte per element of the embedding's output where dropout follows it."""
+        model = self.scenario.model
+        return model.hidden_size * self.scenario.train.tokens if model.embedding_dropout > 0 else 0
+
+    @property
     def narrow_first_input(self) -> int:
         """What the first layer's input lacks: embeddings stay 16-bit under a stream that fp32 norms widen."""
         scenario = self.scenario

@@ -190,6 +190,7 @@ FAMILIES = (
                 layers=layers.llama4, attends=("sdpa", "eager"),
             ),
             Mixture(
+                computes_all=True,
                 experts="num_local_experts", width="intermediate_size", router="router", router_linear="always",
                 input_major=True, linear_names=(), shared="shared_expert",
                 shared_width=lambda fields: fields.size("intermediate_size"), dense_width="intermediate_size_mlp",

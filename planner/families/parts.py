@@ -64,6 +64,7 @@ def attention(style: Style, fields: Fields, kind: Kind) -> Attention:
         rope=style.rope if kind.rotates else "none",
         rope_dim=rope_dim(style, fields, heads.dim) if kind.rotates else None,
         window=kind.window,
+        fused_kv=style.fused_kv,
         softcap=style.softcap is not None and fields.is_set(style.softcap),
         dropout=fields.rate("attention_dropout"),
         tables=sinks,
@@ -174,6 +175,7 @@ def experts(style: Style, mixture: Mixture, fields: Fields) -> Experts:
         linear_names=mixture.linear_names,
         router_linear=mixture.router_linear,
         router_fp32=mixture.router_fp32,
+        computes_all=mixture.computes_all,
     )
 
 

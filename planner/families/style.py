@@ -74,6 +74,7 @@ class Style:
     """Default share of rotated channels, for families that rotate only a part."""
     softcap: str | None = None
     sinks: bool = False
+    fused_kv: Literal["view", "copy", "expanded"] = "view"
     mlp: str = "mlp"
     gate_up: tuple[str, ...] = ("gate_proj", "up_proj")
     down: str = "down_proj"
@@ -106,6 +107,7 @@ class Mixture:
     router_bias: bool = False
     router_linear: Literal["never", "separate", "always"] = "separate"
     router_fp32: bool = False
+    computes_all: bool = False
     input_major: bool = False
     """Expert tensors are (experts, in, out), as for ``torch.bmm``, instead of (experts, out, in)."""
     bias: bool = False

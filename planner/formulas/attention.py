@@ -9,7 +9,7 @@ from planner.spec import Attention, Norm
 def attention(r: Recorder, spec: Attention, x: Tensor) -> Tensor:
     """Self-attention from the normalised input to the output projection."""
     query, key, value = _latent(r, spec, x) if spec.latent else _projections(r, spec, x)
-    if r.recipe.repeats_kv and r.recipe.attention != "eager":
+    if r.recipe.repeats_kv and r.recipe.attention != "eager" and spec.fused_kv != "expanded":
         key, value = _repeat_kv(r, spec, key, "key"), _repeat_kv(r, spec, value, "value")
     out = {"flash": _flash, "sdpa": _sdpa, "eager": _eager}[r.recipe.attention](r, spec, query, key, value)
     out = r.linear(out, spec.output)
@@ -21,9 +21,11 @@ def _projections(r: Recorder, spec: Attention, x: Tensor) -> tuple[Tensor, Tenso
     widths = [heads * spec.head_dim for heads in (spec.num_attention_heads, *[spec.num_key_value_heads] * 2)]
     if len(spec.inputs) == 1:
         fused = r.linear(x, spec.inputs[0])
-        query, key, value = (
-            r.part(fused, name, width) for name, width in zip(("query", "key", "value"), widths, strict=True)
-        )
+        query = r.part(fused, "query", widths[0])
+        take = r.part if spec.fused_kv == "view" else r.copied_part
+        key, value = take(fused, "key", widths[1]), take(fused, "value", widths[2])
+        if spec.fused_kv == "expanded":
+            key, value = _repeat_kv(r, spec, key, "key"), _repeat_kv(r, spec, value, "value")
     else:
         query, key, value = (r.linear(x, linear) for linear in spec.inputs)
     if spec.q_norm:
@@ -164,15 +166,27 @@ def _repeat_kv(r: Recorder, spec: Attention, x: Tensor, name: str) -> Tensor:
     return r.tape.add(Op("repeat_kv", (x,), r.tensor(f"repeated {name}", r.width(x) * repeats, x.e)))
 
 
+def _merged_heads(r: Recorder, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """``torch.matmul`` merges batch and heads: a copy of what is laid out by tokens, none of repeated heads."""
+    return tuple(
+        tensor
+        if tensor.name.startswith("repeated")
+        else r.tape.add(Op("contiguous", (tensor,), r.tensor(f"{tensor.name}, by heads", r.width(tensor), tensor.e)))
+        for tensor in tensors
+    )
+
+
 def _eager(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """``softmax(q k^T * scale + mask) v`` in separate operations: every (b, n, s, s) tensor exists.
 
     Saves q, k, the fp32 probabilities, their 16-bit copy and v; with dropout also its mask and result.
     """
-    key, value = _repeat_kv(r, spec, key, "key"), _repeat_kv(r, spec, value, "value")
+    if r.width(key) < r.width(query):
+        key, value = _repeat_kv(r, spec, key, "key"), _repeat_kv(r, spec, value, "value")
     if r.recipe.autocast:
         query, key, value = _kernel_inputs(r, query, key, value)
-    query = r.tape.add(Op("contiguous", (query,), r.tensor("query copy", r.width(query), query.e)))
+    if r.recipe.several:
+        query, key, value = _merged_heads(r, (query, key, value))
     heads, e = spec.num_attention_heads, query.e
 
     def scores(name: str, element: int) -> Tensor:

@@ -9,8 +9,12 @@ from planner.spec import Experts, Table
 def experts(r: Recorder, spec: Experts, x: Tensor) -> Tensor:
     """Router, ``top_k`` expert rows per token through grouped matrix products, weighted sum, shared experts."""
     weights = _route(r, spec, x)
-    separate = spec.linear_names and not r.recipe.fused_experts
-    out = _expert_loop(r, spec, x, weights) if separate else _expert_rows(r, spec, x, weights)
+    if spec.computes_all:
+        out = _all_experts(r, spec, x, weights)
+    elif spec.linear_names and not r.recipe.fused_experts:
+        out = _expert_loop(r, spec, x, weights)
+    else:
+        out = _expert_rows(r, spec, x, weights)
     for branch in (spec.shared, spec.parallel_dense):
         if branch is not None:
             made = mlp(r, branch, x)
@@ -56,6 +60,19 @@ def _expert_rows(r: Recorder, spec: Experts, x: Tensor, weights: Tensor) -> Tens
     result = r.tape.add(Op("sum over experts", (ordered,), r.tensor("experts output", h, out.e)))
     r.name(x, rows)
     return result
+
+
+def _all_experts(r: Recorder, spec: Experts, x: Tensor, weights: Tensor) -> Tensor:
+    """Llama 4: the input repeated for every expert and scaled by its score, then one batched product for all."""
+    n, f, h = spec.num_experts, spec.intermediate_size, r.width(x)
+    matrices = [table for table in spec.tables if len(table.shape) == 3]
+    repeated = r.tape.add(Op("repeat", (x,), r.tensor("input of all experts", n * h, x.e)))
+    scores = r.tape.add(Op("scatter", (weights,), r.tensor("scores of all experts", n, x.e)))
+    rows = r.mul(repeated, scores, "scaled input of all experts")
+    first = _grouped(r, matrices[0], rows, n * f * 2, rank_factor=2)
+    hidden = gated(r, spec.activation, r.part(first, "expert gate", n * f), r.part(first, "expert up", n * f))
+    out = _grouped(r, matrices[1], hidden, n * h, rank_factor=1)
+    return r.tape.add(Op("sum over experts", (out,), r.tensor("experts output", h, out.e)))
 
 
 def _expert_loop(r: Recorder, spec: Experts, x: Tensor, weights: Tensor) -> Tensor:

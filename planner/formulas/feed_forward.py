@@ -34,13 +34,13 @@ def gated(r: Recorder, activation: str, gate: Tensor, up: Tensor) -> Tensor:
 
 def activate(r: Recorder, name: str, x: Tensor) -> Tensor:
     """An activation function by its Hugging Face name; raise ``UnsupportedScenario`` for one we do not know."""
-    if name in ("silu", "swish", "gelu", "gelu_pytorch_tanh", "gelu_tanh"):
+    if name in ("silu", "swish", "gelu", "gelu_bloom", "gelu_pytorch_tanh", "gelu_tanh"):
         return r.unary(x, f"{name}({x.name})")
     if name == "relu":
         return r.unary(x, "relu", saves="output")
     if name in ("relu2", "relu_squared"):
         return r.unary(r.unary(x, "relu", saves="output"), "square", scratch=1)
-    if name in ("gelu_new", "gelu_fast", "gelu_bloom"):
+    if name in ("gelu_new", "gelu_fast"):
         return _composed_gelu(r, x)
     if name == "xielu":
         return _xielu(r, x)
@@ -52,10 +52,10 @@ def _composed_gelu(r: Recorder, x: Tensor) -> Tensor:
 
     Autocast runs the power in fp32, and what follows with it.
     """
+    half = r.unary(x, "0.5 * x", saves="nothing")
     cube = r.unary(r.cast(x, 4) if r.recipe.autocast else x, "x ** 3", scratch=1)
     inner = r.add(x, r.unary(cube, "0.044715 * x ** 3", saves="nothing"), "inner")
     curve = r.unary(r.unary(inner, "c * inner", saves="nothing"), "tanh", saves="output")
-    half = r.unary(x, "0.5 * x", saves="nothing")
     return r.mul(half, r.unary(curve, "1 + tanh", saves="nothing"), "gelu")
 
 

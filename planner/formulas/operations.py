@@ -38,6 +38,8 @@ class Recipe(NamedTuple):
     """The card can run the flash kernel; without it sdpa has the memory-efficient and the math path."""
     fused: frozenset[str]
     """Which of norm, rope, swiglu, lora (or lora_quantized) and loss run as one kernel."""
+    several: bool
+    """More than one sequence per micro-batch: heads and batch cannot be merged without a copy."""
     repeats_kv: bool
     """Key and value heads are expanded before the attention kernel."""
     fused_experts: bool
@@ -82,6 +84,10 @@ class Recorder:
         return self.tape.add(
             Op("slice", (tensor,), Tensor(name, size, f"b s {width}", tensor.e, tensor.grad, storage=tensor.root))
         )
+
+    def copied_part(self, tensor: Tensor, name: str, width: int) -> Tensor:
+        """Advanced indexing: a copy of ``width`` elements. Saves nothing of its size."""
+        return self.tape.add(Op("index", (tensor,), self.tensor(name, width, tensor.e, grad=tensor.grad)))
 
     def name(self, *tensors: Tensor) -> None:
         """Variables of the function that ends with the last operation still point at these tensors."""

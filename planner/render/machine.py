@@ -1,10 +1,11 @@
 """Results as JSON: one object, ints for bytes, no NaN."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import cast
 
+from planner.recommend.request import DEFAULT_STACK
 from planner.render.document import (
     SCHEMA,
     CandidateDocument,
@@ -53,14 +54,16 @@ def schema() -> dict[str, object]:
 
 
 def _scenario(plan: Plan) -> dict[str, Setting]:
-    """What all methods share: the request itself, then every training setting that does not differ."""
-    candidates = requested(plan)
-    shared = {
-        name: _setting(getattr(candidates[0].scenario.train, name), _origin(candidates[0], name))
-        for name in SETTINGS
-        if len({getattr(candidate.scenario.train, name) for candidate in candidates}) == 1
-    }
-    return {**_request(plan), **shared}
+    """The request itself, then every training setting; one that differs between methods is given for each of them."""
+    return {**_request(plan), **{name: _shared(requested(plan), name) for name in SETTINGS}}
+
+
+def _shared(candidates: Sequence[Candidate], name: str) -> Setting:
+    values = {candidate.method: getattr(candidate.scenario.train, name) for candidate in candidates}
+    first, *others = values.values()
+    if all(value == first for value in others):
+        return _setting(first, _origin(candidates[0], name))
+    return _setting({method: _value(value) for method, value in values.items()}, _origin(candidates[0], name))
 
 
 def _request(plan: Plan) -> dict[str, Setting]:
@@ -74,7 +77,7 @@ def _request(plan: Plan) -> dict[str, Setting]:
             name: _setting(amount, given.get(name, "default" if amount == usual else "user"))
             for name, (amount, usual) in amounts.items()
         },
-        "stack": _setting(stack.name, given.get("stack", "default")),
+        "stack": _setting(stack.name, given.get("stack", "default" if stack.name == DEFAULT_STACK else "user")),
         "versions": _setting(dict(stack.versions), "stack"),
         "evidence": _setting(first.estimate.evidence, given.get("evidence", "default")),
     }

@@ -110,6 +110,8 @@ class Attention:
     rope_dim: int | None = None
     """Channels per head that are rotated and then joined with the rest; ``None``: whole heads, nothing to join."""
     window: int | None = None
+    fused_kv: Literal["view", "copy", "expanded"] = "view"
+    """How key and value leave a fused projection: as views, copied, or copied for every query head (Falcon)."""
     softcap: bool = False
     dropout: float = 0.0
     tables: tuple[Table, ...] = ()
@@ -173,6 +175,8 @@ class Experts:
     """Names of an expert's matrices where experts are separate modules (transformers 4); empty if they never were."""
     router_linear: Literal["never", "separate", "always"] = "separate"
     """When the router is an ``nn.Linear``: where experts are separate modules (transformers 4), or in every version."""
+    computes_all: bool = False
+    """Every expert works on every token, unchosen ones on zeros (Llama 4)."""
     router_fp32: bool = False
     """The router computes in fp32, on a copy of its input."""
 

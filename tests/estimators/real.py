@@ -90,14 +90,18 @@ def kept_by_forward(model: Any) -> tuple[list[Kept], Any]:
     kept = [
         Kept(tensor.untyped_storage().nbytes(), tuple(tensor.shape), str(tensor.dtype))
         for pointer, tensor in found.items()
-        if pointer not in shared and not is_targets(tensor)
+        if pointer not in shared and not belongs_to_inputs(tensor)
     ]
     return kept, outputs
 
 
-def is_targets(tensor: Any) -> bool:
-    """The shifted labels: part of the inputs, like the ids."""
-    return tensor.dtype == torch.int64 and tensor.numel() in (B * S, B * (S - 1)) and tensor.dim() == 1
+def belongs_to_inputs(tensor: Any) -> bool:
+    """Labels, positions, masks and tables of positions: one for all layers or all sequences, counted with the inputs."""
+    shape = tuple(tensor.shape)
+    labels = tensor.dtype == torch.int64 and shape in ((B * S,), (B, S), (1, S))
+    mask = len(shape) == 4 and shape[1] == 1 and shape[2:] == (S, S)
+    table = len(shape) >= 3 and shape[0] == 1 and S in shape
+    return labels or mask or table
 
 
 @contextmanager

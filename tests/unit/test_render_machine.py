@@ -49,7 +49,8 @@ def test_settings_that_differ_stand_with_their_candidates(nothing_fits: Plan) ->
     """Here LoRA keeps fp32 adapters and QLoRA bf16 ones."""
     document = plan_document(nothing_fits)
 
-    assert "adapter_dtype" not in document["scenario"]
+    values = {"full": "fp32", "lora": "fp32", "qlora": "bf16"}
+    assert document["scenario"]["adapter_dtype"]["value"] == values
     assert [one["settings"]["adapter_dtype"] for one in document["candidates"]] == ["fp32", "fp32", "bf16"]
     assert document["scenario"]["lora_rank"] == {"value": 16, "from": "default"}
 
