@@ -11,7 +11,7 @@ from planner.formulas.head import hidden_tape
 from planner.formulas.tape import Tape
 from planner.spec import Block, ModelSpec, Scenario
 
-KEPT_GROUPS = ("inputs", "checkpoints", "layers", "final norm", "head and loss")
+KEPT_GROUPS = ("inputs", "embedding", "checkpoints", "layers", "final norm", "head and loss")
 """Groups that exist together when backward begins; the other group is one layer at a time."""
 
 RECOMPUTED = "one layer, recomputed"
@@ -60,22 +60,14 @@ def saved_bytes(scenario: Scenario) -> int:
         )
     ending = profile.loss.kept if scenario.train.loss == "full" else profile.hidden.kept
     head = 0 if scenario.train.loss == "full" else head_bytes(step).kept
-    return (
-        step.inputs + step.embedding_mask + layers + step.bytes(ending.activations) + step.bytes(ending.logits) + head
-    )
+    return step.inputs + step.front + layers + step.bytes(ending.activations) + step.bytes(ending.logits) + head
 
 
 def _inputs(step: Step) -> Iterator[Item]:
     yield Item("inputs", "token ids, labels, mask, rotary tables", "b s and s d", "mixed", 1, step.inputs)
-    if step.embedding_mask:
-        yield Item(
-            "inputs",
-            "embedding dropout mask",
-            f"b s {step.scenario.model.hidden_size}",
-            "uint8",
-            1,
-            step.embedding_mask,
-        )
+    if step.front:
+        width = step.scenario.model.hidden_size
+        yield Item("embedding", "dropout mask, norm input and statistics", f"b s {width}", "mixed", 1, step.front)
 
 
 def _layers(step: Step) -> Iterator[Item]:

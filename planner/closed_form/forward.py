@@ -26,7 +26,7 @@ def between_layers(step: Step, kept: Instant, *, layer_inputs: int, again: bool 
     profile = step.profile
     held = step.bytes(profile.held_logits)
     static = step.static(gradients=standing_gradients(step), held=not again)
-    static = static._replace(activations=static.activations + step.embedding_mask)
+    static = static._replace(activations=static.activations + step.front)
     if step.scenario.train.gradient_checkpointing:
         inputs = layer_inputs * step.bytes(profile.stream) - step.narrow_first_input
         return static._replace(activations=static.activations + inputs, logits=held)

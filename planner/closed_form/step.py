@@ -31,10 +31,11 @@ class Step(NamedTuple):
         return self.shards.managed
 
     @property
-    def embedding_mask(self) -> int:
-        """One byte per element of the embedding's output where dropout follows it."""
-        model = self.scenario.model
-        return model.hidden_size * self.scenario.train.tokens if model.embedding_dropout > 0 else 0
+    def front(self) -> int:
+        """What stands before the first layer: a dropout mask, and the input and statistics of norms there (BLOOM)."""
+        model, tokens = self.scenario.model, self.scenario.train.tokens
+        mask = model.hidden_size * tokens if model.embedding_dropout > 0 else 0
+        return mask + len(model.extra_norms) * (self.bytes(self.profile.stream) + 8 * tokens)
 
     @property
     def narrow_first_input(self) -> int:

@@ -39,7 +39,7 @@ LAYER = Style(
     embedding="wte", rope="none", qkv_bias=True, out_bias=True, mlp_bias=True,
 )  # fmt: skip
 GPT2 = replace(
-    LAYER, qkv=("c_attn",), out="c_proj", gate_up=("c_fc",), down="c_proj", positions="wpe",
+    LAYER, eager_softmax="native", qkv=("c_attn",), out="c_proj", gate_up=("c_fc",), down="c_proj", positions="wpe",
     residual_dropout="resid_pdrop", embedding_dropout="embd_pdrop",
 )  # fmt: skip
 NEOX = replace(
@@ -52,7 +52,8 @@ NEOX = replace(
 def bigcode(fields: Fields) -> ModelSpec:
     """GPT-2 with one key-value head for all queries when ``multi_query`` is on."""
     single = fields.flag("multi_query")
-    return model(GPT2, fields.with_value("num_key_value_heads", 1) if single else fields, None, attention)
+    style = replace(GPT2, eager_softmax="fp32")
+    return model(style, fields.with_value("num_key_value_heads", 1) if single else fields, None, attention)
 
 
 def neox(fields: Fields) -> ModelSpec:
@@ -71,7 +72,7 @@ def falcon(fields: Fields) -> ModelSpec:
     placement, norms = falcon_norms(fields, new)
     style = replace(
         NEOX, norms=norms, placement=placement, rope="none" if fields.flag("alibi") else "half", subclass=True,
-        qkv_bias="bias", out_bias="bias", mlp_bias="bias", activation="hidden_act",
+        qkv_bias="bias", out_bias="bias", mlp_bias="bias", activation="hidden_act", eager_softmax="native",
     )  # fmt: skip
     if new or fields.flag("multi_query"):
         style = replace(style, fused_kv="expanded" if new else "copy")
@@ -167,6 +168,7 @@ FAMILIES = (
             replace(
                 LAYER, norms=("ln_1",), placement="parallel", qkv=("q_proj", "k_proj", "v_proj"),
                 out="out_proj", gate_up=("fc_in",), down="fc_out", head_bias=True, rope="interleaved",
+                eager_softmax="upcast",
                 partial_rotary=1.0, qkv_bias=False, out_bias=False, residual_dropout="resid_pdrop",
                 embedding_dropout="embd_pdrop", attends=("flash", "eager"),
             )

@@ -166,6 +166,10 @@ def _repeat_kv(r: Recorder, spec: Attention, x: Tensor, name: str) -> Tensor:
     return r.tape.add(Op("repeat_kv", (x,), r.tensor(f"repeated {name}", r.width(x) * repeats, x.e)))
 
 
+def _scores(name: str, heads: int, e: int) -> Tensor:
+    return Tensor(name, Size(score=heads * e), "b n s s", e, grad=True)
+
+
 def _merged_heads(r: Recorder, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """``torch.matmul`` merges batch and heads: a copy of what is laid out by tokens, none of repeated heads."""
     return tuple(
@@ -179,7 +183,8 @@ def _merged_heads(r: Recorder, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...
 def _eager(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """``softmax(q k^T * scale + mask) v`` in separate operations: every (b, n, s, s) tensor exists.
 
-    Saves q, k, the fp32 probabilities, their 16-bit copy and v; with dropout also its mask and result.
+    Saves q, k, the probabilities (in fp32 where the class goes through it, and their 16-bit copy) and v; with dropout
+    also its mask and result.
     """
     if r.width(key) < r.width(query):
         key, value = _repeat_kv(r, spec, key, "key"), _repeat_kv(r, spec, value, "value")
@@ -188,19 +193,17 @@ def _eager(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tens
     if r.recipe.several:
         query, key, value = _merged_heads(r, (query, key, value))
     heads, e = spec.num_attention_heads, query.e
-
-    def scores(name: str, element: int) -> Tensor:
-        return Tensor(name, Size(score=heads * element), "b n s s", element, grad=True)
-
-    raw = r.tape.add(Op("q k^T", (query, key), scores("scores", e), saved=(query, key)))
+    if spec.eager_softmax == "upcast":
+        query, key = r.cast(query, 4, "query as fp32"), r.cast(key, 4, "key as fp32")
+    raw = r.tape.add(Op("q k^T", (query, key), _scores("scores", heads, query.e), saved=(query, key)))
     scaled = r.unary(raw, "scores * scale", saves="nothing")
     if spec.softcap:
         scaled = r.unary(r.unary(scaled, "scores / cap", saves="nothing"), "tanh(scores)", saves="output", scratch=1)
         scaled = r.unary(scaled, "scores * cap", saves="nothing")
     masked = r.unary(scaled, "scores + mask", saves="nothing")
-    wide = r.tape.add(Op("softmax", (masked,), scores("probabilities as fp32", 4)))
-    r.tape.ops[-1].saved = (wide,)
-    weights = r.cast(wide, e, "probabilities")
+    wide = _scores("probabilities", heads, masked.e if spec.eager_softmax == "native" else 4)
+    wide = r.tape.add(Op("softmax", (masked,), wide, saved=(wide,)))
+    weights = r.cast(wide, e, "probabilities, as the values")
     if spec.dropout > 0:
         weights = r.dropout(weights, "dropped probabilities")
     out = r.tensor("attention output", r.width(value), e)

@@ -112,6 +112,8 @@ class Attention:
     window: int | None = None
     fused_kv: Literal["view", "copy", "expanded"] = "view"
     """How key and value leave a fused projection: as views, copied, or copied for every query head (Falcon)."""
+    eager_softmax: Literal["fp32", "native", "upcast"] = "fp32"
+    """Eager attention's probabilities: in fp32 and cast back, in the model's dtype, or with fp32 query and key too."""
     softcap: bool = False
     dropout: float = 0.0
     tables: tuple[Table, ...] = ()

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -163,6 +164,15 @@ def test_every_rule_has_its_section() -> None:
     page = (DOCS / "rules.md").read_text(encoding="utf-8")
 
     assert [rule.code for rule in RULES if f"### {rule.code} {rule.slug}\n" not in page] == []
+
+
+def test_every_key_of_a_stack_is_explained() -> None:
+    page = (DOCS / "stacks.md").read_text(encoding="utf-8")
+    meanings = page.partition("## What the keys mean")[2].partition("## The rules")[0]
+    files = sorted((ROOT / "planner" / "stacks").glob("*.toml"))
+    rules = [rule for file in files for rule in tomllib.loads(file.read_text(encoding="utf-8"))["rule"]]
+
+    assert sorted({key for rule in rules for key in rule["set"] if f"`{key}`" not in meanings}) == []
 
 
 def test_the_schema_describes_a_plan(capsys: pytest.CaptureFixture[str]) -> None:

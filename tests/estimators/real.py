@@ -8,7 +8,7 @@ import pytest
 
 from planner.families import model_from_config
 from planner.hardware import load_gpu
-from planner.spec import Behaviour, Cluster, Float, ModelSpec, Scenario, TrainSpec
+from planner.spec import Behaviour, Cluster, ModelSpec, Scenario, TrainSpec
 from planner.stacks import load_stack
 
 torch: Any = pytest.importorskip("torch")
@@ -35,8 +35,6 @@ def settings_of(config: Mapping[str, Any]) -> Any:
     for name, value in settings.to_dict().items():
         if "drop" in name and isinstance(value, float):
             setattr(settings, name, 0.0)
-    if isinstance(getattr(settings, "attn_config", None), object) and hasattr(settings, "attn_config"):
-        settings.attn_config.attn_pdrop = 0.0
     return settings
 
 
@@ -74,9 +72,9 @@ def scenario(model: ModelSpec, *, stack: str | Behaviour = "plain", **settings: 
     return Scenario(model=model, train=train, cluster=Cluster(gpu=CARD), stack=behaviour)
 
 
-def batch(vocabulary: int) -> dict[str, Any]:
+def batch(vocabulary: int, *, b: int = B, s: int = S) -> dict[str, Any]:
     """Ids and labels of one micro-batch."""
-    ids = torch.randint(3, vocabulary, (B, S))
+    ids = torch.randint(3, vocabulary, (b, s))
     return {"input_ids": ids, "labels": ids.clone()}
 
 
@@ -96,7 +94,7 @@ def kept_by_forward(model: Any) -> tuple[list[Kept], Any]:
 
 
 def belongs_to_inputs(tensor: Any) -> bool:
-    """Labels, positions, masks and tables of positions: one for all layers or all sequences, counted with the inputs."""
+    """Labels, positions, masks and tables of positions: made once for all layers, and counted with the inputs."""
     shape = tuple(tensor.shape)
     labels = tensor.dtype == torch.int64 and shape in ((B * S,), (B, S), (1, S))
     mask = len(shape) == 4 and shape[1] == 1 and shape[2:] == (S, S)
@@ -123,8 +121,8 @@ def rotary_tables(model: Any) -> Iterator[list[Any]]:
     tables: list[Any] = []
 
     def note(_module: Any, _arguments: Any, output: Any) -> None:
-        for one in output.values() if isinstance(output, dict) else output if isinstance(output, tuple) else (output,):
-            tables.append(one)
+        several = output.values() if isinstance(output, dict) else output if isinstance(output, tuple) else (output,)
+        tables.extend(several)
 
     handles = [
         module.register_forward_hook(note) for name, module in model.named_modules() if name.endswith("rotary_emb")
@@ -134,8 +132,3 @@ def rotary_tables(model: Any) -> Iterator[list[Any]]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def element(dtype: Float) -> int:
-    """Bytes of one element."""
-    return 4 if dtype == "fp32" else 2

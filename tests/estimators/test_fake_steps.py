@@ -1,4 +1,4 @@
-"""The closed form against the libraries' own code, run on fake tensors: ``fake_step_peaks.json`` says how it was made."""
+"""The closed form against the libraries' own code on fake tensors; ``fake_step_peaks.json`` says how it was made."""
 
 import json
 from collections.abc import Mapping

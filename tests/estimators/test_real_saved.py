@@ -1,7 +1,7 @@
 """Saved activations against autograd: one forward pass of the real class on the CPU, every saved storage counted once.
 
 Eager attention, no dropout, two sequences of 32 tokens. Token ids, labels, masks and rotary tables are left out on both
-sides: they are in the group ``inputs``. What a CPU does otherwise than CUDA: dropout masks (none here), and the attention
+sides: they are in the group ``inputs``. What a CPU does otherwise than CUDA: dropout masks (none here) and attention
 kernels (eager here). Everything else is the same autograd.
 """
 
@@ -177,18 +177,14 @@ def test_adapters_save_what_autograd_saves(name: str, adapter: Float) -> None:
     model = peft.get_peft_model(model, lora, autocast_adapter_dtype=adapter == "fp32")
     kept, _ = kept_by_forward(model)
 
-    given = scenario(
-        spec_of(settings), method="lora", lora_rank=RANK, weights_dtype="bf16", adapter_dtype=adapter
-    )
+    given = scenario(spec_of(settings), method="lora", lora_rank=RANK, weights_dtype="bf16", adapter_dtype=adapter)
     check(kept, given)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_list_sums_to_the_number(checkpointing: bool) -> None:
     model_type, sizes = CASES["llama"]
-    given = scenario(
-        spec_of(settings_of({**sizes, "model_type": model_type})), gradient_checkpointing=checkpointing
-    )
+    given = scenario(spec_of(settings_of({**sizes, "model_type": model_type})), gradient_checkpointing=checkpointing)
 
     listed = sum(item.bytes for item in itemise(given) if item.group != RECOMPUTED)
 
