@@ -101,7 +101,6 @@ STACK = Behaviour(
     holds_logits=False,
     logits_upcast="copy",
     logits_shift_copy=False,
-    clips_gradients=True,
     fused_experts=True,
     repeats_kv=False,
 )

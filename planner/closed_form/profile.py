@@ -86,8 +86,6 @@ class Profile:
     """Element size of the last hidden state."""
     head_trained: bool
     head_bytes: int
-    embedding_grad: int
-    """Gradient bytes of the input embedding: the last to be made in backward."""
     tied_grad: int
     """Second gradient of a tied embedding, alive beside the first until they are added."""
     autocast_cache: int
@@ -202,7 +200,7 @@ def _profile(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Profile:
     full = loss_tape_of(model, key, stack)
     kept_logits = logits_tensor(full)
     held = (kept_logits,) if stack.logits_upcast != "in_place" else ()
-    embedding = model.embeddings[0].params * recipe.weight_bytes if key.method == "full" else 0
+    tied = model.tie_word_embeddings and key.method == "full"
     return Profile(
         inventory=inventory,
         recipe=recipe,
@@ -213,8 +211,7 @@ def _profile(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Profile:
         hidden_bytes=hidden.result.e,
         head_trained=_head_trained(model, key),
         head_bytes=_head_bytes(key, stack),
-        embedding_grad=0 if model.tie_word_embeddings else embedding,
-        tied_grad=embedding if model.tie_word_embeddings else 0,
+        tied_grad=model.embeddings[0].params * recipe.weight_bytes if tied else 0,
         autocast_cache=_autocast_cache(model, inventory, recipe) if key.checkpointing else 0,
         stream=Size(token=model.hidden_size * recipe.stream_bytes),
         turns=_turns(model, layers),

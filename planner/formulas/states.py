@@ -53,15 +53,6 @@ class OptimizerBytes(NamedTuple):
     temporary: int
 
 
-def rounded(count: int) -> int:
-    """Bytes after the allocator's rounding of one request.
-
-    >>> rounded(1), rounded(512), rounded(513)
-    (512, 512, 1024)
-    """
-    return -(-count // ALLOCATION) * ALLOCATION
-
-
 def nf4_bytes(numel: int, *, double_quant: bool) -> int:
     """Bytes of one 4-bit tensor with its scales.
 

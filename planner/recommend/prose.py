@@ -33,7 +33,7 @@ def _full(one: Candidate, time: Range | None) -> Prose:
         effect="no limit of capacity; the reference that the others are held against. On 20,000 examples LoRA matched "
         "it (PEFT benchmark, 3B: 47.2 % full, 47.8 % LoRA), beyond a billion tokens it leads (Biderman et al. 2024)",
         limits=f"optimizer and gradients for every parameter; one whole model per task; {_pace(time)}",
-        scenarios="continued pre-training, more data than adapters hold, models of 3B and less",
+        scenarios="continued pre-training, more data than adapters hold, models of some 3B and less",
     )
 
 

@@ -8,7 +8,7 @@ def judge(estimate: Estimate, cluster: Cluster) -> Verdict:
     """``fits`` when even the upper bound is there, ``tight`` when the requirement is, else ``does_not_fit``.
 
     Formula:   fits: high <= usable    tight: required <= usable < high    does_not_fit: usable < required
-    Source:    design section 4
+    Source:    docs/glossary.md, fits / tight / does not fit
     Valid:     bytes per GPU of the fullest rank
     """
     usable = cluster.usable_bytes

@@ -94,7 +94,6 @@ class Behaviour:
     freed), or as a copy beside the 16-bit tensor that the outputs keep."""
     logits_shift_copy: bool
     """The loss copies the logits to drop the last position (transformers before labels were shifted instead)."""
-    clips_gradients: bool
     fused_experts: bool
     """Experts are 3-D parameters that bitsandbytes does not quantise (transformers 5)."""
     repeats_kv: bool

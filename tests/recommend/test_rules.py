@@ -76,6 +76,13 @@ SAMPLES = {
         "lora still fits, at 8.00 GiB more",
         case(estimate=by("gradient_checkpointing", {True: 12, False: 22})),  # 22 * 1.1 = 24.2 > 24
     ),
+    "ACT005": Sample(
+        case(ask(gpu=card(24, supports_flash=False))),
+        # fp32, 32 heads, 1 x 2048 x 2048 scores
+        4 * 32 * 2048 * 2048,
+        "every layer writes 512.00 MiB of fp32 scores",
+        case(ask(gpu=card(24))),
+    ),
     "FIT001": Sample(
         case(estimate=flat(30), chosen=False),
         6 * GIB,
@@ -228,6 +235,12 @@ SAMPLES = {
         20 * GIB,
         "ddp keeps all weights on each of 2 cards: --sharding fsdp lowers the requirement of lora by 20.00 GiB",
         case(TWO, estimate=SHARDED),
+    ),
+    "SHD005": Sample(
+        case(TWO, "full", estimate=by("autocast", {"bf16": 64, "none": 40})),
+        24 * GIB,
+        "--autocast none lowers the requirement by 24.00 GiB per card",
+        case(TWO, "lora", estimate=by("autocast", {"bf16": 64, "none": 40})),
     ),
     "SPD001": Sample(
         case(ask(settings={"seq_len": 512})),

@@ -1,4 +1,4 @@
-"""JSON: the contract of design section 4, held against the types that describe it."""
+"""JSON: the contract of docs/json-schema.md, held against the types that describe it."""
 
 import json
 from dataclasses import fields, replace

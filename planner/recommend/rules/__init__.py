@@ -1,7 +1,7 @@
 """Every rule, in order of code: the one place that knows them all."""
 
 from planner.errors import UnknownName
-from planner.recommend.rules.act import CheckpointingOff, CheckpointingSpare, EagerScores, FullLogits
+from planner.recommend.rules.act import CheckpointingOff, CheckpointingSpare, EagerScores, FullLogits, MathAttention
 from planner.recommend.rules.base import Case, Rule, documentation, title
 from planner.recommend.rules.fit import ChangedSettings, DoesNotFit, NothingHelps, PagedStates, StatedInterval, Tight
 from planner.recommend.rules.gpu import EstimatedFigures, NoBf16, NoCurrentWheels, UnifiedMemory
@@ -15,7 +15,7 @@ from planner.recommend.rules.qlt import (
     OnlyFourBit,
 )
 from planner.recommend.rules.qnt import FusedExperts, KbitUpcasts, SingleQuant, TouchyFamily
-from planner.recommend.rules.shd import PcieGathers, QuantStorage, ReplicatedQuant, ReplicatedWeights
+from planner.recommend.rules.shd import PcieGathers, QuantStorage, ReplicatedQuant, ReplicatedWeights, WideShards
 from planner.recommend.rules.spd import LaunchBound
 from planner.result import Reason
 
@@ -24,6 +24,7 @@ RULES: tuple[Rule, ...] = (
     EagerScores(),
     CheckpointingOff(),
     CheckpointingSpare(),
+    MathAttention(),
     DoesNotFit(),
     Tight(),
     StatedInterval(),
@@ -49,6 +50,7 @@ RULES: tuple[Rule, ...] = (
     ReplicatedQuant(),
     PcieGathers(),
     ReplicatedWeights(),
+    WideShards(),
     LaunchBound(),
 )
 

@@ -51,8 +51,9 @@ class EagerScores:
     def check(self, case: Case) -> Reason | None:
         if case.train.attention != "eager":
             return None
-        better = "flash" if case.scenario.cluster.gpu.supports_flash else "sdpa"
-        saved = case.saved_by(attention=better)
+        offered = case.scenario.model.attends
+        better = "flash" if case.scenario.cluster.gpu.supports_flash and "flash" in offered else "sdpa"
+        saved = case.saved_by(attention=better) if better in offered else 0
         if not case.noteworthy(saved):
             return None
         text = (
@@ -109,3 +110,31 @@ class CheckpointingSpare:
             "--no-gradient-checkpointing saves a forward per step"
         )
         return Reason(code=self.code, text=text, number=extra, unit="bytes")
+
+
+class MathAttention:
+    """ACT005: sdpa has no fused kernel for this card's shared key and value heads, and writes all scores.
+
+    Why it matters: without the flash kernel torch serves shared heads by its math path, in fp32: memory grows with the
+                    square of the length, as in eager attention.
+    What helps:     shorter sequences; a card of compute capability 8.0 or newer.
+    Source:         torch 2.13 nn/functional.py, scaled_dot_product_attention: enable_gqa works for flash and math only;
+                    transformers 5.23 integrations/sdpa_attention.py, use_gqa_in_sdpa.
+    """
+
+    code: ClassVar[str] = "ACT005"
+    slug: ClassVar[str] = "math-attention"
+    scope: ClassVar[Scope] = "choice"
+
+    def check(self, case: Case) -> Reason | None:
+        train, attention = case.train, case.scenario.model.blocks[0].attention
+        shared = attention.num_key_value_heads < attention.num_attention_heads and attention.latent is None
+        served = case.scenario.cluster.gpu.supports_flash or case.scenario.stack.repeats_kv
+        if train.attention != "sdpa" or not shared or served:
+            return None
+        scores = 4 * attention.num_attention_heads * train.micro_batch_size * train.seq_len**2
+        text = (
+            f"sdpa has no fused kernel for shared heads on {case.scenario.cluster.gpu.name}: every layer writes "
+            f"{format_bytes(scores)} of fp32 scores, which grow with the square of the length"
+        )
+        return Reason(code=self.code, text=text, number=scores, unit="bytes", severity="warning")

@@ -15,7 +15,7 @@ class DoesNotFit:
     Why it matters: the run stops with an out-of-memory error in the named phase, often not in the first step.
     What helps:     whatever shrinks the largest owner in that phase: see the ACT, QNT and SHD rules, and the plan's
                     ways out.
-    Source:         design section 4: required_bytes above the card's usable bytes.
+    Source:         docs/glossary.md, does not fit: required bytes above the card's usable bytes.
     """
 
     code: ClassVar[str] = "FIT001"
@@ -45,7 +45,8 @@ class Tight:
                     batch than the plan assumes does too. Near the limit the allocator retries: on 80 GB cards one
                     published run did 2264 tokens/s at 81.1 GB, and 3342 with a loss kernel that left it at 63.6 GB.
     What helps:     one of the plan's changes; expandable segments; measuring a few steps on the device.
-    Source:         design section 4: required <= usable < high. Speed: fms-acceleration tables, Llama-3-8B, batch 8.
+    Source:         docs/glossary.md, tight: required <= usable < high. Speed: fms-acceleration tables, Llama-3-8B,
+                    batch 8.
     """
 
     code: ClassVar[str] = "FIT002"
@@ -69,7 +70,7 @@ class StatedInterval:
     Why it matters: a verdict is only as good as the interval that it is judged by.
     What helps:     a traced or a measured estimate; stored measurements of the same kind of run, which narrow the
                     interval.
-    Source:         design section 4: a stated +-10 % until measurements calibrate it.
+    Source:         docs/validation.md: a stated +-10 % until measurements calibrate it.
     """
 
     code: ClassVar[str] = "FIT003"

@@ -123,6 +123,34 @@ class ReplicatedWeights:
         return Reason(code=self.code, text=text, number=saved, unit="bytes", severity="warning")
 
 
+class WideShards:
+    """SHD005: FSDP under mixed precision keeps its shards of what is trained in fp32.
+
+    Why it matters: weights, gradients and states then take 16 bytes a parameter before they are divided, twice what
+                    16-bit weights take on one card: two cards may hold no more than one.
+    What helps:     --autocast none, which trains 16-bit shards as they are; more cards; LoRA.
+    Source:         accelerate 1.15 utils/fsdp_utils.py, fsdp2_prepare_model: upcast to fp32 where mixed_precision is on.
+    """
+
+    code: ClassVar[str] = "SHD005"
+    slug: ClassVar[str] = "wide-shards"
+    scope: ClassVar[Scope] = "each"
+
+    def check(self, case: Case) -> Reason | None:
+        train = case.train
+        widened = train.sharding == "fsdp" and train.method == "full" and train.autocast != "none"
+        if not widened or train.weights_dtype == "fp32":
+            return None
+        saved = case.saved_by(autocast="none")
+        if not case.noteworthy(saved):
+            return None
+        text = (
+            f"fsdp under {train.autocast} autocast trains fp32 shards of {train.weights_dtype} weights: "
+            f"--autocast none lowers the requirement by {format_bytes(saved)} per card"
+        )
+        return Reason(code=self.code, text=text, number=saved, unit="bytes")
+
+
 def gathered_bytes(case: Case) -> int:
     """Weights that one card receives in one micro-step: two gathers of what the other ranks hold."""
     held = case.subject.estimate.phases["load"].weights if "load" in case.subject.estimate.phases else 0
