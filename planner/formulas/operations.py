@@ -175,22 +175,40 @@ class Recorder:
         )
 
     def _quantized(self, x: Tensor, linear: Linear) -> Tensor:
-        """bitsandbytes: the weight is dequantised for the product, in forward and again in backward.
+        """``Linear4bit`` or ``Linear8bitLt``."""
+        return self._eight_bit(x, linear) if self.recipe.quant == "int8" else self._four_bit(x, linear)
 
-        4-bit saves nothing of the size of the batch; int8 keeps its 8-bit input and row statistics.
+    def _four_bit(self, x: Tensor, linear: Linear) -> Tensor:
+        """The weight is dequantised for the product, in forward and again in backward. Saves the packed weight only.
+
+        The output takes the input's dtype. Source: bitsandbytes 0.50 nn/modules.py, autograd/_functions.py MatMul4Bit.
         """
         inner = self.cast(x, self.recipe.compute_bytes, f"{linear.name} input")
-        dequantized = Size(fixed=linear.weight_params * self.recipe.compute_bytes)
-        if self.recipe.quant != "int8" and self.recipe.double_quant:
-            dequantized = dequantized + Size(fixed=linear.weight_params // 64 * 4)
+        scales = linear.weight_params // 64 * 4 if self.recipe.double_quant else 0
+        scratch = Size(fixed=linear.weight_params * self.recipe.compute_bytes + scales)
         out = self.tensor(f"{linear.name} output", linear.d_out, inner.e, grad=x.grad)
-        forward = dequantized
-        if self.recipe.quant == "int8":
-            forward = Size(token=linear.d_in + 4 + 4 * linear.d_out)
         made = self.tape.add(
-            Op(linear.name, (inner,), out, reloads=True, scratch_forward=forward, scratch_backward=dequantized)
+            Op(linear.name, (inner,), out, reloads=True, scratch_forward=scratch, scratch_backward=scratch)
         )
         return self.cast(made, x.e, f"{linear.name} output")
+
+    def _eight_bit(self, x: Tensor, linear: Linear) -> Tensor:
+        """LLM.int8(): saves its input as it came; the product has an int32 result; backward dequantises the weight.
+
+        Forward makes a 16-bit copy of the input, its absolute values and outlier mask (threshold 6.0), and the 8-bit
+        rows. Source: bitsandbytes 0.45 to 0.50 autograd/_functions.py MatMul8bitLt.
+        """
+        out = self.tensor(f"{linear.name} output", linear.d_out, x.e, grad=x.grad)
+        return self.tape.add(
+            Op(
+                linear.name,
+                (x,),
+                out,
+                saved=(x,),
+                scratch_forward=Size(token=(2 + 2 + 1 + 1) * linear.d_in + 4 * linear.d_out),
+                scratch_backward=Size(fixed=linear.weight_params * x.e),
+            )
+        )
 
     def _adapted(self, x: Tensor, linear: Linear) -> Tensor:
         """PEFT's LoRA layer: ``base(x) + B(A(dropout(x))) * scaling``.

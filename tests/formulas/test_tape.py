@@ -1,4 +1,4 @@
-"""Liveness on tapes drawn by hand: which tensors exist together, in forward and in backward. All sizes are per token."""
+"""Liveness on tapes drawn by hand: which tensors exist together, in forward and in backward; sizes per token."""
 
 from typing import Any
 
@@ -55,7 +55,7 @@ def test_sizes_add_by_part() -> None:
 
 def test_a_size_does_not_add_to_a_number() -> None:
     with pytest.raises(TypeError):
-        Size(1) + 1  # type: ignore[operator]
+        Size(1) + 1
 
 
 # ---------------------------------------------------------------- what is saved
@@ -191,7 +191,7 @@ def test_backward_without_saved_tensors_is_gradients_only() -> None:
 
 def test_a_tensor_saved_twice_goes_with_the_last_operation_that_needs_it() -> None:
     # a is saved by its maker and by b: b's backward is not the end of it.
-    # c: a + dc + db = 35; b: a + db + da = 40; a: a + da + dx = 28
+    # At c's turn a + dc + db = 35, at b's a + db + da = 40, at a's a + da + dx = 28.
     assert widest(backward_instants(Chain(a="a", b="a").tape)) == 40
 
 

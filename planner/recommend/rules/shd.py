@@ -129,7 +129,7 @@ class WideShards:
     Why it matters: weights, gradients and states then take 16 bytes a parameter before they are divided, twice what
                     16-bit weights take on one card: two cards may hold no more than one.
     What helps:     --autocast none, which trains 16-bit shards as they are; more cards; LoRA.
-    Source:         accelerate 1.15 utils/fsdp_utils.py, fsdp2_prepare_model: upcast to fp32 where mixed_precision is on.
+    Source:         accelerate 1.15 utils/fsdp_utils.py, fsdp2_prepare_model: upcast where mixed_precision is on.
     """
 
     code: ClassVar[str] = "SHD005"
