@@ -112,8 +112,8 @@ def _tape(step: Step, block: Block) -> Tape:
 def _ending(step: Step) -> Iterator[Item]:
     scenario = step.scenario
     if scenario.train.loss == "full":
-        tape = loss_tape_of(scenario.model, key_of(scenario), scenario.stack)
-        yield from _tape_items(step, "head and loss", tape, 1, source=True)
+        full = loss_tape_of(scenario.model, key_of(scenario), scenario.stack)
+        yield from _tape_items(step, "head and loss", full.tape, 1, source=True)
         return
     recipe = recipe_of(scenario.model, key_of(scenario), scenario.stack)
     yield from _tape_items(step, "final norm", hidden_tape(scenario.model, recipe), 1, source=True)

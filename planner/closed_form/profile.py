@@ -8,7 +8,7 @@ from planner.closed_form.inventory import Inventory, Storage, take_inventory
 from planner.errors import UnsupportedScenario
 from planner.formulas.adapters import Adapters, adapters
 from planner.formulas.blocks import block_tape
-from planner.formulas.head import hidden_tape, logits_tensor, loss_tape
+from planner.formulas.head import LossTape, hidden_tape, loss_tape
 from planner.formulas.operations import Recipe
 from planner.formulas.params import block_params
 from planner.formulas.tape import (
@@ -197,9 +197,8 @@ def _profile(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Profile:
         _part(block_tape(block, model.hidden_size, recipe), own_source=not key.checkpointing) for block in model.blocks
     )
     hidden = hidden_tape(model, recipe)
-    full = loss_tape_of(model, key, stack)
-    kept_logits = logits_tensor(full)
-    held = (kept_logits,) if stack.logits_upcast != "in_place" else ()
+    full, logits = loss_tape_of(model, key, stack)
+    held = (logits,) if stack.logits_upcast != "in_place" else ()
     tied = model.tie_word_embeddings and key.method == "full"
     return Profile(
         inventory=inventory,
@@ -207,7 +206,7 @@ def _profile(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Profile:
         layers=layers,
         hidden=_part(hidden, own_source=True),
         loss=_part(full, own_source=True, held=held, held_in_backward=held if stack.holds_logits else ()),
-        held_logits=kept_logits.size if stack.holds_logits else ZERO,
+        held_logits=logits.size if stack.holds_logits else ZERO,
         hidden_bytes=hidden.result.e,
         head_trained=_head_trained(model, key),
         head_bytes=_head_bytes(key, stack),
@@ -220,7 +219,7 @@ def _profile(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Profile:
     )
 
 
-def loss_tape_of(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Tape:
+def loss_tape_of(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> LossTape:
     """The tape of final norm, head and full loss under a profile's settings."""
     recipe = recipe_of(model, key, stack)
     trained, shifted = _head_trained(model, key), stack.logits_shift_copy and key.several

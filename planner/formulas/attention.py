@@ -63,6 +63,7 @@ def _turn(r: Recorder, x: Tensor, name: str) -> Tensor:
 def _concatenate(r: Recorder, parts: tuple[Tensor, ...], name: str) -> Tensor:
     e = max(part.e for part in parts)
     out = r.tensor(name, sum(map(r.width, parts)), e)
+    out.by_heads = True
     return r.tape.add(Op("cat", parts, out, passes=parts))
 
 
@@ -123,7 +124,7 @@ def _flash(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tens
             scratch_backward=Size(token=scratch),
         )
     )
-    if not query.name.startswith("joined"):
+    if not query.by_heads:
         return made
     if value_width < width:
         made = r.part(made, "attention output without padding", value_width)
@@ -163,7 +164,9 @@ def _repeat_kv(r: Recorder, spec: Attention, x: Tensor, name: str) -> Tensor:
     repeats = spec.num_attention_heads // spec.num_key_value_heads
     if repeats == 1 or spec.latent is not None:
         return x
-    return r.tape.add(Op("repeat_kv", (x,), r.tensor(f"repeated {name}", r.width(x) * repeats, x.e)))
+    out = r.tensor(f"repeated {name}", r.width(x) * repeats, x.e)
+    out.by_heads = True
+    return r.tape.add(Op("repeat_kv", (x,), out))
 
 
 def _scores(name: str, heads: int, e: int) -> Tensor:
@@ -174,7 +177,7 @@ def _merged_heads(r: Recorder, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...
     """``torch.matmul`` merges batch and heads: a copy of what is laid out by tokens, none of repeated heads."""
     return tuple(
         tensor
-        if tensor.name.startswith("repeated")
+        if tensor.by_heads
         else r.tape.add(Op("contiguous", (tensor,), r.tensor(f"{tensor.name}, by heads", r.width(tensor), tensor.e)))
         for tensor in tensors
     )

@@ -1,11 +1,12 @@
 """The tape after the last layer: final norm, language-model head, full logits and cross entropy."""
 
 from functools import lru_cache
+from typing import NamedTuple
 
 from planner.formulas.norms import norm
 from planner.formulas.operations import Recipe, Recorder
 from planner.formulas.tape import Op, Size, Tape, Tensor
-from planner.spec import Linear, ModelSpec
+from planner.spec import ModelSpec
 
 
 @lru_cache(maxsize=1024)
@@ -26,10 +27,17 @@ def hidden_tape(model: ModelSpec, recipe: Recipe) -> Tape:
     return recorder.tape
 
 
+class LossTape(NamedTuple):
+    """Head and full loss, with the logits that the model's outputs keep."""
+
+    tape: Tape
+    logits: Tensor
+
+
 @lru_cache(maxsize=1024)
 def loss_tape(
     model: ModelSpec, recipe: Recipe, head_bytes: int, head_trained: bool, upcast: str, shift_copy: bool
-) -> Tape:
+) -> LossTape:
     """Final norm, head, logits, cross entropy.
 
     Copies of the logits: the head's output (16 bit), ``.float()``, before transformers 4.49 a shifted copy, the
@@ -37,42 +45,32 @@ def loss_tape(
     gradient over the fp32 logits. Until the loss returns, variables hold the fp32 logits and the last hidden state.
     """
     base = hidden_tape(model, recipe)
-    recorder = Recorder(
-        recipe._replace(quant="", weight_bytes=head_bytes, full=head_trained), Tape(base.source, [*base.ops])
-    )
+    outside = recipe._replace(quant="", weight_bytes=head_bytes, full=head_trained)
+    recorder = Recorder(outside, Tape(base.source, [*base.ops]))
     hidden = base.result
     for linear in model.extra_linears:
         if linear.d_out == model.lm_head.d_in and linear.d_in == model.hidden_size:
             hidden = recorder.linear(hidden, linear, lora=False)
-    logits = head(recorder, model.lm_head, hidden)
-    if model.logits_scaled:
-        logits = recorder.unary(logits, "scaled logits", saves="nothing")
-    if model.logits_softcap:
-        capped = recorder.unary(
-            recorder.unary(logits, "logits / cap", saves="nothing"), "tanh(logits)", saves="output", scratch=1
-        )
-        logits = recorder.unary(capped, "capped logits", saves="nothing")
+    logits = _logits(recorder, model, hidden)
     wide = logits if upcast == "none" else recorder.cast(logits, 4, "logits as fp32")
-    if shift_copy:
-        wide = recorder.unary(wide, "shifted logits", saves="nothing")
+    scored = recorder.unary(wide, "shifted logits", saves="nothing") if shift_copy else wide
     loss = Tensor("loss", Size(fixed=4), "1", 4, grad=True, owner="logits")
     if "loss" in recipe.fused:
-        recorder.tape.add(Op("fused cross entropy", (wide,), loss))
+        recorder.tape.add(Op("fused cross entropy", (scored,), loss))
     else:
-        recorder.tape.add(Op("nll_loss", (recorder.unary(wide, "log_softmax", saves="output"),), loss))
-    recorder.name(hidden, *(op.output for op in recorder.tape.ops if op.output.name == "logits as fp32"))
-    return recorder.tape
+        recorder.tape.add(Op("nll_loss", (recorder.unary(scored, "log_softmax", saves="output"),), loss))
+    recorder.name(hidden, *(() if wide is logits else (wide,)))
+    return LossTape(recorder.tape, logits)
 
 
-def head(recorder: Recorder, linear: Linear, hidden: Tensor) -> Tensor:
-    """The head's product, owned by the logits."""
-    logits = recorder.linear(hidden, linear, lora=False)
+def _logits(recorder: Recorder, model: ModelSpec, hidden: Tensor) -> Tensor:
+    """The head's product, scaled and capped as the model does."""
+    logits = recorder.linear(hidden, model.lm_head, lora=False)
     logits.owner, logits.name = "logits", "logits"
-    return logits
-
-
-def logits_tensor(tape: Tape) -> Tensor:
-    """The logits that the model's outputs keep: the last tensor before the loss upcasts it."""
-    names = ("capped logits", "scaled logits", "logits")
-    found = {op.output.name: op.output for op in tape.ops}
-    return next(found[name] for name in names if name in found)
+    if model.logits_scaled:
+        logits = recorder.unary(logits, "scaled logits", saves="nothing")
+    if not model.logits_softcap:
+        return logits
+    divided = recorder.unary(logits, "logits / cap", saves="nothing")
+    curved = recorder.unary(divided, "tanh(logits)", saves="output", scratch=1)
+    return recorder.unary(curved, "capped logits", saves="nothing")

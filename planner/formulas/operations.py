@@ -102,6 +102,7 @@ class Recorder:
             return tensor
         size = Size(*(part // tensor.e * e for part in tensor.size))
         out = Tensor(name or f"{tensor.name} as {_dtype(e)}", size, tensor.shape, e, tensor.grad, tensor.owner)
+        out.by_heads = tensor.by_heads
         return self.tape.add(Op("cast", (tensor,), out))
 
     def unary(self, tensor: Tensor, name: str, *, saves: str = "input", scratch: int = 0) -> Tensor:

@@ -65,6 +65,8 @@ class Tensor:
     grad: bool
     owner: OwnerTag = "activations"
     storage: "Tensor | None" = None
+    by_heads: bool = False
+    """Laid out head by head, as concatenation and expansion leave it; projections lie token by token."""
 
     @property
     def root(self) -> "Tensor":

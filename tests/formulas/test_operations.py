@@ -1,7 +1,7 @@
-"""What single operations save, per token: LoRA variants as PEFT 0.21.2 was seen to behave, norms, rotary embedding, MLP.
+"""What single operations save, per token: LoRA variants as PEFT 0.21.2 was seen to behave, norms, MLP.
 
-Expected bytes of the LoRA tables were read off runs of ``peft.tuners.lora`` layers (dense and bitsandbytes' 4-bit) under
-``torch.autograd.graph.saved_tensors_hooks``, with ``d_in``, ``d_out`` and ``r`` that cannot be confused.
+Expected bytes of the LoRA table were read off runs of ``peft.tuners.lora`` layers (dense and bitsandbytes' 4-bit)
+under ``torch.autograd.graph.saved_tensors_hooks``; ``d_in``, ``d_out`` and ``r`` cannot be confused.
 """
 
 from typing import Any, NamedTuple
@@ -128,7 +128,7 @@ def test_with_dropout_the_dropped_input_and_a_mask_are_saved(row: Row) -> None:
 
 @pytest.mark.parametrize("row", LORA, ids=str)
 def test_the_output_has_the_dtype_of_the_layer_without_adapter(row: Row) -> None:
-    r, out = record_lora(row, dropout=False)
+    _, out = record_lora(row, dropout=False)
 
     assert out.e == row.out
     assert out.size.token == D_OUT * row.out
