@@ -12,7 +12,7 @@ from planner.catalog import load_model
 from planner.closed_form.profile import profile_of
 from planner.formulas.tape import Instant
 from planner.hardware import load_gpu
-from planner.spec import Cluster, Linear, ModelSpec, Scenario, TrainSpec
+from planner.spec import Cluster, Float, Linear, ModelSpec, Scenario, TrainSpec
 from planner.stacks import load_stack
 
 VOCABULARY = 2**24
@@ -36,10 +36,10 @@ def per_logit(instants: tuple[Instant, ...]) -> int:
     return max(instant.logits.token for instant in instants) // VOCABULARY
 
 
-def peaks(stack: str, *, b: int, weights: str = "bf16", model: ModelSpec | None = None) -> tuple[int, int]:
+def peaks(stack: str, *, b: int, weights: Float = "bf16", model: ModelSpec | None = None) -> tuple[int, int]:
     """(forward, backward) of one stack."""
     behaviour = load_stack(stack).behaviour
-    train = TrainSpec(  # type: ignore[arg-type]
+    train = TrainSpec(
         method="lora", autocast="none", weights_dtype=weights, micro_batch_size=b, loss="full", kernels="eager"
     )
     scenario = Scenario(model=model or spec(), train=train, cluster=Cluster(gpu=CARD), stack=behaviour)

@@ -1,5 +1,7 @@
 """Heads that never make all logits: each number multiplied out by hand."""
 
+from collections.abc import Callable
+
 import pytest
 
 from planner.formulas.loss import Head, LossBytes, checkpointed_chunks, liger_fused, next_power_of_2, trl_fused
@@ -62,8 +64,8 @@ def test_trl_keeps_an_fp32_hidden_state_in_fp32() -> None:
 
 
 def test_trl_holds_two_copies_of_the_hidden_chunk_from_the_second_chunk_on() -> None:
-    # `hidden_chunk = hidden[...].to(...)` in a loop: the old chunk goes when the new one has been made. 4096*4096*2 = 32
-    # MiB each. Forward of 16,384 fp32 tokens: kept, tile 256 MiB, statistics, 2 chunks.
+    # `hidden_chunk = hidden[...].to(...)` in a loop: the old chunk goes when the new one has been made.
+    # 4096*4096*2 = 32 MiB each. Forward of 16,384 fp32 tokens: kept, tile 256 MiB, statistics, 2 chunks.
     found = trl_fused(LARGE._replace(hidden_bytes=4))
 
     assert found.forward - found.kept == 256 * MIB + 40 * 16384 + 2 * 32 * MIB
@@ -139,7 +141,6 @@ def test_next_power_of_two(count: int, expected: int) -> None:
 
 
 @pytest.mark.parametrize("formula", [trl_fused, liger_fused])
-def test_a_fused_head_takes_less_than_full_logits(formula: object) -> None:
+def test_a_fused_head_takes_less_than_full_logits(formula: Callable[[Head], LossBytes]) -> None:
     # 16,384 tokens of Llama 3: full logits 10 bytes each = 21 GB; a fused head a twentieth of that
-    assert callable(formula)
     assert formula(LARGE).forward < 16384 * 128256 * 10 / 20
