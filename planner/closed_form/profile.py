@@ -198,7 +198,7 @@ def _profile(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Profile:
     )
     hidden = hidden_tape(model, recipe)
     full, logits = loss_tape_of(model, key, stack)
-    held = (logits,) if stack.logits_upcast != "in_place" else ()
+    held = (logits,)
     tied = model.tie_word_embeddings and key.method == "full"
     return Profile(
         inventory=inventory,

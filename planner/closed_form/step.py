@@ -32,10 +32,12 @@ class Step(NamedTuple):
 
     @property
     def front(self) -> int:
-        """What stands before the first layer: a dropout mask, and the input and statistics of norms there (BLOOM)."""
-        model, tokens = self.scenario.model, self.scenario.train.tokens
+        """What stands before the first layer: a dropout mask, inputs of norms (BLOOM) and of projections (OPT-350m)."""
+        model, tokens, recipe = self.scenario.model, self.scenario.train.tokens, self.profile.recipe
         mask = model.hidden_size * tokens if model.embedding_dropout > 0 else 0
-        return mask + len(model.extra_norms) * (self.bytes(self.profile.stream) + 8 * tokens)
+        norms = len(model.extra_norms) * (self.bytes(self.profile.stream) + 8 * tokens)
+        narrow = sum(linear.d_in for linear in model.extra_linears if linear.d_out == model.hidden_size)
+        return mask + norms + (narrow * tokens * recipe.stream_bytes if recipe.full else 0)
 
     @property
     def narrow_first_input(self) -> int:

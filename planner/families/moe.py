@@ -184,6 +184,7 @@ FAMILIES = (
         ignored=frozenset({"for_llm_compressor"}),
         build=decoder(
             Style(
+                eager_softmax="native",
                 qkv_bias="attention_bias", out_bias="attention_bias", mlp="feed_forward", rope="interleaved",
                 qk_norm="head", qk_norm_if="use_qk_norm", qk_norm_weight=False, qk_norm_rotating=True,
                 qk_names=("qk_norm", "qk_norm"),

@@ -28,7 +28,7 @@ def hidden_tape(model: ModelSpec, recipe: Recipe) -> Tape:
 
 
 class LossTape(NamedTuple):
-    """Head and full loss, with the logits that the model's outputs keep."""
+    """Head and full loss, with the logits that the model's outputs keep: the fp32 ones where they took the name."""
 
     tape: Tape
     logits: Tensor
@@ -60,7 +60,7 @@ def loss_tape(
     else:
         recorder.tape.add(Op("nll_loss", (recorder.unary(scored, "log_softmax", saves="output"),), loss))
     recorder.name(hidden, *(() if wide is logits else (wide,)))
-    return LossTape(recorder.tape, logits)
+    return LossTape(recorder.tape, wide if upcast == "in_place" else logits)
 
 
 def _logits(recorder: Recorder, model: ModelSpec, hidden: Tensor) -> Tensor:

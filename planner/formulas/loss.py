@@ -60,7 +60,9 @@ def trl_fused(head: Head) -> LossBytes:
     t, h, e = head.t, head.h, head.e
     tile = min(t, TRL_TOKENS) * TRL_VOCABULARY * e
     copy = min(TRL_VOCABULARY, head.V) * h * e if head.weight_bytes != e else 0
-    rows = min(t, TRL_TOKENS) * h * e if head.hidden_bytes != e else 0
+    copies = 2 if head.V > TRL_VOCABULARY else 1
+    chunks = 2 if t > TRL_TOKENS else 1  # the next chunk is cast while its name still holds the last
+    rows = chunks * min(t, TRL_TOKENS) * h * e if head.hidden_bytes != e else 0
     kept = t * h * head.hidden_bytes + TRL_KEPT * t
     gradients = 4 * t * h + (4 * head.V * h if head.trained else 0)
     result = t * h * head.hidden_bytes if head.hidden_bytes < 4 else 0
@@ -68,7 +70,7 @@ def trl_fused(head: Head) -> LossBytes:
     return LossBytes(
         kept=kept,
         forward=kept + tile + TRL_RUNNING * t + copy + rows,
-        backward=kept + gradients + tile + max(2 * copy + rows, result + weight_result),
+        backward=kept + gradients + tile + max(copies * copy + rows, result + weight_result),
     )
 
 

@@ -70,7 +70,10 @@ def resolve(
     hardware or the method cannot do.
     """
     defaults = load_stack(stack) if isinstance(stack, str) else stack
-    user = {"method": method, **{name: _checked(name, value) for name, value in settings.items() if value is not None}}
+    user = {
+        "method": _choice("method", method),
+        **{name: _checked(name, value) for name, value in settings.items() if value is not None},
+    }
     chosen: dict[str, Any] = {}
     origins: dict[str, Origin] = {}
     ours = _defaults(model, cluster, method)
