@@ -58,7 +58,7 @@ def cluster(gpu: str, gpus: int) -> Cluster:
 
 
 @st.composite
-def scenarios(draw: st.DrawFn, **fixed: Any) -> Scenario:
+def scenarios(draw: st.DrawFn, /, **fixed: Any) -> Scenario:
     """A random question that the libraries could run."""
     gpus = draw(st.sampled_from((1, 1, 2, 8)))
     chosen: dict[str, Any] = {
