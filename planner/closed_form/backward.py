@@ -70,7 +70,7 @@ def _new_gradients(step: Step, made: int) -> int:
     """Bytes of ``made`` gradients on this rank; with accumulation they are added into those that stand."""
     if standing_gradients(step):
         return min(made, step.shards.largest_gradient)
-    total = max(step.profile.inventory.trained_bytes * step.profile.inventory.trainable, 1)
+    total = max(step.profile.inventory.gradients, 1)
     return min(made, total) * step.shards.gradients // total
 
 

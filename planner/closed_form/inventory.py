@@ -46,9 +46,18 @@ class Inventory(NamedTuple):
     """Elements of the largest quantised matrix."""
 
     @property
+    def gradients(self) -> int:
+        """Bytes of all gradients, which have the dtype of what they train."""
+        return _bytes(self.trained, self.trained_bytes)
+
+    @property
     def trainable(self) -> int:
         """Parameters that the optimizer sees."""
         return self.parameters.trainable
+
+
+def _bytes(tensors: tuple[Trainable, ...], element: int) -> int:
+    return sum(tensor.numel * tensor.copies * (tensor.e or element) for tensor in tensors)
 
 
 @lru_cache(maxsize=2048)
@@ -68,7 +77,7 @@ def take_inventory(model: ModelSpec, storage: Storage) -> Inventory:
         weights=plain + packed,
         quantized_weights=packed,
         scales=packed - (quantized if storage.quant == "int8" else quantized // 2),
-        adapters=0 if storage.method == "full" else trainable * element,
+        adapters=0 if storage.method == "full" else _bytes(trained, element),
         trained=trained,
         trained_bytes=element,
         largest_matrix=max((site.d_in * site.d_out for site, _ in matrices), default=0),
@@ -108,7 +117,7 @@ def _trained(model: ModelSpec, storage: Storage) -> Iterator[Trainable]:
         yield from _all_tensors(model)
     else:
         yield from _adapter_tensors(model, storage)
-        yield from _saved_modules(model, storage.modules_to_save)
+        yield from _saved_modules(model, storage.modules_to_save, storage.outer_bytes)
 
 
 def _all_tensors(model: ModelSpec) -> Iterator[Trainable]:
@@ -135,9 +144,9 @@ def _adapter_tensors(model: ModelSpec, storage: Storage) -> Iterator[Trainable]:
         yield Trainable(site.d_out, rank * tall, copies * site.copies // tall)
 
 
-def _saved_modules(model: ModelSpec, names: tuple[str, ...]) -> Iterator[Trainable]:
-    """Full copies that are trained beside the frozen original."""
+def _saved_modules(model: ModelSpec, names: tuple[str, ...], element: int) -> Iterator[Trainable]:
+    """Full copies that are trained beside the frozen original, in its dtype: PEFT upcasts adapters only."""
     outer = {table.name for table in model.embeddings} | {model.lm_head.name}
     for path, params in saved_modules(model, names).items():
         columns = model.hidden_size if path in outer else 1
-        yield Trainable(params // columns, columns, 1, embedding=path in outer)
+        yield Trainable(params // columns, columns, 1, embedding=path in outer, e=element)

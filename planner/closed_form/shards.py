@@ -45,9 +45,10 @@ def shard_states(scenario: Scenario, profile: Profile) -> Shards:
     divided = divisors(scheme, ranks)
     zero = scheme.startswith("zero") and inventory.trained_bytes == COMPUTE_BYTES
     state_bytes = MASTER_BYTES if zero else inventory.trained_bytes
-    optimizer = optimizer_bytes(train.optimizer, inventory.trained, e=state_bytes, shards=divided.optimizer)
+    trained = tuple(tensor._replace(e=0) for tensor in inventory.trained) if zero else inventory.trained
+    optimizer = optimizer_bytes(train.optimizer, trained, e=state_bytes, shards=divided.optimizer)
     master = shard(MASTER_BYTES * inventory.trainable, divided.optimizer) if zero else 0
-    gradients = inventory.trained_bytes * inventory.trainable
+    gradients = inventory.gradients
     buffers = _BUFFERS[scheme](scenario, profile)
     return Shards(
         weights=_weights(scenario, inventory, divided.weights),
@@ -55,7 +56,7 @@ def shard_states(scenario: Scenario, profile: Profile) -> Shards:
         gradients=shard(gradients, divided.gradients),
         optimizer=optimizer.states + master,
         managed=optimizer.managed,
-        largest_gradient=max((tensor.numel for tensor in inventory.trained), default=0) * inventory.trained_bytes,
+        largest_gradient=max(tensor.numel * (tensor.e or inventory.trained_bytes) for tensor in inventory.trained),
         standing=buffers.standing,
         forward=buffers.forward,
         loss=buffers.loss,
@@ -98,8 +99,7 @@ def _none(scenario: Scenario, profile: Profile) -> _Buffers:
 
 
 def _ddp(scenario: Scenario, profile: Profile) -> _Buffers:
-    inventory = profile.inventory
-    return _Buffers(standing=ddp_buckets(inventory.trained_bytes * inventory.trainable))
+    return _Buffers(standing=ddp_buckets(profile.inventory.gradients))
 
 
 def _reduce_buffers(scenario: Scenario, profile: Profile) -> _Buffers:

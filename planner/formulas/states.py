@@ -32,12 +32,16 @@ ALLOCATION = 512
 
 
 class Trainable(NamedTuple):
-    """``copies`` trained tensors of one shape: ``rows`` by ``columns``, with ``columns`` 1 for vectors."""
+    """``copies`` trained tensors of one shape: ``rows`` by ``columns``, with ``columns`` 1 for vectors.
+
+    ``e`` is their element size where it differs from the others', else 0.
+    """
 
     rows: int
     columns: int
     copies: int
     embedding: bool = False
+    e: int = 0
 
     @property
     def numel(self) -> int:
@@ -117,16 +121,17 @@ def optimizer_bytes(name: str, tensors: Iterable[Trainable], *, e: int, shards: 
     >>> optimizer_bytes("adamw_foreach", [Trainable(1024, 1024, 10)], e=2)
     OptimizerBytes(states=41943040, managed=0, temporary=20971520)
     """
-    states = managed = 0
-    largest = total = 0
+    states = managed = largest = 0
+    groups: dict[int, int] = {}
     for tensor in tensors:
+        size = tensor.e or e
         numel = -(-tensor.numel // shards)
-        on_device, paged = _state_bytes(name, tensor, numel, e)
+        on_device, paged = _state_bytes(name, tensor, numel, size)
         states += tensor.copies * on_device
         managed += tensor.copies * paged
-        total += tensor.copies * numel * e
+        groups[size] = groups.get(size, 0) + tensor.copies * numel * size
         largest = max(largest, numel)
-    return OptimizerBytes(states, managed, _temporary_bytes(name, largest, total, e))
+    return OptimizerBytes(states, managed, _temporary_bytes(name, largest, max(groups.values(), default=0), e))
 
 
 def _state_bytes(name: str, tensor: Trainable, numel: int, e: int) -> tuple[int, int]:
@@ -169,7 +174,7 @@ def _paged_eight_bit(numel: int) -> tuple[int, int]:
 def _temporary_bytes(name: str, largest: int, total: int, e: int) -> int:
     """What the step allocates besides parameters, gradients and states.
 
-    foreach AdamW makes the square roots of all second moments at once; the loop makes two tensors of one
+    foreach AdamW makes the square roots of all second moments of one dtype at once; the loop makes two tensors of one
     parameter's size; transformers' Adafactor an update and its square, beside fp32 copies of a 16-bit gradient and
     parameter; Muon orthogonalises one matrix at a time in five 16-bit copies, besides an fp32 update of fp32 gradients.
     """
