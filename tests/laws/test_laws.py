@@ -8,13 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from planner.catalog import load_model
 from planner.closed_form import estimate
 from planner.closed_form.explain import RECOMPUTED, itemise, saved_bytes
 from planner.closed_form.profile import profile_of
+from planner.errors import UnsupportedScenario
 from planner.hardware import load_gpu
 from planner.result import OWNERS, PHASES, Estimate
 from planner.spec import METHODS, OPTIMIZERS, Cluster, Method, ModelSpec, Scenario
@@ -71,7 +72,7 @@ def options(draw: st.DrawFn, model: ModelSpec, card: str) -> dict[str, Any]:
 
 @st.composite
 def scenarios(
-    draw: st.DrawFn, *, methods: tuple[Method, ...] = METHODS, sharded: bool | None = None, **fixed: Any
+    draw: st.DrawFn, /, *, methods: tuple[Method, ...] = METHODS, sharded: bool | None = None, **fixed: Any
 ) -> Scenario:
     """Any scenario; ``fixed`` settings win over drawn ones."""
     model, card = MODELS[draw(st.sampled_from(NAMES))], draw(st.sampled_from(list(CARDS)))
@@ -80,7 +81,18 @@ def scenarios(
     gpus = draw(st.sampled_from([2, 3, 8])) if several else 1
     chosen = {**options(draw, model, card), **fixed}
     chosen["sharding"] = draw(st.sampled_from(SHARDED)) if several else None
-    return resolve(model, Cluster(gpu=CARDS[card], gpus=gpus), method, chosen, stack)
+    scenario = resolve(model, Cluster(gpu=CARDS[card], gpus=gpus), method, chosen, stack)
+    assume(runs(scenario))
+    return scenario
+
+
+def runs(scenario: Scenario) -> bool:
+    """Whether the libraries could run it: PEFT has no dropout on stacked experts."""
+    try:
+        estimate(scenario)
+    except UnsupportedScenario:
+        return False
+    return True
 
 
 def changed(scenario: Scenario, **settings_: Any) -> Scenario:
@@ -156,8 +168,8 @@ def test_accumulating_gradients_never_lowers_forward_and_loss(scenario: Scenario
     once, often = (estimate(changed(scenario, grad_accumulation=steps)) for steps in (1, 4))
 
     for phase in ("forward", "loss"):
-        assert often.phases[phase].total >= once.phases[phase].total  # type: ignore[index]
-        assert often.phases[phase].gradients >= once.phases[phase].gradients  # type: ignore[index]
+        assert often.phases[phase].total >= once.phases[phase].total
+        assert often.phases[phase].gradients >= once.phases[phase].gradients
 
 
 @quick
@@ -225,7 +237,7 @@ def test_a_quantised_base_never_costs_more_weights(scenario: Scenario) -> None:
 
 
 @quick
-@given(scenario=scenarios(methods=("lora", "qlora")))
+@given(scenario=scenarios(methods=("lora", "qlora"), grad_accumulation=1))
 def test_frozen_weights_have_no_gradients_and_no_states(scenario: Scenario) -> None:
     found, inventory = estimate(scenario), profile_of(scenario).inventory
     trained = inventory.trainable * inventory.trained_bytes
