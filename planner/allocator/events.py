@@ -1,0 +1,82 @@
+"""Allocations and releases of one or more training steps, in the order in which they happened.
+
+A ``Trace`` is what the traced estimator records, what a CUDA memory snapshot converts to, and what the allocator replays.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from planner.result import OWNERS, Memory, Phase
+
+OUTSIDE = -1
+"""Layer number of what happens before the first decoder layer, after the last, and in no layer at all."""
+
+
+class Block(NamedTuple):
+    """One allocation: the bytes that were asked for, whose they are, and which module or operator asked."""
+
+    bytes: int
+    owner: str
+    site: str
+    layer: int = OUTSIDE
+
+
+class Mark(NamedTuple):
+    """From event number ``index`` on the step is in ``phase``; ``step`` counts optimizer steps from 0."""
+
+    index: int
+    phase: Phase
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """``events``: ``i`` allocates ``blocks[i]``, ``~i`` (a negative number) releases it.
+
+    ``layers`` runs beside ``events``: the decoder layer that was at work, or ``OUTSIDE``.
+    """
+
+    blocks: tuple[Block, ...]
+    events: tuple[int, ...]
+    layers: tuple[int, ...]
+    marks: tuple[Mark, ...]
+
+    def phase_ranges(self) -> Iterator[tuple[Mark, int, int]]:
+        """Every mark with the half-open range of events that it covers."""
+        ends = [mark.index for mark in self.marks[1:]] + [len(self.events)]
+        for mark, end in zip(self.marks, ends, strict=True):
+            yield mark, mark.index, end
+
+
+class Instant(NamedTuple):
+    """Live bytes by owner at the highest point of one phase of one step, and the event that reached it."""
+
+    phase: Phase
+    step: int
+    index: int
+    memory: Memory
+
+
+def peaks(trace: Trace) -> tuple[Instant, ...]:
+    """The highest instant of every marked phase, in order; bytes as asked for, before the allocator rounds them.
+
+    >>> one = Trace((Block(8, "weights", "w"), Block(4, "logits", "l")), (0, 1, ~1), (-1, -1, -1), (Mark(0, "load", 0),))
+    >>> peaks(one)[0].memory.total
+    12
+    """
+    place = {owner: number for number, owner in enumerate(OWNERS)}
+    live = [0] * len(OWNERS)
+    level, found = 0, []
+    for mark, start, end in trace.phase_ranges():
+        best, index, at = level, start - 1, tuple(live)
+        for number in range(start, end):
+            event = trace.events[number]
+            block = trace.blocks[event if event >= 0 else ~event]
+            change = block.bytes if event >= 0 else -block.bytes
+            live[place[block.owner]] += change
+            level += change
+            if level > best:
+                best, index, at = level, number, tuple(live)
+        found.append(Instant(mark.phase, mark.step, index, Memory(*at)))
+    return tuple(found)
