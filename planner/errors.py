@@ -55,3 +55,13 @@ def nearest(name: str, known: Iterable[str], *, count: int = 3) -> list[str]:
     ['4090']
     """
     return get_close_matches(name.lower(), sorted(set(known)), n=count, cutoff=0.6)
+
+
+def show(value: object) -> str:
+    """A value in a message, cut to a readable length; Python itself refuses to print integers of 4,300 digits.
+
+    >>> show("x" * 99), show(10**5000)
+    ("'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...", 'a huge number')
+    """
+    text = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "a huge number"
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from planner.closed_form import estimate as closed_form
-from planner.errors import UnsupportedScenario, UsageError
+from planner.errors import UnsupportedScenario, UsageError, show
 from planner.recommend.candidates import candidates
 from planner.recommend.candidates import scenario as scenario_of
 from planner.recommend.choice import recommend
@@ -103,7 +103,7 @@ def estimator_for(evidence: Evidence) -> Estimator:
         return closed_form
     if evidence in ("traced", "measured"):
         raise UnsupportedScenario(f"{evidence} evidence is not in this version: use --evidence closed-form")
-    raise UsageError(f"--evidence {str(evidence)[:40]!r} is not closed-form, traced or measured")
+    raise UsageError(f"--evidence {show(evidence)} is not closed-form, traced or measured")
 
 
 def remember(estimator: Estimator) -> Estimator:

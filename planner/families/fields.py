@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from planner.errors import BrokenInput, UnsupportedScenario
+from planner.errors import show as show
 from planner.families.harmless import is_harmless
 from planner.spec import ModelSpec
 
@@ -141,7 +142,7 @@ class Fields:
         value = self.value(name)
         if value is None:
             return False
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not -math.inf < value < math.inf:
             raise self.broken(name, f"is {show(value)}, which is not a number")
         return True
 
@@ -215,9 +216,3 @@ def printable(text: str, *, limit: int = 40) -> str:
     ('a?b?[2J', 'xxxx')
     """
     return "".join(letter if letter.isprintable() else "?" for letter in text[:limit])
-
-
-def show(value: object) -> str:
-    """A value in an error message, cut to a readable length."""
-    text = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "a huge number"
-    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
-from planner.errors import UsageError
+from planner.errors import UsageError, show
 from planner.result import Estimate, Evidence
 from planner.spec import METHODS, Cluster, Gpu, Method, ModelSpec, Scenario
 from planner.units import GIB, MIB
@@ -78,15 +78,15 @@ def check_request(request: Request) -> None:
     """Raise ``UsageError`` for a method that does not exist, and for no card at all."""
     for method in request.methods:
         if method not in METHODS:
-            raise UsageError(f"--method {str(method)[:40]!r} is not one of {', '.join(METHODS)}")
+            raise UsageError(f"--method {show(method)} is not one of {', '.join(METHODS)}")
     for name in ("gpus", "nodes"):
         count = getattr(request, name)
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise UsageError(f"--{name} {str(count)[:40]} is not a whole number of 1 or more")
+            raise UsageError(f"--{name} {show(count)} is not a whole number of 1 or more")
     if request.headroom_bytes < 0:
-        raise UsageError(f"--headroom {request.headroom_bytes}B is negative: it is memory to leave free")
+        raise UsageError(f"--headroom {show(request.headroom_bytes)}B is negative: it is memory to leave free")
     if request.evidence not in get_args(Evidence):
-        raise UsageError(f"--evidence {str(request.evidence)[:40]!r} is not one of {', '.join(get_args(Evidence))}")
+        raise UsageError(f"--evidence {show(request.evidence)} is not one of {', '.join(get_args(Evidence))}")
 
 
 def command(request: Request) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, get_args
 
-from planner.errors import UnknownName, UnsupportedScenario, UsageError
+from planner.errors import UnknownName, UnsupportedScenario, UsageError, show
 from planner.spec import (
     METHODS,
     OPTIMIZERS,
@@ -169,35 +169,35 @@ def option(name: str) -> str:
 
 def _choice(name: str, value: object) -> str:
     if not isinstance(value, str) or value not in _CHOICES[name]:
-        raise UsageError(f"{option(name)} {str(value)[:40]!r} is not one of {', '.join(_CHOICES[name])}")
+        raise UsageError(f"{option(name)} {show(value)} is not one of {', '.join(_CHOICES[name])}")
     return value
 
 
 def _integer(name: str, value: object, *, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise UsageError(f"{option(name)} {str(value)[:40]!r} is not a whole number")
+        raise UsageError(f"{option(name)} {show(value)} is not a whole number")
     if not 1 <= value <= most:
-        raise UsageError(f"{option(name)} {str(value)[:40]} is outside 1 to {most}")
+        raise UsageError(f"{option(name)} {show(value)} is outside 1 to {most}")
     return value
 
 
 def _boolean(name: str, value: object) -> bool:
     if not isinstance(value, bool):
-        raise UsageError(f"{option(name)} {str(value)[:40]!r} is neither true nor false")
+        raise UsageError(f"{option(name)} {show(value)} is neither true nor false")
     return value
 
 
 def _float(name: str, value: object, least: float, most: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UsageError(f"{option(name)} {str(value)[:40]!r} is not a number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -math.inf < value < math.inf:
+        raise UsageError(f"{option(name)} {show(value)} is not a number")
     if not least <= value <= most:
-        raise UsageError(f"{option(name)} {value} is outside {least:g} to {most:g}")
+        raise UsageError(f"{option(name)} {show(value)} is outside {least:g} to {most:g}")
     return float(value)
 
 
 def _names(name: str, value: object) -> tuple[str, ...]:
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
-        raise UsageError(f"{option(name)} {str(value)[:40]!r} is not a list of module names")
+        raise UsageError(f"{option(name)} {show(value)} is not a list of module names")
     clean = tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
     return () if clean == ("none",) else clean

@@ -47,6 +47,8 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"hidden_size": 2**24 + 1}, "hidden_size is 16777217"),
     ({"hidden_size": 10**4000}, "hidden_size is a huge number"),
     ({"hidden_size": float("nan")}, "hidden_size is nan"),
+    ({"model_type": "gemma2", "final_logit_softcapping": float("inf")}, "final_logit_softcapping is inf"),
+    ({"attention_dropout": 10**400}, "attention_dropout is a huge number"),
     ({"hidden_size": {"a": 1}}, "hidden_size is {'a': 1}"),
     ({"num_hidden_layers": 10_001}, "num_hidden_layers is 10001"),
     ({"num_attention_heads": 33}, "num_attention_heads is 33, which does not divide"),
@@ -82,6 +84,12 @@ def test_a_missing_size_is_not_filled_with_a_default(field: str) -> None:
 
     with pytest.raises(BrokenInput, match=f"{field} is missing"):
         model_from_config(config, name="x")
+
+
+def test_a_huge_number_where_only_its_presence_counts_is_no_overflow() -> None:
+    config = {**LLAMA, "model_type": "gemma2", "final_logit_softcapping": 10**400}
+
+    assert model_from_config(config, name="x").logits_softcap
 
 
 UNSUPPORTED: list[tuple[dict[str, Any], str]] = [

@@ -198,6 +198,8 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"lora_dropout": math.nan}, UsageError, "is not a number"),
     ({"lora_alpha": math.inf}, UsageError, "is not a number"),
     ({"lora_alpha": "16"}, UsageError, "is not a number"),
+    ({"lora_alpha": 10**5000}, UsageError, "a huge number is outside 0"),
+    ({"seq_len": 10**5000}, UsageError, "a huge number is outside 1"),
     ({"lora_alpha": True}, UsageError, "is not a number"),
     # flags
     ({"double_quant": 1}, UsageError, "is neither true nor false"),
