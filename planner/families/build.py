@@ -31,7 +31,7 @@ def model_from_config(config: Mapping[str, object], *, name: str, where: str = "
     check_fields(text, family, where)
     spec = family.build(Fields(text, family, where))
     refuse_absurd(spec, where)
-    return replace(spec, name=name, notes=(*notes, *storage), native_dtype=dtype_of(config, text))
+    return replace(spec, name=name, notes=(*notes, *storage), native_dtype=dtype_of(config, text), config=text)
 
 
 def family_of(config: Mapping[str, object], where: str = "config.json") -> Family:

@@ -3,7 +3,8 @@
 Words are those of Hugging Face configs.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -260,6 +261,8 @@ class ModelSpec:
     license: str | None = None
     native_dtype: str | None = None
     notes: tuple[str, ...] = ()
+    config: Mapping[str, object] = field(default_factory=dict, compare=False, repr=False)
+    """The fields of the text class's ``config.json``, from which transformers builds the real model."""
 
     @property
     def num_hidden_layers(self) -> int:

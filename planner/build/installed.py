@@ -1,0 +1,63 @@
+"""The libraries that a job really runs on: present, in versions that we know, and the ones that the user named."""
+
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+
+from planner.errors import UnsupportedScenario, UsageError
+from planner.spec import Behaviour
+
+LIBRARIES = ("torch", "transformers", "accelerate", "peft", "trl", "bitsandbytes")
+INSTALL = 'pip install "finetune-planner[trace]"'
+
+OLDEST: Mapping[str, tuple[int, ...]] = {"torch": (2, 9), "transformers": (5, 0), "peft": (0, 18)}
+"""What the builder and the recorder were written for; anything older is refused."""
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the libraries that are there."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name).partition("+")[0]
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def require(*names: str) -> dict[str, str]:
+    """The versions of the named libraries; raise ``UsageError`` that says what to install."""
+    found = installed_versions()
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise UsageError(f"this needs {', '.join(missing)}: {INSTALL}")
+    for name, least in OLDEST.items():
+        if name in names and numbers(found[name]) < least:
+            wanted = ".".join(map(str, least))
+            raise UnsupportedScenario(f"{name} {found[name]} is older than {wanted}, the oldest that we trace: {INSTALL}")
+    return found
+
+
+def check_versions(stack: Behaviour) -> None:
+    """Raise ``UnsupportedScenario`` when the scenario describes other versions than those that would run."""
+    found = installed_versions()
+    for name, wanted in stack.versions.items():
+        have = found.get(name)
+        if have is not None and numbers(have)[: len(numbers(wanted))] != numbers(wanted):
+            raise UnsupportedScenario(
+                f"{name} {wanted} is asked for and {have} is installed: a trace runs what is installed "
+                f"(install that version, or use --evidence closed-form)"
+            )
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """The leading numbers of a version.
+
+    >>> numbers("2.13.0"), numbers("5.24.0.dev0")
+    ((2, 13, 0), (5, 24, 0))
+    """
+    found = []
+    for part in text.split("."):
+        if not part.isdigit():
+            break
+        found.append(int(part))
+    return tuple(found)

@@ -1,0 +1,111 @@
+"""One training job, ready to run: the model as its trainer prepares it, its optimizer, its batch, and its step."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from planner.build.method import apply_method
+from planner.build.model import DTYPES, config_of, decoder_layers, empty_model
+from planner.build.optimizer import make_optimizer
+from planner.build.place import Place, materialise
+from planner.build.trainer import MAX_GRAD_NORM, Loss, decayed_names, enable_checkpoints, loss_of, wrap_autocast
+from planner.result import Phase
+from planner.spec import Scenario
+
+Begin = Callable[[Phase], None]
+"""Told when a phase begins."""
+
+
+@dataclass(slots=True)
+class Job:
+    """A model with its optimizer; ``held`` is what a caller's variables keep from the last step."""
+
+    scenario: Scenario
+    model: Any
+    optimizer: Any
+    loss: Loss
+    place: Place
+    held: list[Any] = field(default_factory=list)
+    recomputing: bool = False
+    """Backward is running, so a layer's forward pass is a recomputation."""
+
+    def batch(self, seq_len: int | None = None) -> dict[str, Any]:
+        """Ids, labels and an attention mask of ones, (micro-batch, length) int64, as a data collator makes them."""
+        train = self.scenario.train
+        shape = torch.Size((train.micro_batch_size, seq_len or train.seq_len))
+        names = ("input_ids", "labels", "attention_mask")
+        if not self.place.real:
+            return {name: self.place.empty(shape, torch.int64) for name in names}
+        ids = torch.randint(0, self.scenario.model.vocab_size, shape, device=self.place.name)
+        return {"input_ids": ids, "labels": ids.clone(), "attention_mask": torch.ones_like(ids)}
+
+    def step(self, begin: Begin, seq_len: int | None = None) -> None:
+        """One optimizer step: every micro-batch forward and backward, then clipping, update and ``zero_grad``.
+
+        Two micro-batches stand for any larger number: from the second on, gradients are there.
+        """
+        hook = self._tell_last_layer(begin)
+        try:
+            for _ in range(min(self.scenario.train.grad_accumulation, 2)):
+                self._micro_step(begin, seq_len)
+        finally:
+            hook.remove()
+        begin("optimizer_step")
+        if self.scenario.stack.name != "plain":
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRAD_NORM)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def _micro_step(self, begin: Begin, seq_len: int | None) -> None:
+        batch = self.batch(seq_len)
+        begin("forward")
+        loss = self.loss(self.model, batch)
+        self.held[:] = [loss.__dict__.pop("outputs")] if self.scenario.stack.holds_logits else []
+        if self.scenario.train.grad_accumulation > 1:
+            loss = loss / self.scenario.train.grad_accumulation
+        begin("backward")
+        self.recomputing = True
+        loss.backward()
+        self.recomputing = False
+
+    def _tell_last_layer(self, begin: Begin) -> Any:  # noqa: ANN401  (a removable handle)
+        """The loss begins where the last decoder layer has returned, not where it is recomputed."""
+
+        def after(_module: Any, _arguments: Any, _output: Any) -> None:  # noqa: ANN401
+            if not self.recomputing:
+                begin("loss")
+
+        return decoder_layers(self.model)[-1].register_forward_hook(after)
+
+
+def assemble(
+    scenario: Scenario,
+    place: Place,
+    *,
+    attention: str,
+    layers: int | None = None,
+    adapter: Mapping[str, object] | None = None,
+    after_materialising: Callable[[Any], Any] | None = None,
+) -> Job:
+    """The job of a scenario with its tensors at ``place``, of the first ``layers`` layers when not of all.
+
+    ``after_materialising`` may wrap the model (shard it) before the optimizer sees its parameters.
+    """
+    train = scenario.train
+    model = empty_model(config_of(scenario.model, layers), dtype=train.weights_dtype, attention=attention)
+    model.config.get_text_config().use_cache = False
+    model = apply_method(model, scenario, adapter)
+    if train.quantized:
+        from planner.build.quantise import materialise_quantised  # noqa: PLC0415  (bitsandbytes only where it is used)
+
+        materialise_quantised(model, place, DTYPES[train.weights_dtype])
+    materialise(model, place)
+    loss = loss_of(model, scenario)
+    enable_checkpoints(model, scenario)
+    if after_materialising is not None:
+        model = after_materialising(model)
+    wrap_autocast(model, scenario, place.name)
+    optimizer = make_optimizer(train.optimizer, model.named_parameters(), decayed_names(model))
+    return Job(scenario, model, optimizer, loss, place)

@@ -1,0 +1,92 @@
+"""The real transformers model of a ``ModelSpec``, without memory, at its own depth or at a smaller one."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from planner.errors import UnsupportedScenario
+from planner.families.text import SAME_TEXT_CLASS
+from planner.spec import Float, ModelSpec
+
+DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+DEPTH_NAMES = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+"""How configurations call their depth."""
+
+
+def config_of(model: ModelSpec, layers: int | None = None) -> Any:  # noqa: ANN401  (a PretrainedConfig)
+    """transformers' configuration of a model, cut to its first ``layers`` layers; raise ``UnsupportedScenario``."""
+    fields = {key: value for key, value in model.config.items() if key != "model_type"}
+    model_type = str(model.config.get("model_type", model.model_type))
+    fields = json.loads(json.dumps(fields))  # configurations keep and change what they are given
+    try:
+        config = AutoConfig.for_model(SAME_TEXT_CLASS.get(model_type, model_type), **fields)
+        if layers is not None and layers != config.num_hidden_layers:
+            config = AutoConfig.for_model(config.model_type, **_cut(fields, config, layers))
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise UnsupportedScenario(
+            f"transformers cannot read the configuration of {model.name}: {first_line(error)}"
+        ) from error
+    return config
+
+
+def _cut(fields: dict[str, Any], config: Any, layers: int) -> dict[str, Any]:  # noqa: ANN401
+    """The same fields with a smaller depth, and with every list that has one entry per layer cut to it."""
+    depth = config.num_hidden_layers
+    per_layer = {
+        name: value for name, value in config.to_dict().items() if isinstance(value, list) and len(value) == depth
+    }
+    known = {**{name: per_layer[name] for name in per_layer if name == "layer_types"}, **fields}
+    short = {
+        name: value[:layers] if isinstance(value, list) and len(value) == depth else value
+        for name, value in known.items()
+    }
+    spelling = next((name for name in DEPTH_NAMES if name in fields), "num_hidden_layers")
+    return {**short, spelling: layers}
+
+
+def empty_model(config: Any, *, dtype: Float, attention: str) -> Any:  # noqa: ANN401
+    """The causal language model of ``config`` on the meta device, as ``from_pretrained`` leaves its dtypes."""
+    try:
+        with init_empty_weights():
+            model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype], attn_implementation=attention)
+    except (ValueError, TypeError, AttributeError, ImportError, RuntimeError) as error:
+        raise UnsupportedScenario(
+            f"transformers cannot build {config.model_type} as a causal language model: {first_line(error)}"
+        ) from error
+    _keep_in_fp32(model)
+    return model.train()
+
+
+def _keep_in_fp32(model: Any) -> None:  # noqa: ANN401
+    """What ``from_pretrained`` keeps in fp32 whatever dtype is asked for (routers' correction biases and the like)."""
+    names = {*(getattr(model, "_keep_in_fp32_modules_strict", None) or ())}
+    if names:
+        for name, parameter in model.named_parameters():
+            if names & set(name.split(".")):
+                parameter.data = parameter.data.float()
+
+
+def decoder_layers(model: Any) -> Any:  # noqa: ANN401  (an nn.ModuleList)
+    """The list of decoder layers; raise ``UnsupportedScenario`` where the class has none."""
+    depth = model.config.get_text_config().num_hidden_layers
+    lists = [
+        module for module in model.modules() if isinstance(module, torch.nn.ModuleList) and len(module) == depth
+    ]
+    if not lists:
+        raise UnsupportedScenario(f"{type(model).__name__} has no list of {depth} decoder layers")
+    return lists[0]
+
+
+def first_line(error: BaseException) -> str:
+    """What a library says, on one line of bearable length.
+
+    >>> first_line(ValueError("no such thing\\nsee the docs"))
+    'no such thing'
+    """
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]

@@ -1,0 +1,111 @@
+"""bitsandbytes' layers in place of linear ones, by transformers' own quantizers, and their weights at a place."""
+
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from bitsandbytes import nn as bnb
+from bitsandbytes.functional import QuantState
+from transformers import BitsAndBytesConfig
+from transformers.quantizers import AutoHfQuantizer
+
+from planner.build.model import DTYPES
+from planner.build.place import STANDARD_DEVIATION, Place
+from planner.spec import TrainSpec
+
+BLOCK = 64
+"""Weights per scale. bitsandbytes 0.50 functional.py, quantize_4bit."""
+
+NESTED_BLOCK = 256
+"""Scales per second-level scale. Same file, quantize_blockwise."""
+
+STORAGE = {**DTYPES, "uint8": torch.uint8}
+
+
+def quantise(model: Any, train: TrainSpec) -> None:  # noqa: ANN401  (an nn.Module)
+    """Replace what transformers replaces for a quantised base; the weights stay on the meta device."""
+    quantizer = AutoHfQuantizer.from_config(_config(train), pre_quantized=False)
+    with init_empty_weights():
+        quantizer.preprocess_model(model=model, device_map=None)
+    quantizer.postprocess_model(model)
+
+
+def compute_dtype(train: TrainSpec) -> torch.dtype:
+    """What 4-bit products are computed in: autocast's dtype, or a 16-bit one that the weights have."""
+    name = train.autocast if train.autocast != "none" else train.weights_dtype
+    return DTYPES["bf16" if name == "fp32" else name]
+
+
+def _config(train: TrainSpec) -> BitsAndBytesConfig:
+    if train.quant == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=train.quant,
+        bnb_4bit_use_double_quant=train.double_quant,
+        bnb_4bit_compute_dtype=compute_dtype(train),
+        bnb_4bit_quant_storage=STORAGE[train.quant_storage],
+    )
+
+
+def is_quantised(module: Any) -> bool:  # noqa: ANN401
+    """Whether a module holds a 4- or 8-bit matrix."""
+    return isinstance(module, bnb.Linear4bit | bnb.Linear8bitLt)
+
+
+def materialise_quantised(model: Any, place: Place, dtype: torch.dtype) -> None:  # noqa: ANN401
+    """Give every quantised matrix its memory; ``dtype`` is what it was loaded in.
+
+    The other parameters and buffers stay where they are.
+    """
+    for module in model.modules():
+        if isinstance(module, bnb.Linear4bit):
+            (_quantise_4bit if place.real else _lay_out_4bit)(module, place, dtype)
+        elif isinstance(module, bnb.Linear8bitLt):
+            (_quantise_8bit if place.real else _lay_out_8bit)(module, place)
+
+
+def _quantise_4bit(module: Any, place: Place, dtype: torch.dtype) -> None:  # noqa: ANN401
+    weight = place.empty(torch.Size((module.out_features, module.in_features)), dtype).normal_(std=STANDARD_DEVIATION)
+    module.weight = bnb.Params4bit(weight, requires_grad=False, **module.weight.__dict__).to(weight.device)
+
+
+def _lay_out_4bit(module: Any, place: Place, dtype: torch.dtype) -> None:  # noqa: ANN401
+    """Packed weights, scales and tables as ``quantize_4bit`` returns them, without values."""
+    count, old = module.out_features * module.in_features, module.weight
+    per_item = 2 * old.quant_storage.itemsize
+    packed = place.empty(torch.Size((-(-count // per_item), 1)), old.quant_storage)
+    state = _state_4bit(-(-count // BLOCK), place, nested=old.compress_statistics)
+    state.update(shape=torch.Size((module.out_features, module.in_features)), dtype=dtype)
+    module.quant_state = QuantState(blocksize=BLOCK, quant_type=old.quant_type, **state)
+    weight = torch.nn.Parameter(packed, requires_grad=False)
+    weight.quant_state, weight.quant_type = module.quant_state, old.quant_type  # type: ignore[attr-defined]
+    weight.compress_statistics, weight.bnb_quantized = old.compress_statistics, True  # type: ignore[attr-defined]
+    module.weight = weight
+
+
+def _state_4bit(scales: int, place: Place, *, nested: bool) -> dict[str, Any]:
+    def make(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return place.empty(torch.Size(shape), dtype)
+
+    if not nested:
+        return {"absmax": make(scales), "code": make(16)}
+    second = QuantState(
+        absmax=make(-(-scales // NESTED_BLOCK)), code=make(256), blocksize=NESTED_BLOCK, dtype=torch.float32
+    )
+    return {"absmax": make(scales, dtype=torch.uint8), "code": make(16), "offset": make(), "state2": second}
+
+
+def _quantise_8bit(module: Any, place: Place) -> None:  # noqa: ANN401
+    weight = place.empty(torch.Size((module.out_features, module.in_features)), torch.float16)
+    weight.normal_(std=STANDARD_DEVIATION)
+    module.weight = bnb.Int8Params(weight, requires_grad=False, has_fp16_weights=False).to(weight.device)
+
+
+def _lay_out_8bit(module: Any, place: Place) -> None:  # noqa: ANN401
+    """Bytes in rows and one fp32 scale a row, where the first forward pass moves them."""
+    rows, columns = module.out_features, module.in_features
+    weight = torch.nn.Parameter(place.empty(torch.Size((rows, columns)), torch.int8), requires_grad=False)
+    weight.CB, weight.SCB, weight.has_fp16_weights = None, None, False  # type: ignore[attr-defined]
+    module.weight = weight
+    module.state.CB, module.state.SCB = weight.data, place.empty(torch.Size((rows,)), torch.float32)

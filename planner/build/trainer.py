@@ -1,0 +1,150 @@
+"""What a trainer does around a model: checkpoints, autocast, the loss, clipping. Each is the trainer's own code."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import MethodType, SimpleNamespace
+from typing import Any
+
+import torch
+from accelerate.utils import convert_outputs_to_fp32
+from transformers import Trainer
+
+from planner.build.installed import require
+from planner.build.model import DTYPES, first_line
+from planner.errors import UnsupportedScenario
+from planner.spec import Scenario
+
+MAX_GRAD_NORM = 1.0
+"""TrainingArguments.max_grad_norm. transformers 5.23 training_args.py."""
+
+Loss = Callable[[Any, dict[str, Any]], torch.Tensor]
+"""Model and batch to the loss, whose graph holds whatever the trainer keeps."""
+
+
+def enable_checkpoints(model: Any, scenario: Scenario) -> None:  # noqa: ANN401
+    """Recompute every layer in backward, as the Trainer enables it; inputs of adapters need gradients then."""
+    if not scenario.train.gradient_checkpointing:
+        return
+    options = {"use_reentrant": scenario.stack.reentrant_checkpoint}
+    try:
+        if hasattr(model, "activation_checkpointing_enable"):
+            model.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
+        else:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+    except (ValueError, AttributeError, NotImplementedError) as error:
+        raise UnsupportedScenario(
+            f"{scenario.model.name} cannot recompute its layers: {first_line(error)}; use --no-gradient-checkpointing"
+        ) from error
+    if scenario.train.uses_adapters:
+        model.enable_input_require_grads()
+
+
+def wrap_autocast(model: Any, scenario: Scenario, device: str) -> None:  # noqa: ANN401
+    """Forward under autocast with fp32 outputs, as accelerate 1.15 accelerator.py, prepare_model wraps it."""
+    name = scenario.train.autocast
+    if name == "none":
+        return
+    forward = model.forward.__func__ if hasattr(model.forward, "__func__") else model.forward
+    wrapped = torch.autocast(device_type=device, dtype=DTYPES[name])(forward)
+    if hasattr(model.forward, "__func__"):
+        model.forward = MethodType(wrapped, model)
+        model.forward = MethodType(convert_outputs_to_fp32(model.forward.__func__), model)
+    else:
+        model.forward = convert_outputs_to_fp32(wrapped)
+
+
+def loss_of(model: Any, scenario: Scenario) -> Loss:  # noqa: ANN401
+    """The loss that the stack computes with the installed libraries; raise ``UnsupportedScenario`` for another."""
+    kind, stack = scenario.train.loss, scenario.stack.name
+    if kind == "full":
+        return _plain_loss if stack == "plain" else _trainer_loss
+    if stack == "trl" and kind == "fused":
+        return _trl_loss(model)
+    raise UnsupportedScenario(
+        f"the {kind} loss of stack {stack} is not in the installed libraries: use --loss full, --stack trl --loss fused, "
+        "or --evidence closed-form"
+    )
+
+
+def _plain_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:  # noqa: ANN401
+    """``outputs.loss`` of a bare loop, whose variable ``outputs`` lives on (see ``planner.build.job``)."""
+    outputs = model(**batch)
+    loss = outputs.loss
+    loss.outputs = outputs
+    return loss  # type: ignore[no-any-return]
+
+
+def _trainer_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:  # noqa: ANN401
+    """The Trainer's own ``compute_loss``; the outputs end with it."""
+    tokens = torch.ones((), dtype=torch.int64, device=batch["labels"].device)
+    stand_in = SimpleNamespace(
+        accelerator=SimpleNamespace(parallelism_config=None, num_processes=1, unwrap_model=lambda model: model),
+        args=SimpleNamespace(past_index=-1, average_tokens_across_devices=True, n_gpu=1),
+        label_smoother=None,
+        compute_loss_func=None,
+        model_accepts_loss_kwargs=True,
+        _tp_size=1,
+        get_tp_size=lambda: 1,
+        model=model,
+    )
+    return Trainer.compute_loss(stand_in, model, dict(batch), num_items_in_batch=tokens)  # type: ignore[no-any-return]
+
+
+class _One(float):
+    """What ``gather_for_metrics`` returns to metrics that nobody reads."""
+
+    def sum(self) -> "_One":
+        return self
+
+    def item(self) -> int:
+        return 1
+
+    def __truediv__(self, _other: object) -> "_One":
+        return _One(1)
+
+
+def _trl_loss(model: Any) -> Loss:  # noqa: ANN401
+    """``SFTTrainer.compute_loss`` with the fused head that SFTTrainer puts on every model."""
+    require("trl")
+    from trl.trainer.sft_trainer import SFTTrainer  # noqa: PLC0415  (slow to import)
+    from trl.trainer.utils import add_fused_lm_head  # noqa: PLC0415
+
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    add_fused_lm_head(inner, outputs=("log_probs", "entropy", "is_top1"))
+    accelerator = SimpleNamespace(parallelism_config=None, num_processes=1, gather_for_metrics=lambda _value: _One(1))
+    stand_in = SimpleNamespace(
+        model=model,
+        aux_loss_enabled=False,
+        compute_loss_func=None,
+        label_smoother=None,
+        _tp_size=1,
+        _metrics={"train": defaultdict(list)},
+        _total_train_tokens=0,
+        get_tp_size=lambda: 1,
+        args=SimpleNamespace(loss_type="nll", average_tokens_across_devices=True, max_length=None),
+        accelerator=accelerator,
+    )
+
+    def compute(model: Any, batch: dict[str, Any]) -> torch.Tensor:  # noqa: ANN401
+        tokens = torch.ones((), dtype=torch.int64, device=batch["labels"].device)
+        return SFTTrainer.compute_loss(stand_in, model, dict(batch), num_items_in_batch=tokens)  # type: ignore[no-any-return]
+
+    return compute
+
+
+def decayed_names(model: Any) -> set[str]:  # noqa: ANN401
+    """Parameters with weight decay, as the Trainer chooses them."""
+    return set(Trainer.get_decay_parameter_names(None, model))
+
+
+@contextmanager
+def without_cache(model: Any) -> Iterator[None]:  # noqa: ANN401
+    """No keys and values are kept for generation: TrainingArguments.use_cache is false in transformers 5."""
+    config = model.config.get_text_config()
+    before = getattr(config, "use_cache", None)
+    config.use_cache = False
+    try:
+        yield
+    finally:
+        config.use_cache = before

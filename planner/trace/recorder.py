@@ -1,0 +1,155 @@
+"""Records every storage that appears and dies while the libraries' own code runs, as a torch-free ``Trace``.
+
+One dispatch mode sees the outputs of every operator; a weak reference on each storage tells when it is gone.
+Who owns a storage is often known only later (a temporary becomes a ``.grad``), so labels belong to blocks, not to events.
+"""
+
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from planner.allocator.events import OUTSIDE, Block, Mark, Trace
+from planner.result import Phase
+
+Hidden = Callable[[Any, Sequence[Any], dict[str, Any], Any], Iterable[int]]
+"""Bytes that an operator's CUDA kernel takes and gives back within the call."""
+
+Answer = Callable[[Any, Sequence[Any], dict[str, Any]], Any]
+"""A stand-in for an operator whose result depends on values, or ``NotImplemented``."""
+
+
+class Ledger:
+    """Blocks and events so far; the mutable half of a ``Trace``."""
+
+    def __init__(self) -> None:
+        self.bytes: list[int] = []
+        self.owners: list[str] = []
+        self.sites: list[str] = []
+        self.block_layers: list[int] = []
+        self.events: list[int] = []
+        self.layers: list[int] = []
+        self.marks: list[Mark] = []
+
+    def allocate(self, size: int, owner: str, site: str, layer: int) -> int:
+        """A new block; its number."""
+        block = len(self.bytes)
+        self.bytes.append(size)
+        self.owners.append(owner)
+        self.sites.append(site)
+        self.block_layers.append(layer)
+        self.events.append(block)
+        self.layers.append(layer)
+        return block
+
+    def release(self, block: int, layer: int) -> None:
+        """The end of a block."""
+        self.events.append(~block)
+        self.layers.append(layer)
+
+    def mark(self, phase: Phase, step: int) -> None:
+        """A new phase; one in which nothing happened makes way."""
+        if self.marks and self.marks[-1].index == len(self.events):
+            self.marks.pop()
+        self.marks.append(Mark(len(self.events), phase, step))
+
+    def trace(self) -> Trace:
+        """Everything as a frozen value."""
+        blocks = map(Block, self.bytes, self.owners, self.sites, self.block_layers)
+        return Trace(tuple(blocks), tuple(self.events), tuple(self.layers), tuple(self.marks))
+
+
+class Recorder(TorchDispatchMode):
+    """Watches storages while it is entered. ``phase``, ``layer`` and ``site`` say what is at work."""
+
+    def __init__(self, *, hidden: Hidden, answer: Answer, logit_widths: frozenset[int]) -> None:
+        super().__init__()
+        self.ledger = Ledger()
+        self.phase: Phase = "load"
+        self.step = 0
+        self.layer = OUTSIDE
+        self.site = ""
+        self._hidden = hidden
+        self._answer = answer
+        self._logit_widths = logit_widths
+        self._blocks: dict[int, int] = {}
+        """Number of the block behind each live storage, by the identity of its Python object, which torch preserves."""
+        self._references: dict[int, Any] = {}
+
+    # ------------------------------------------------------------ what is at work
+
+    def begin(self, phase: Phase) -> None:
+        """A phase of the current step begins."""
+        self.phase = phase
+        if phase != "loss":
+            self.layer = OUTSIDE
+        self.ledger.mark(phase, self.step)
+
+    # ------------------------------------------------------------ operators
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401, D105
+        kwargs = kwargs or {}
+        result = self._answer(func, args, kwargs)
+        if result is NotImplemented:
+            result = func(*args, **kwargs)
+        self._watch_result(func, args, result)
+        for size in self._hidden(func, args, kwargs, result):
+            block = self.ledger.allocate(size, "temporaries", str(func), self.layer)
+            self.ledger.release(block, self.layer)
+        return result
+
+    def _watch_result(self, func: Any, args: Any, result: Any) -> None:  # noqa: ANN401
+        if isinstance(result, torch.Tensor):
+            self._watch(result, func, self._layer_of(args[0] if args else None))
+        elif isinstance(result, list | tuple):
+            firsts = args[0] if args and isinstance(args[0], list | tuple) and len(args[0]) == len(result) else None
+            for number, leaf in enumerate(tree_leaves(result)):
+                if isinstance(leaf, torch.Tensor):
+                    self._watch(leaf, func, self._layer_of(firsts[number] if firsts else None))
+
+    def _layer_of(self, source: Any) -> int:  # noqa: ANN401
+        """The layer at work; in an optimizer, which works on all layers in turn, that of the tensor it works on."""
+        if self.phase != "optimizer_step" or not isinstance(source, torch.Tensor):
+            return self.layer
+        block = self._blocks.get(id(source.untyped_storage()))
+        return OUTSIDE if block is None else self.ledger.block_layers[block]
+
+    def _watch(self, tensor: torch.Tensor, func: Any, layer: int) -> None:  # noqa: ANN401
+        storage = tensor.untyped_storage()
+        if id(storage) not in self._blocks:
+            self.add(storage, self._owner_of(tensor, func), self.site or str(func), layer)
+
+    def _owner_of(self, tensor: torch.Tensor, func: Any) -> str:  # noqa: ANN401
+        """A first label; gradients and optimizer states are relabelled when they are seen to be such."""
+        outside = self.layer == OUTSIDE and self.phase in ("loss", "backward")
+        if outside and tensor.ndim >= 2 and tensor.shape[-1] in self._logit_widths:
+            return "logits"
+        if self.phase == "backward" and not torch.is_grad_enabled():
+            return "temporaries"
+        return "activations" if self.phase in ("forward", "loss", "backward") else "temporaries"
+
+    # ------------------------------------------------------------ storages
+
+    def add(self, storage: Any, owner: str, site: str, layer: int) -> int:  # noqa: ANN401
+        """Watch a storage from now on."""
+        block = self.ledger.allocate(storage.nbytes(), owner, site, layer)
+        key = id(storage)
+        self._blocks[key] = block
+        self._references[key] = weakref.ref(storage, lambda _reference: self._gone(key))
+        return block
+
+    def _gone(self, key: int) -> None:
+        self._references.pop(key)
+        block = self._blocks.pop(key)
+        layer = self.ledger.block_layers[block] if self.phase == "optimizer_step" else self.layer
+        self.ledger.release(block, layer)
+
+    def relabel(self, tensors: Iterable[torch.Tensor], owner: str) -> None:
+        """Say whose the storages of ``tensors`` are, from their first moment on."""
+        for tensor in tensors:
+            block = self._blocks.get(id(tensor.untyped_storage()))
+            if block is not None:
+                self.ledger.owners[block] = owner
