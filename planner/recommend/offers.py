@@ -14,9 +14,13 @@ from planner.result import Verdict, Way
 from planner.spec import Gpu, Method
 
 ONE_MACHINE = tuple(range(2, 9))
-SEVERAL_MACHINES = tuple(range(16, 65, 8))
+SEVERAL_MACHINES = (*range(16, 65, 8), 96, 128, 192, 256, 384, 512, 768, 1024)
+"""Full machines of 8; beyond 64 cards in the steps in which clusters are let."""
 RENTED_COUNTS = (1, 2, 4, 8)
 """Cards per machine as clouds sell them."""
+RENTED_MACHINES = (16, 32, 64, 128)
+"""Cards in several machines: looked at only where one machine of no kind is enough."""
+MANY = SEVERAL_MACHINES[-1] + 1
 OFFERS_PER_METHOD = 2
 GOALS: tuple[Verdict, ...] = ("tight", "fits")
 
@@ -38,15 +42,19 @@ def more_cards(ask: Ask, method: Method, estimate: Estimator) -> tuple[Way, ...]
             count = _smallest(ask, method, sharding, goal, estimate)
             if count is not None and (goal not in found or count < found[goal][0]):
                 found[goal] = (count, sharding)
+    if found.get("tight", (0, ""))[0] >= found.get("fits", (MANY, ""))[0]:
+        del found["tight"]  # no fewer cards, and less room
     pairs = dict.fromkeys(found.values())
     return tuple(
         way(ask, sharded(ask, ask.cluster.gpu, count, sharding, method), estimate) for count, sharding in pairs
     )
 
 
-def other_cards(ask: Ask, method: Method, estimate: Estimator) -> tuple[Way, ...]:
+def other_cards(
+    ask: Ask, method: Method, estimate: Estimator, counts: tuple[int, ...] = RENTED_COUNTS
+) -> tuple[Way, ...]:
     """The cheapest other cards that fit, single and several of a kind; one that is tight where it is cheaper still."""
-    offers = tuple(_affordable(ask, method, estimate))
+    offers = tuple(_affordable(ask, method, estimate, counts))
     single = _cheapest(ask, (offer for offer in offers if offer.count == 1), method, estimate)
     several = _cheapest(ask, (offer for offer in offers if offer.count > 1), method, estimate)
     return (*single, *several)
@@ -128,7 +136,7 @@ def _cheapest(ask: Ask, offers: Iterable[Offer], method: Method, estimate: Estim
     return (*tight, *fitting.values())
 
 
-def _affordable(ask: Ask, method: Method, estimate: Estimator) -> Iterator[Offer]:
+def _affordable(ask: Ask, method: Method, estimate: Estimator, counts: tuple[int, ...]) -> Iterator[Offer]:
     """Offers that could do, cheapest first, then most memory.
 
     Facts of the hardware index decide: memory against the bytes that the step allocates on the most
@@ -138,7 +146,7 @@ def _affordable(ask: Ask, method: Method, estimate: Estimator) -> Iterator[Offer
     if not gpus:
         return
     best = max(gpus, key=lambda gpu: (gpu.supports_bf16, gpu.supports_flash, gpu.memory_bytes))
-    least = {count: _allocated(ask, best, count, method, estimate) for count in RENTED_COUNTS}
+    least = {count: _allocated(ask, best, count, method, estimate) for count in counts}
     offers = [
         Offer(gpu, count, usd)
         for gpu in gpus

@@ -1,9 +1,10 @@
 """Ways out of a request in which nothing fits with its margin: each recomputed, each with the command that shows it."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
-from planner.recommend.changes import RANKS, changes, other_methods
-from planner.recommend.offers import more_cards, other_cards, rank
+from planner.recommend.changes import RANKS, SHORTEST, changes, other_methods
+from planner.recommend.offers import RENTED_MACHINES, more_cards, other_cards, rank
 from planner.recommend.request import Ask, Estimator
 from planner.result import Candidate, Way
 from planner.spec import Method
@@ -28,7 +29,8 @@ class Ways:
 def ways(ask: Ask, candidates: tuple[Candidate, ...], worth: tuple[Method, ...], estimate: Estimator) -> Ways:
     """Ways out for the methods in ``worth``, best method first.
 
-    None are needed where a candidate fits, and no other hardware where one is tight and a change helps.
+    None are needed where a candidate fits, and no other hardware where one is tight and a change helps. Hardware is
+    looked for as asked first; for less work per card only where nothing else helps.
     """
     best = max(candidates, key=lambda one: RANKS[one.verdict])
     if best.verdict == "fits":
@@ -38,17 +40,57 @@ def ways(ask: Ask, candidates: tuple[Candidate, ...], worth: tuple[Method, ...],
         found += [one for one in changes(ask, start, estimate) if RANKS[one.candidate.verdict] > RANKS[best.verdict]]
     found.sort(key=lambda one: len(one.settings.keys() - {"method"}))
     settled = bool(found) and best.verdict == "tight"
-    return Ways(changes=tuple(found[:MAX_CHANGES]), rent=() if settled else rent(ask, worth, estimate))
+    rented = () if settled else rent(ask, worth, estimate)
+    if not found and all(one.gpu != ask.cluster.gpu.id for one in rented):
+        rented = (*_with_less(ask, candidates, worth, estimate, own=bool(rented)), *rented)
+    return Ways(changes=tuple(found[:MAX_CHANGES]), rent=rented)
 
 
 def rent(ask: Ask, worth: tuple[Method, ...], estimate: Estimator) -> tuple[Way, ...]:
     """More of these cards, then other cards, cheapest first; of each method at least the cheapest."""
-    more = [one for method in worth for one in more_cards(ask, method, estimate)]
+    own = more(ask, worth, estimate)
     by_method = [other_cards(ask, method, estimate) for method in worth]
+    if not any(by_method):
+        by_method = [other_cards(ask, method, estimate, RENTED_MACHINES) for method in worth]
     first = [offers[0] for offers in by_method if offers]
     rest = rank(one for offers in by_method for one in offers[1:])
     kept = [*first, *rest[: max(MAX_OTHER_CARDS - len(first), 0)]]
-    return (*sorted(more, key=lambda one: one.gpus), *rank(kept))
+    return (*own, *rank(kept))
+
+
+def more(ask: Ask, worth: tuple[Method, ...], estimate: Estimator) -> tuple[Way, ...]:
+    """More of these cards, fewest first."""
+    return tuple(
+        sorted((one for method in worth for one in more_cards(ask, method, estimate)), key=lambda one: one.gpus)
+    )
+
+
+def _with_less(
+    ask: Ask, candidates: tuple[Candidate, ...], worth: tuple[Method, ...], estimate: Estimator, *, own: bool
+) -> tuple[Way, ...]:
+    """Hardware for a request that asks each card for less; with ``own`` only more of the same cards."""
+    for settings in _lighter(candidates[0]):
+        asked = replace(ask, request=replace(ask.request, settings={**ask.request.settings, **settings}))
+        found = (more if own else rent)(asked, worth, estimate)
+        if found:
+            return tuple(replace(one, settings={**one.settings, **settings}) for one in found)
+    return ()
+
+
+def _lighter(start: Candidate) -> Iterator[Mapping[str, int]]:
+    """Less and less work per card: the batch in single sequences, then recomputed, then with ever shorter ones."""
+    train = start.scenario.train
+    settings: dict[str, int] = {}
+    if train.micro_batch_size > 1:
+        settings = {"micro_batch_size": 1, "grad_accumulation": train.micro_batch_size * train.grad_accumulation}
+        yield dict(settings)
+    if not train.gradient_checkpointing:
+        settings["gradient_checkpointing"] = True
+        yield dict(settings)
+    length = train.seq_len // 2
+    while length >= SHORTEST:
+        yield {**settings, "seq_len": length}
+        length //= 2
 
 
 def _place(candidate: Candidate, worth: tuple[Method, ...]) -> int:

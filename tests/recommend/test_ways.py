@@ -273,6 +273,56 @@ def test_more_than_one_machine_when_eight_cards_are_too_few() -> None:
     assert "--gpus 8 --nodes 5" in fits.command
 
 
+def test_a_cluster_is_found_for_what_64_cards_cannot_hold() -> None:
+    """2,000 GiB over cards of 24, with 10 % to spare: 2000 * 1.1 / 24 = 92 cards, so 96."""
+    estimate = needs(lambda s: 2000 / s.cluster.world_size)
+
+    found = more_cards(ask(), "lora", estimate)
+
+    assert [(way.gpus, way.candidate.verdict) for way in found] == [(96, "fits")]
+
+
+def test_tight_is_not_offered_where_as_many_cards_fit_otherwise_sharded() -> None:
+    estimate = needs(lambda s: (95 if s.train.sharding == "fsdp" else 87) / s.cluster.world_size)
+
+    found = more_cards(ask(), "lora", estimate)
+
+    assert [(way.gpus, way.sharding, way.candidate.verdict) for way in found] == [(4, "zero3", "fits")]
+
+
+def test_a_batch_too_large_for_any_number_of_cards_is_offered_in_single_sequences() -> None:
+    """64 sequences of 70B on a 4090 need more activations than the card holds, however many there are."""
+    answer = plan(Request(model="70b", gpu="4090", settings={"micro_batch_size": 64}))
+
+    own = [way for way in answer.recommendation.rent if way.gpu == "rtx4090"]
+    assert own
+    assert all((way.settings["micro_batch_size"], way.settings["grad_accumulation"]) == (1, 64) for way in own)
+    other = [way for way in answer.recommendation.rent if way.gpu != "rtx4090"]
+    assert other
+    assert all("micro_batch_size" not in way.settings for way in other)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Request(model="kimi-k2", gpu="t4"),
+        Request(model="deepseek-v3", gpu="4090", methods=("full",)),
+        Request(model="llama-3.1-405b", gpu="h100", gpus=8, nodes=4, methods=("full",)),
+        Request(model="70b", gpu="4090", settings={"micro_batch_size": 64, "seq_len": 32768}),
+        Request(model="70b", gpu="4090", methods=("full",), settings={"micro_batch_size": 4096, "seq_len": 2**24}),
+    ],
+    ids=named,
+)
+def test_where_nothing_fits_something_else_always_does(request_: Request) -> None:
+    answer = plan(request_)
+
+    assert not answer.fits
+    assert answer.recommendation.rent
+    for way in answer.recommendation.rent:
+        assert plan(parse(way.command)).candidates[0].verdict == way.candidate.verdict != "does_not_fit"
+        assert way.settings.items() <= {**parse(way.command).settings, "method": way.candidate.method}.items()
+
+
 def test_users_sharding_is_kept_where_it_divides_weights() -> None:
     estimate = needs(lambda s: 95 / s.cluster.world_size)
 

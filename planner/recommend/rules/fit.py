@@ -94,10 +94,9 @@ class NothingHelps:
     """FIT004: no change on this card and no hardware in the catalogue makes the job run as asked.
 
     Why it matters: the answer would otherwise look unfinished.
-    What helps:     asking for less: a shorter sequence, a smaller batch, another method, a smaller model; or more than
-                    64 cards.
-    Source:         the plan's own search: every change alone and in pairs, 2 to 64 of these cards, 1 to 8 of every
-                    priced card.
+    What helps:     another method, a smaller model, a kind of sharding that divides the weights.
+    Source:         the plan's own search: every change alone and in pairs, 2 to 1,024 of these cards, 1 to 8 of every
+                    priced card, or else up to 128; then the same with a batch of 1 and shorter sequences.
     """
 
     code: ClassVar[str] = "FIT004"
