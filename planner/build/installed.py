@@ -33,7 +33,9 @@ def require(*names: str) -> dict[str, str]:
     for name, least in OLDEST.items():
         if name in names and numbers(found[name]) < least:
             wanted = ".".join(map(str, least))
-            raise UnsupportedScenario(f"{name} {found[name]} is older than {wanted}, the oldest that we trace: {INSTALL}")
+            raise UnsupportedScenario(
+                f"{name} {found[name]} is older than {wanted}, the oldest that we trace: {INSTALL}"
+            )
     return found
 
 

@@ -59,8 +59,8 @@ class Job:
         self.optimizer.zero_grad()
 
     def _micro_step(self, begin: Begin, seq_len: int | None) -> None:
-        batch = self.batch(seq_len)
         begin("forward")
+        batch = self.batch(seq_len)
         loss = self.loss(self.model, batch)
         self.held[:] = [loss.__dict__.pop("outputs")] if self.scenario.stack.holds_logits else []
         if self.scenario.train.grad_accumulation > 1:

@@ -29,7 +29,9 @@ def apply_method(model: Any, scenario: Scenario, adapter: Mapping[str, object] |
         with init_empty_weights():
             model = get_peft_model(model, config, autocast_adapter_dtype=train.adapter_dtype == "fp32")
     except (ValueError, TypeError, AttributeError, KeyError, NotImplementedError, RuntimeError) as error:
-        raise UnsupportedScenario(f"PEFT cannot put {config.peft_type} on {scenario.model.name}: {first_line(error)}") from error
+        raise UnsupportedScenario(
+            f"PEFT cannot put {config.peft_type} on {scenario.model.name}: {first_line(error)}"
+        ) from error
     if train.quantized:
         _cast_adapters(model, train)
     return model.train()
@@ -38,7 +40,9 @@ def apply_method(model: Any, scenario: Scenario, adapter: Mapping[str, object] |
 def _prepare(model: Any, stack: Behaviour) -> None:  # noqa: ANN401
     """What the stack does to a quantised base before adapters come."""
     if stack.kbit_upcast == "all":
-        prepare_model_for_kbit_training(model, gradient_checkpointing_kwargs={"use_reentrant": stack.reentrant_checkpoint})
+        prepare_model_for_kbit_training(
+            model, gradient_checkpointing_kwargs={"use_reentrant": stack.reentrant_checkpoint}
+        )
     elif stack.kbit_upcast == "norms":
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1 and "norm" in name:

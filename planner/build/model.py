@@ -74,9 +74,7 @@ def _keep_in_fp32(model: Any) -> None:  # noqa: ANN401
 def decoder_layers(model: Any) -> Any:  # noqa: ANN401  (an nn.ModuleList)
     """The list of decoder layers; raise ``UnsupportedScenario`` where the class has none."""
     depth = model.config.get_text_config().num_hidden_layers
-    lists = [
-        module for module in model.modules() if isinstance(module, torch.nn.ModuleList) and len(module) == depth
-    ]
+    lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList) and len(module) == depth]
     if not lists:
         raise UnsupportedScenario(f"{type(model).__name__} has no list of {depth} decoder layers")
     return lists[0]

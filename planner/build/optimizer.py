@@ -68,7 +68,9 @@ def _muon(trained: list[tuple[str, torch.nn.Parameter]]) -> Any:  # noqa: ANN401
     """Muon for the matrices of layers, AdamW for the rest, stepped together."""
     matrices = [p for key, p in trained if p.ndim == 2 and not any(part in key for part in MUON_EXCLUDES)]
     rest = [p for key, p in trained if not any(p is one for one in matrices)]
-    return Together([torch.optim.Muon(matrices, lr=RATE)] + ([torch.optim.AdamW(rest, lr=RATE, foreach=True)] if rest else []))
+    return Together(
+        [torch.optim.Muon(matrices, lr=RATE)] + ([torch.optim.AdamW(rest, lr=RATE, foreach=True)] if rest else [])
+    )
 
 
 class Together:

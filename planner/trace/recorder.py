@@ -88,6 +88,10 @@ class Recorder(TorchDispatchMode):
             self.layer = OUTSIDE
         self.ledger.mark(phase, self.step)
 
+    def enter_layer(self, number: int) -> None:
+        """A decoder layer, or none, is at work from now on."""
+        self.layer = number
+
     # ------------------------------------------------------------ operators
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401, D105
@@ -146,6 +150,10 @@ class Recorder(TorchDispatchMode):
         block = self._blocks.pop(key)
         layer = self.ledger.block_layers[block] if self.phase == "optimizer_step" else self.layer
         self.ledger.release(block, layer)
+
+    def knows(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor's storage is watched already."""
+        return id(tensor.untyped_storage()) in self._blocks
 
     def relabel(self, tensors: Iterable[torch.Tensor], owner: str) -> None:
         """Say whose the storages of ``tensors`` are, from their first moment on."""

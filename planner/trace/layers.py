@@ -1,0 +1,76 @@
+"""Which decoder layers are alike, so that a few of them stand for all."""
+
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple
+
+SCALARS = (int, float, str, bool, type(None))
+
+PLACES = ("layer_idx", "layer_id", "layer_number", "layer_index", "idx", "training")
+"""Attributes that tell a layer's place, which makes no difference to what it computes."""
+
+
+class Depth(NamedTuple):
+    """``layers`` layers: the first ``prefix`` are themselves, then a pattern of ``period`` repeats, ``rest`` is cut off.
+
+    ``recorded`` layers are enough to write down; all of them where nothing repeats often enough.
+    """
+
+    layers: int
+    prefix: int
+    period: int
+    rest: int
+
+    @property
+    def recorded(self) -> int:
+        """Layers to run."""
+        return min(self.prefix + PERIODS * self.period + self.rest, self.layers)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether running fewer layers saves anything."""
+        return self.recorded < self.layers
+
+
+PERIODS = 4
+"""Repetitions that are run: the first and the last have other neighbours, the two between are held against each other."""
+
+
+def signature(layer: Any) -> Hashable:  # noqa: ANN401  (an nn.Module)
+    """What decides a layer's work: its modules, their parameters' shapes and dtypes, and their plain attributes."""
+    found: list[Hashable] = []
+    for name, module in layer.named_modules():
+        own = tuple(
+            (key, tuple(p.shape), p.dtype, p.requires_grad) for key, p in module.named_parameters(recurse=False)
+        )
+        found.append((name, type(module).__name__, own, _plain_attributes(module)))
+    return tuple(found)
+
+
+def _plain_attributes(module: Any) -> Hashable:  # noqa: ANN401
+    return frozenset(
+        (key, value)
+        for key, value in vars(module).items()
+        if isinstance(value, SCALARS) and key not in PLACES and not key.startswith("_")
+    )
+
+
+def find_depth(kinds: Sequence[Hashable]) -> Depth:
+    """The cheapest way to write down a stack of layers of these kinds.
+
+    >>> find_depth("aaaaaaaa")
+    Depth(layers=8, prefix=0, period=1, rest=0)
+    >>> find_depth("dddmmmmmmmmmm")
+    Depth(layers=13, prefix=3, period=1, rest=0)
+    >>> find_depth("sssssgsssssgsssssgsssssgsssssgssss")
+    Depth(layers=34, prefix=0, period=6, rest=4)
+    """
+    count = len(kinds)
+    best = Depth(count, 0, count, 0)
+    for period in range(1, count // PERIODS + 1):
+        prefix = count - period
+        while prefix > 0 and kinds[prefix - 1] == kinds[prefix - 1 + period]:
+            prefix -= 1
+        found = Depth(count, prefix, period, (count - prefix) % period)
+        if found.recorded < best.recorded:
+            best = found
+    return best

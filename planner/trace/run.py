@@ -1,0 +1,198 @@
+"""One recorded run: the job on fake tensors, two optimizer steps, every storage with its owner."""
+
+import gc
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+
+from planner.allocator.events import OUTSIDE, Trace
+from planner.build.job import Job, assemble
+from planner.build.method import adapter_parameters
+from planner.build.model import decoder_layers
+from planner.build.quantise import is_quantised
+from planner.result import Parameters
+from planner.spec import Scenario
+from planner.trace.fake import fake_mode, fake_place
+from planner.trace.recorder import Recorder
+from planner.trace.semantics import Semantics
+from planner.trace.standins import Answers
+
+STEPS = 2
+"""The first allocates the optimizer's states; the second is what every further one looks like."""
+
+
+class Run(NamedTuple):
+    """What was recorded, and how many parameters the model at this depth has."""
+
+    trace: Trace
+    parameters: Parameters
+    managed_bytes: int
+
+
+def record(
+    scenario: Scenario,
+    semantics: Semantics,
+    *,
+    layers: int | None = None,
+    adapter: Mapping[str, object] | None = None,
+    lengths: tuple[int, ...] = (),
+) -> Run:
+    """Run two steps (one for each of ``lengths``) of the first ``layers`` layers, or of all, and write down everything."""
+    mode = fake_mode()
+    with quiet_collector():
+        job = assemble(scenario, fake_place(mode), attention=semantics.attention, layers=layers, adapter=adapter)
+        recorder = Recorder(hidden=semantics.hidden, answer=Answers(), logit_widths=logit_widths(scenario))
+        seed(recorder, job)
+        with ExitStack() as stack:
+            stack.enter_context(semantics.patched())
+            stack.enter_context(mode)
+            stack.enter_context(recorder)
+            stack.enter_context(watch_layers(recorder, job))
+            stack.enter_context(watch_gradients(recorder, job))
+            for number, length in enumerate(lengths or (scenario.train.seq_len,) * STEPS):
+                recorder.step = number
+                job.step(recorder.begin, length)
+                recorder.relabel(states_of(job.optimizer), "optimizer")
+    return Run(recorder.ledger.trace(), parameters_of(job), 0)
+
+
+@contextmanager
+def quiet_collector() -> Iterator[None]:
+    """No garbage collection by chance: what is released when must not depend on what ran before."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def logit_widths(scenario: Scenario) -> frozenset[int]:
+    """Last dimensions by which logits are known: the vocabulary, and the tiles of TRL's head."""
+    vocabulary = scenario.model.vocab_size
+    widths = {vocabulary}
+    if scenario.train.loss == "fused":
+        from trl.trainer import utils  # noqa: PLC0415  (present where this loss is)
+
+        tile = utils._CHUNKED_LOGPROB_CHUNK_SIZE
+        widths |= {min(tile, vocabulary), vocabulary % tile or tile}
+    return frozenset(widths)
+
+
+# ---------------------------------------------------------------- owners
+
+
+def seed(recorder: Recorder, job: Job) -> None:
+    """What stands before the first step: weights, adapters, buffers."""
+    recorder.ledger.mark("load", 0)
+    places = layer_numbers(job.model)
+    adapters = adapter_parameters(job.model)
+    for name, tensor in [*job.model.named_parameters(), *job.model.named_buffers(), *quantisation_states(job.model)]:
+        owner = "adapters" if name in adapters else "weights"
+        if not recorder.knows(tensor):
+            recorder.add(tensor.untyped_storage(), owner, name, places(name))
+
+
+def quantisation_states(model: Any) -> Iterator[tuple[str, torch.Tensor]]:  # noqa: ANN401
+    """Scales and tables of quantised matrices, which are no parameters."""
+    for name, module in model.named_modules():
+        if is_quantised(module):
+            for holder in (getattr(module, "quant_state", None), getattr(module, "state", None)):
+                yield from ((f"{name}.scales", tensor) for tensor in tensors_in(holder))
+
+
+def tensors_in(holder: Any) -> Iterator[torch.Tensor]:  # noqa: ANN401
+    """Tensors among the attributes of an object, one level of nested quantisation included."""
+    for value in vars(holder).values() if holder is not None else ():
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif type(value) is type(holder):
+            yield from tensors_in(value)
+
+
+def layer_numbers(model: Any) -> Callable[[str], int]:  # noqa: ANN401
+    """From a parameter's name to its decoder layer."""
+    stack = decoder_layers(model)
+    prefix = next(name for name, module in model.named_modules() if module is stack) + "."
+
+    def number(name: str) -> int:
+        return int(name[len(prefix) :].split(".")[0]) if name.startswith(prefix) else OUTSIDE
+
+    return number
+
+
+def states_of(optimizer: Any) -> list[torch.Tensor]:  # noqa: ANN401
+    """Every tensor in an optimizer's states."""
+    return [value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
+
+
+@contextmanager
+def watch_gradients(recorder: Recorder, job: Job) -> Iterator[None]:
+    """A storage that becomes a ``.grad`` was a gradient from the start."""
+    handles = [
+        parameter.register_post_accumulate_grad_hook(lambda p: recorder.relabel([p.grad], "gradients"))
+        for parameter in job.model.parameters()
+        if parameter.requires_grad
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+# ---------------------------------------------------------------- layers
+
+
+@contextmanager
+def watch_layers(recorder: Recorder, job: Job) -> Iterator[None]:
+    """Tell the recorder which decoder layer is at work: forward, recomputed, and backward."""
+    handles = []
+    for number, layer in enumerate(decoder_layers(job.model)):
+        handles.append(layer.register_forward_pre_hook(_entering(recorder, number), with_kwargs=True))
+        handles.append(layer.register_forward_hook(_leaving(recorder, number)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _entering(recorder: Recorder, number: int) -> Any:  # noqa: ANN401
+    def enter(_module: Any, arguments: Any, keywords: Any) -> None:  # noqa: ANN401
+        hidden = arguments[0] if arguments else keywords.get("hidden_states")
+        if number == 0 and isinstance(hidden, torch.Tensor) and hidden.requires_grad and recorder.phase != "backward":
+            hidden.register_hook(lambda _gradient: recorder.enter_layer(OUTSIDE))
+        recorder.enter_layer(number)
+
+    return enter
+
+
+def _leaving(recorder: Recorder, number: int) -> Any:  # noqa: ANN401
+    """After forward the next layer, or none, is at work; backward reaches a layer through its output's gradient."""
+
+    def leave(_module: Any, _arguments: Any, output: Any) -> None:  # noqa: ANN401
+        hidden = output[0] if isinstance(output, tuple | list) else output
+        if recorder.phase != "backward":
+            recorder.enter_layer(OUTSIDE)
+            if isinstance(hidden, torch.Tensor) and hidden.requires_grad:
+                hidden.register_hook(lambda _gradient: recorder.enter_layer(number))
+
+    return leave
+
+
+# ---------------------------------------------------------------- counts
+
+
+def parameters_of(job: Job) -> Parameters:
+    """Total of the base, trained, and stored in 4 or 8 bits; packed matrices count their entries."""
+    adapters = adapter_parameters(job.model)
+    quantised = sum(m.in_features * m.out_features for m in job.model.modules() if is_quantised(m))
+    packed = {id(m.weight) for m in job.model.modules() if is_quantised(m)}
+    plain = sum(p.numel() for name, p in job.model.named_parameters() if name not in adapters and id(p) not in packed)
+    trained = sum(p.numel() for p in job.model.parameters() if p.requires_grad)
+    return Parameters(plain + quantised, trained, quantised)
