@@ -70,10 +70,10 @@ class Job:
         loss.backward()
         self.recomputing = False
 
-    def _tell_last_layer(self, begin: Begin) -> Any:  # noqa: ANN401  (a removable handle)
+    def _tell_last_layer(self, begin: Begin) -> Any:  # a removable handle
         """The loss begins where the last decoder layer has returned, not where it is recomputed."""
 
-        def after(_module: Any, _arguments: Any, _output: Any) -> None:  # noqa: ANN401
+        def after(_module: Any, _arguments: Any, _output: Any) -> None:
             if not self.recomputing:
                 begin("loss")
 

@@ -13,7 +13,7 @@ from planner.errors import UnsupportedScenario, UsageError
 from planner.spec import Behaviour, Scenario, TrainSpec
 
 
-def apply_method(model: Any, scenario: Scenario, adapter: Mapping[str, object] | None = None) -> Any:  # noqa: ANN401
+def apply_method(model: Any, scenario: Scenario, adapter: Mapping[str, object] | None = None) -> Any:
     """The model as the scenario trains it: quantised, prepared, with adapters; all on the meta device.
 
     ``adapter`` holds the fields of an ``adapter_config.json``; without one, LoRA comes from the scenario.
@@ -37,7 +37,7 @@ def apply_method(model: Any, scenario: Scenario, adapter: Mapping[str, object] |
     return model.train()
 
 
-def _prepare(model: Any, stack: Behaviour) -> None:  # noqa: ANN401
+def _prepare(model: Any, stack: Behaviour) -> None:
     """What the stack does to a quantised base before adapters come."""
     if stack.kbit_upcast == "all":
         prepare_model_for_kbit_training(
@@ -49,7 +49,7 @@ def _prepare(model: Any, stack: Behaviour) -> None:  # noqa: ANN401
                 parameter.data = parameter.data.float()
 
 
-def _cast_adapters(model: Any, train: TrainSpec) -> None:  # noqa: ANN401
+def _cast_adapters(model: Any, train: TrainSpec) -> None:
     """TRL casts what is trained on a quantised base. trl 1.16 trainer/sft_trainer.py, SFTTrainer.__init__."""
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and parameter.is_floating_point() and "lora_magnitude_vector" not in name:
@@ -76,7 +76,7 @@ def _from_fields(fields: Mapping[str, object]) -> PeftConfig:
         raise UsageError(f"--peft-config: PEFT does not take it: {first_line(error)}") from error
 
 
-def adapter_parameters(model: Any) -> set[str]:  # noqa: ANN401
+def adapter_parameters(model: Any) -> set[str]:
     """Names of the parameters that PEFT added, saved copies of whole modules included."""
     if not hasattr(model, "peft_config"):
         return set()
@@ -88,6 +88,6 @@ def adapter_parameters(model: Any) -> set[str]:  # noqa: ANN401
     }
 
 
-def trainable(model: Any) -> list[torch.nn.Parameter]:  # noqa: ANN401
+def trainable(model: Any) -> list[torch.nn.Parameter]:
     """What the optimizer sees."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]

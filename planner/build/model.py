@@ -18,8 +18,8 @@ DEPTH_NAMES = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 """How configurations call their depth."""
 
 
-def config_of(model: ModelSpec, layers: int | None = None) -> Any:  # noqa: ANN401  (a PretrainedConfig)
-    """transformers' configuration of a model, cut to its first ``layers`` layers; raise ``UnsupportedScenario``."""
+def config_of(model: ModelSpec, layers: int | None = None) -> Any:  # a PretrainedConfig
+    """Transformers' configuration of a model, cut to its first ``layers`` layers; raise ``UnsupportedScenario``."""
     fields = {key: value for key, value in model.config.items() if key != "model_type"}
     model_type = str(model.config.get("model_type", model.model_type))
     fields = json.loads(json.dumps(fields))  # configurations keep and change what they are given
@@ -34,7 +34,7 @@ def config_of(model: ModelSpec, layers: int | None = None) -> Any:  # noqa: ANN4
     return config
 
 
-def _cut(fields: dict[str, Any], config: Any, layers: int) -> dict[str, Any]:  # noqa: ANN401
+def _cut(fields: dict[str, Any], config: Any, layers: int) -> dict[str, Any]:
     """The same fields with a smaller depth, and with every list that has one entry per layer cut to it."""
     depth = config.num_hidden_layers
     per_layer = {
@@ -49,7 +49,7 @@ def _cut(fields: dict[str, Any], config: Any, layers: int) -> dict[str, Any]:  #
     return {**short, spelling: layers}
 
 
-def empty_model(config: Any, *, dtype: Float, attention: str) -> Any:  # noqa: ANN401
+def empty_model(config: Any, *, dtype: Float, attention: str) -> Any:
     """The causal language model of ``config`` on the meta device, as ``from_pretrained`` leaves its dtypes."""
     try:
         with init_empty_weights():
@@ -62,7 +62,7 @@ def empty_model(config: Any, *, dtype: Float, attention: str) -> Any:  # noqa: A
     return model.train()
 
 
-def _keep_in_fp32(model: Any) -> None:  # noqa: ANN401
+def _keep_in_fp32(model: Any) -> None:
     """What ``from_pretrained`` keeps in fp32 whatever dtype is asked for (routers' correction biases and the like)."""
     names = {*(getattr(model, "_keep_in_fp32_modules_strict", None) or ())}
     if names:
@@ -71,7 +71,7 @@ def _keep_in_fp32(model: Any) -> None:  # noqa: ANN401
                 parameter.data = parameter.data.float()
 
 
-def decoder_layers(model: Any) -> Any:  # noqa: ANN401  (an nn.ModuleList)
+def decoder_layers(model: Any) -> Any:  # an nn.ModuleList
     """The list of decoder layers; raise ``UnsupportedScenario`` where the class has none."""
     depth = model.config.get_text_config().num_hidden_layers
     lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList) and len(module) == depth]

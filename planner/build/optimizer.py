@@ -16,21 +16,21 @@ _TORCH: Mapping[str, Callable[[list[Any]], Any]] = {
     "adamw_loop": lambda groups: torch.optim.AdamW(groups, lr=RATE, foreach=False),
     "sgd": lambda groups: torch.optim.SGD(groups, lr=RATE, foreach=True),
 }
-"""torch's own. On CUDA ``SGD`` takes its foreach path unasked: torch/optim/optimizer.py, _default_to_fused_or_foreach."""
+"""torch's own. CUDA's default for ``SGD`` is foreach: torch/optim/optimizer.py, _default_to_fused_or_foreach."""
 
 _BITSANDBYTES = {
-    "adamw_8bit": ("AdamW8bit", {}),
-    "paged_adamw_8bit": ("PagedAdamW8bit", {}),
-    "paged_adamw_32bit": ("PagedAdamW32bit", {}),
-    "lion": ("Lion32bit", {}),
-    "lion_8bit": ("Lion8bit", {}),
+    "adamw_8bit": "AdamW8bit",
+    "paged_adamw_8bit": "PagedAdamW8bit",
+    "paged_adamw_32bit": "PagedAdamW32bit",
+    "lion": "Lion32bit",
+    "lion_8bit": "Lion8bit",
 }
-"""bitsandbytes' classes behind transformers' names. transformers 5.23 trainer_optimizer.py, _get_bitsandbytes_optimizer."""
+"""What transformers' names stand for. transformers 5.23 trainer_optimizer.py, _get_bitsandbytes_optimizer."""
 
 MUON_EXCLUDES = ("embed", "lm_head", "wte", "wpe")
 
 
-def make_optimizer(name: str, named: Iterable[tuple[str, torch.nn.Parameter]], decayed: set[str]) -> Any:  # noqa: ANN401
+def make_optimizer(name: str, named: Iterable[tuple[str, torch.nn.Parameter]], decayed: set[str]) -> Any:
     """The optimizer ``name`` over the trained ones of ``named``; ``decayed`` names those with weight decay."""
     trained = [(key, parameter) for key, parameter in named if parameter.requires_grad]
     groups = [
@@ -49,22 +49,21 @@ def make_optimizer(name: str, named: Iterable[tuple[str, torch.nn.Parameter]], d
     raise UnsupportedScenario(f"the optimizer {name} cannot be built here: use --evidence closed-form")
 
 
-def _bitsandbytes(name: str, groups: list[Any]) -> Any:  # noqa: ANN401
+def _bitsandbytes(name: str, groups: list[Any]) -> Any:
     require("bitsandbytes")
     from bitsandbytes import optim  # noqa: PLC0415  (only for its own optimizers)
 
-    kind, options = _BITSANDBYTES[name]
-    return getattr(optim, kind)(groups, lr=RATE, **options)
+    return getattr(optim, _BITSANDBYTES[name])(groups, lr=RATE)
 
 
-def _adafactor(groups: list[Any]) -> Any:  # noqa: ANN401
-    """transformers' Adafactor with the Trainer's arguments. transformers 5.23 trainer_optimizer.py, _get_adafactor."""
+def _adafactor(groups: list[Any]) -> Any:
+    """Transformers' Adafactor with the Trainer's arguments. transformers 5.23 trainer_optimizer.py, _get_adafactor."""
     from transformers.optimization import Adafactor  # noqa: PLC0415
 
     return Adafactor(groups, lr=RATE, scale_parameter=False, relative_step=False)
 
 
-def _muon(trained: list[tuple[str, torch.nn.Parameter]]) -> Any:  # noqa: ANN401
+def _muon(trained: list[tuple[str, torch.nn.Parameter]]) -> Any:
     """Muon for the matrices of layers, AdamW for the rest, stepped together."""
     matrices = [p for key, p in trained if p.ndim == 2 and not any(part in key for part in MUON_EXCLUDES)]
     rest = [p for key, p in trained if not any(p is one for one in matrices)]

@@ -33,7 +33,7 @@ STANDARD_DEVIATION = 0.02
 """Of random weights: small enough for finite losses, as in GPT-2's initialisation."""
 
 
-def materialise(model: Any, place: Place) -> None:  # noqa: ANN401  (an nn.Module)
+def materialise(model: Any, place: Place) -> None:  # an nn.Module
     """Replace every parameter and buffer that is not at ``place`` by one that is; shared ones stay shared."""
     made: dict[int, tuple[Any, Any]] = {}  # the old one is kept, so that no other gets its id
     for module in model.modules():

@@ -22,7 +22,7 @@ NESTED_BLOCK = 256
 STORAGE = {**DTYPES, "uint8": torch.uint8}
 
 
-def quantise(model: Any, train: TrainSpec) -> None:  # noqa: ANN401  (an nn.Module)
+def quantise(model: Any, train: TrainSpec) -> None:  # an nn.Module
     """Replace what transformers replaces for a quantised base; the weights stay on the meta device."""
     quantizer = AutoHfQuantizer.from_config(_config(train), pre_quantized=False)
     with init_empty_weights():
@@ -48,12 +48,12 @@ def _config(train: TrainSpec) -> BitsAndBytesConfig:
     )
 
 
-def is_quantised(module: Any) -> bool:  # noqa: ANN401
+def is_quantised(module: Any) -> bool:
     """Whether a module holds a 4- or 8-bit matrix."""
     return isinstance(module, bnb.Linear4bit | bnb.Linear8bitLt)
 
 
-def materialise_quantised(model: Any, place: Place, dtype: torch.dtype) -> None:  # noqa: ANN401
+def materialise_quantised(model: Any, place: Place, dtype: torch.dtype) -> None:
     """Give every quantised matrix its memory; ``dtype`` is what it was loaded in.
 
     The other parameters and buffers stay where they are.
@@ -65,12 +65,12 @@ def materialise_quantised(model: Any, place: Place, dtype: torch.dtype) -> None:
             (_quantise_8bit if place.real else _lay_out_8bit)(module, place)
 
 
-def _quantise_4bit(module: Any, place: Place, dtype: torch.dtype) -> None:  # noqa: ANN401
+def _quantise_4bit(module: Any, place: Place, dtype: torch.dtype) -> None:
     weight = place.empty(torch.Size((module.out_features, module.in_features)), dtype).normal_(std=STANDARD_DEVIATION)
     module.weight = bnb.Params4bit(weight, requires_grad=False, **module.weight.__dict__).to(weight.device)
 
 
-def _lay_out_4bit(module: Any, place: Place, dtype: torch.dtype) -> None:  # noqa: ANN401
+def _lay_out_4bit(module: Any, place: Place, dtype: torch.dtype) -> None:
     """Packed weights, scales and tables as ``quantize_4bit`` returns them, without values."""
     count, old = module.out_features * module.in_features, module.weight
     per_item = 2 * old.quant_storage.itemsize
@@ -79,8 +79,8 @@ def _lay_out_4bit(module: Any, place: Place, dtype: torch.dtype) -> None:  # noq
     state.update(shape=torch.Size((module.out_features, module.in_features)), dtype=dtype)
     module.quant_state = QuantState(blocksize=BLOCK, quant_type=old.quant_type, **state)
     weight = torch.nn.Parameter(packed, requires_grad=False)
-    weight.quant_state, weight.quant_type = module.quant_state, old.quant_type  # type: ignore[attr-defined]
-    weight.compress_statistics, weight.bnb_quantized = old.compress_statistics, True  # type: ignore[attr-defined]
+    weight.quant_state, weight.quant_type = module.quant_state, old.quant_type
+    weight.compress_statistics, weight.bnb_quantized = old.compress_statistics, True
     module.weight = weight
 
 
@@ -96,16 +96,16 @@ def _state_4bit(scales: int, place: Place, *, nested: bool) -> dict[str, Any]:
     return {"absmax": make(scales, dtype=torch.uint8), "code": make(16), "offset": make(), "state2": second}
 
 
-def _quantise_8bit(module: Any, place: Place) -> None:  # noqa: ANN401
+def _quantise_8bit(module: Any, place: Place) -> None:
     weight = place.empty(torch.Size((module.out_features, module.in_features)), torch.float16)
     weight.normal_(std=STANDARD_DEVIATION)
     module.weight = bnb.Int8Params(weight, requires_grad=False, has_fp16_weights=False).to(weight.device)
 
 
-def _lay_out_8bit(module: Any, place: Place) -> None:  # noqa: ANN401
+def _lay_out_8bit(module: Any, place: Place) -> None:
     """Bytes in rows and one fp32 scale a row, where the first forward pass moves them."""
     rows, columns = module.out_features, module.in_features
     weight = torch.nn.Parameter(place.empty(torch.Size((rows, columns)), torch.int8), requires_grad=False)
-    weight.CB, weight.SCB, weight.has_fp16_weights = None, None, False  # type: ignore[attr-defined]
+    weight.CB, weight.SCB, weight.has_fp16_weights = None, None, False
     module.weight = weight
     module.state.CB, module.state.SCB = weight.data, place.empty(torch.Size((rows,)), torch.float32)

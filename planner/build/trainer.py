@@ -22,7 +22,7 @@ Loss = Callable[[Any, dict[str, Any]], torch.Tensor]
 """Model and batch to the loss, whose graph holds whatever the trainer keeps."""
 
 
-def enable_checkpoints(model: Any, scenario: Scenario) -> None:  # noqa: ANN401
+def enable_checkpoints(model: Any, scenario: Scenario) -> None:
     """Recompute every layer in backward, as the Trainer enables it; inputs of adapters need gradients then."""
     if not scenario.train.gradient_checkpointing:
         return
@@ -40,7 +40,7 @@ def enable_checkpoints(model: Any, scenario: Scenario) -> None:  # noqa: ANN401
         model.enable_input_require_grads()
 
 
-def wrap_autocast(model: Any, scenario: Scenario, device: str) -> None:  # noqa: ANN401
+def wrap_autocast(model: Any, scenario: Scenario, device: str) -> None:
     """Forward under autocast with fp32 outputs, as accelerate 1.15 accelerator.py, prepare_model wraps it."""
     name = scenario.train.autocast
     if name == "none":
@@ -54,7 +54,7 @@ def wrap_autocast(model: Any, scenario: Scenario, device: str) -> None:  # noqa:
         model.forward = convert_outputs_to_fp32(wrapped)
 
 
-def loss_of(model: Any, scenario: Scenario) -> Loss:  # noqa: ANN401
+def loss_of(model: Any, scenario: Scenario) -> Loss:
     """The loss that the stack computes with the installed libraries; raise ``UnsupportedScenario`` for another."""
     kind, stack = scenario.train.loss, scenario.stack.name
     if kind == "full":
@@ -62,20 +62,20 @@ def loss_of(model: Any, scenario: Scenario) -> Loss:  # noqa: ANN401
     if stack == "trl" and kind == "fused":
         return _trl_loss(model)
     raise UnsupportedScenario(
-        f"the {kind} loss of stack {stack} is not in the installed libraries: use --loss full, --stack trl --loss fused, "
-        "or --evidence closed-form"
+        f"the {kind} loss of stack {stack} is not in the installed libraries: "
+        "use --loss full, --stack trl --loss fused, or --evidence closed-form"
     )
 
 
-def _plain_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:  # noqa: ANN401
+def _plain_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     """``outputs.loss`` of a bare loop, whose variable ``outputs`` lives on (see ``planner.build.job``)."""
     outputs = model(**batch)
     loss = outputs.loss
     loss.outputs = outputs
-    return loss  # type: ignore[no-any-return]
+    return loss
 
 
-def _trainer_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:  # noqa: ANN401
+def _trainer_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     """The Trainer's own ``compute_loss``; the outputs end with it."""
     tokens = torch.ones((), dtype=torch.int64, device=batch["labels"].device)
     stand_in = SimpleNamespace(
@@ -88,7 +88,7 @@ def _trainer_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:  # noqa: A
         get_tp_size=lambda: 1,
         model=model,
     )
-    return Trainer.compute_loss(stand_in, model, dict(batch), num_items_in_batch=tokens)  # type: ignore[no-any-return]
+    return Trainer.compute_loss(stand_in, model, dict(batch), num_items_in_batch=tokens)
 
 
 class _One(float):
@@ -104,7 +104,7 @@ class _One(float):
         return _One(1)
 
 
-def _trl_loss(model: Any) -> Loss:  # noqa: ANN401
+def _trl_loss(model: Any) -> Loss:
     """``SFTTrainer.compute_loss`` with the fused head that SFTTrainer puts on every model."""
     require("trl")
     from trl.trainer.sft_trainer import SFTTrainer  # noqa: PLC0415  (slow to import)
@@ -126,20 +126,20 @@ def _trl_loss(model: Any) -> Loss:  # noqa: ANN401
         accelerator=accelerator,
     )
 
-    def compute(model: Any, batch: dict[str, Any]) -> torch.Tensor:  # noqa: ANN401
+    def compute(model: Any, batch: dict[str, Any]) -> torch.Tensor:
         tokens = torch.ones((), dtype=torch.int64, device=batch["labels"].device)
-        return SFTTrainer.compute_loss(stand_in, model, dict(batch), num_items_in_batch=tokens)  # type: ignore[no-any-return]
+        return SFTTrainer.compute_loss(stand_in, model, dict(batch), num_items_in_batch=tokens)
 
     return compute
 
 
-def decayed_names(model: Any) -> set[str]:  # noqa: ANN401
+def decayed_names(model: Any) -> set[str]:
     """Parameters with weight decay, as the Trainer chooses them."""
     return set(Trainer.get_decay_parameter_names(None, model))
 
 
 @contextmanager
-def without_cache(model: Any) -> Iterator[None]:  # noqa: ANN401
+def without_cache(model: Any) -> Iterator[None]:
     """No keys and values are kept for generation: TrainingArguments.use_cache is false in transformers 5."""
     config = model.config.get_text_config()
     before = getattr(config, "use_cache", None)

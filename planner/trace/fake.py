@@ -8,12 +8,12 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from planner.build.place import Place
 
 
-def fake_mode() -> Any:  # noqa: ANN401
+def fake_mode() -> Any:
     """A mode under which every new tensor is fake."""
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
-def fake_place(mode: Any) -> Place:  # noqa: ANN401
+def fake_place(mode: Any) -> Place:
     """The CPU, on which nothing has memory."""
 
     def empty(shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:

@@ -35,7 +35,7 @@ PERIODS = 4
 """Repetitions that are run: the first and the last have other neighbours, the two between are held against each other."""
 
 
-def signature(layer: Any) -> Hashable:  # noqa: ANN401  (an nn.Module)
+def signature(layer: Any) -> Hashable:  # an nn.Module
     """What decides a layer's work: its modules, their parameters' shapes and dtypes, and their plain attributes."""
     found: list[Hashable] = []
     for name, module in layer.named_modules():
@@ -46,7 +46,7 @@ def signature(layer: Any) -> Hashable:  # noqa: ANN401  (an nn.Module)
     return tuple(found)
 
 
-def _plain_attributes(module: Any) -> Hashable:  # noqa: ANN401
+def _plain_attributes(module: Any) -> Hashable:
     return frozenset(
         (key, value)
         for key, value in vars(module).items()

@@ -62,7 +62,7 @@ class Ledger:
         return Trace(tuple(blocks), tuple(self.events), tuple(self.layers), tuple(self.marks))
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[misc]  # torch has no types for us
     """Watches storages while it is entered. ``phase``, ``layer`` and ``site`` say what is at work."""
 
     def __init__(self, *, hidden: Hidden, answer: Answer, logit_widths: frozenset[int]) -> None:
@@ -94,7 +94,7 @@ class Recorder(TorchDispatchMode):
 
     # ------------------------------------------------------------ operators
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401, D105
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = self._answer(func, args, kwargs)
         if result is NotImplemented:
@@ -105,7 +105,7 @@ class Recorder(TorchDispatchMode):
             self.ledger.release(block, self.layer)
         return result
 
-    def _watch_result(self, func: Any, args: Any, result: Any) -> None:  # noqa: ANN401
+    def _watch_result(self, func: Any, args: Any, result: Any) -> None:
         if isinstance(result, torch.Tensor):
             self._watch(result, func, self._layer_of(args[0] if args else None))
         elif isinstance(result, list | tuple):
@@ -114,19 +114,19 @@ class Recorder(TorchDispatchMode):
                 if isinstance(leaf, torch.Tensor):
                     self._watch(leaf, func, self._layer_of(firsts[number] if firsts else None))
 
-    def _layer_of(self, source: Any) -> int:  # noqa: ANN401
+    def _layer_of(self, source: Any) -> int:
         """The layer at work; in an optimizer, which works on all layers in turn, that of the tensor it works on."""
         if self.phase != "optimizer_step" or not isinstance(source, torch.Tensor):
             return self.layer
         block = self._blocks.get(id(source.untyped_storage()))
         return OUTSIDE if block is None else self.ledger.block_layers[block]
 
-    def _watch(self, tensor: torch.Tensor, func: Any, layer: int) -> None:  # noqa: ANN401
+    def _watch(self, tensor: torch.Tensor, func: Any, layer: int) -> None:
         storage = tensor.untyped_storage()
         if id(storage) not in self._blocks:
             self.add(storage, self._owner_of(tensor, func), self.site or str(func), layer)
 
-    def _owner_of(self, tensor: torch.Tensor, func: Any) -> str:  # noqa: ANN401
+    def _owner_of(self, tensor: torch.Tensor, func: Any) -> str:
         """A first label; gradients and optimizer states are relabelled when they are seen to be such."""
         outside = self.layer == OUTSIDE and self.phase in ("loss", "backward")
         if outside and tensor.ndim >= 2 and tensor.shape[-1] in self._logit_widths:
@@ -137,7 +137,7 @@ class Recorder(TorchDispatchMode):
 
     # ------------------------------------------------------------ storages
 
-    def add(self, storage: Any, owner: str, site: str, layer: int) -> int:  # noqa: ANN401
+    def add(self, storage: Any, owner: str, site: str, layer: int) -> int:
         """Watch a storage from now on."""
         block = self.ledger.allocate(storage.nbytes(), owner, site, layer)
         key = id(storage)

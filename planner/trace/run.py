@@ -39,7 +39,7 @@ def record(
     adapter: Mapping[str, object] | None = None,
     lengths: tuple[int, ...] = (),
 ) -> Run:
-    """Run two steps (one for each of ``lengths``) of the first ``layers`` layers, or of all, and write down everything."""
+    """Run two steps (one for each of ``lengths``) of the first ``layers`` layers, or of all."""
     mode = fake_mode()
     with quiet_collector():
         job = assemble(scenario, fake_place(mode), attention=semantics.attention, layers=layers, adapter=adapter)
@@ -97,7 +97,7 @@ def seed(recorder: Recorder, job: Job) -> None:
             recorder.add(tensor.untyped_storage(), owner, name, places(name))
 
 
-def quantisation_states(model: Any) -> Iterator[tuple[str, torch.Tensor]]:  # noqa: ANN401
+def quantisation_states(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """Scales and tables of quantised matrices, which are no parameters."""
     for name, module in model.named_modules():
         if is_quantised(module):
@@ -105,7 +105,7 @@ def quantisation_states(model: Any) -> Iterator[tuple[str, torch.Tensor]]:  # no
                 yield from ((f"{name}.scales", tensor) for tensor in tensors_in(holder))
 
 
-def tensors_in(holder: Any) -> Iterator[torch.Tensor]:  # noqa: ANN401
+def tensors_in(holder: Any) -> Iterator[torch.Tensor]:
     """Tensors among the attributes of an object, one level of nested quantisation included."""
     for value in vars(holder).values() if holder is not None else ():
         if isinstance(value, torch.Tensor):
@@ -114,7 +114,7 @@ def tensors_in(holder: Any) -> Iterator[torch.Tensor]:  # noqa: ANN401
             yield from tensors_in(value)
 
 
-def layer_numbers(model: Any) -> Callable[[str], int]:  # noqa: ANN401
+def layer_numbers(model: Any) -> Callable[[str], int]:
     """From a parameter's name to its decoder layer."""
     stack = decoder_layers(model)
     prefix = next(name for name, module in model.named_modules() if module is stack) + "."
@@ -125,7 +125,7 @@ def layer_numbers(model: Any) -> Callable[[str], int]:  # noqa: ANN401
     return number
 
 
-def states_of(optimizer: Any) -> list[torch.Tensor]:  # noqa: ANN401
+def states_of(optimizer: Any) -> list[torch.Tensor]:
     """Every tensor in an optimizer's states."""
     return [value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
 
@@ -162,8 +162,8 @@ def watch_layers(recorder: Recorder, job: Job) -> Iterator[None]:
             handle.remove()
 
 
-def _entering(recorder: Recorder, number: int) -> Any:  # noqa: ANN401
-    def enter(_module: Any, arguments: Any, keywords: Any) -> None:  # noqa: ANN401
+def _entering(recorder: Recorder, number: int) -> Any:
+    def enter(_module: Any, arguments: Any, keywords: Any) -> None:
         hidden = arguments[0] if arguments else keywords.get("hidden_states")
         if number == 0 and isinstance(hidden, torch.Tensor) and hidden.requires_grad and recorder.phase != "backward":
             hidden.register_hook(lambda _gradient: recorder.enter_layer(OUTSIDE))
@@ -172,10 +172,10 @@ def _entering(recorder: Recorder, number: int) -> Any:  # noqa: ANN401
     return enter
 
 
-def _leaving(recorder: Recorder, number: int) -> Any:  # noqa: ANN401
+def _leaving(recorder: Recorder, number: int) -> Any:
     """After forward the next layer, or none, is at work; backward reaches a layer through its output's gradient."""
 
-    def leave(_module: Any, _arguments: Any, output: Any) -> None:  # noqa: ANN401
+    def leave(_module: Any, _arguments: Any, output: Any) -> None:
         hidden = output[0] if isinstance(output, tuple | list) else output
         if recorder.phase != "backward":
             recorder.enter_layer(OUTSIDE)

@@ -9,7 +9,7 @@ from planner.trace.recorder import Hidden
 
 
 class Semantics(NamedTuple):
-    """``attention`` is what transformers is told, ``patched`` holds while the run lasts, ``hidden`` as in ``Recorder``."""
+    """``attention`` is what transformers is told, ``patched`` holds during the run, ``hidden`` is the recorder's."""
 
     attention: str
     patched: Callable[[], AbstractContextManager[Any]]

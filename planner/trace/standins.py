@@ -26,7 +26,7 @@ class Answers:
     def __init__(self) -> None:
         self._makers: dict[int, str] = {}
 
-    def __call__(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    def __call__(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """The stand-in for one call, or ``NotImplemented``."""
         answer = _ANSWERS.get(func)
         if answer is not None:
@@ -37,7 +37,7 @@ class Answers:
             return _put(func, args, kwargs)
         return NotImplemented
 
-    def remember(self, func: Any, result: Any) -> None:  # noqa: ANN401
+    def remember(self, func: Any, result: Any) -> None:
         """Note who made a truth value."""
         if isinstance(result, torch.Tensor) and result.dtype == torch.bool and result.ndim == 0:
             self._makers[id(result)] = func.overloadpacket.__name__
@@ -53,7 +53,7 @@ class Answers:
 def _everywhere(_answers: Answers, args: Sequence[Any]) -> torch.Tensor:
     """``nonzero``: (entries, dimensions) int64, with every entry in it."""
     mask = args[0]
-    return mask.new_empty((mask.numel(), mask.ndim), dtype=torch.int64)  # type: ignore[no-any-return]
+    return mask.new_empty((mask.numel(), mask.ndim), dtype=torch.int64)
 
 
 _ANSWERS: Mapping[Any, Callable[[Answers, Sequence[Any]], Any]] = {
@@ -76,11 +76,11 @@ def _places(indices: Sequence[Any]) -> list[Any] | None:
     return found
 
 
-def _selected(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401
+def _selected(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     places = _places(args[1])
     return NotImplemented if places is None else func(args[0], places, **kwargs)
 
 
-def _put(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401
+def _put(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     places = _places(args[1])
     return NotImplemented if places is None else func(args[0], places, *args[2:], **kwargs)
