@@ -9,6 +9,7 @@
 A message is one line: what was asked, what is wrong, what is nearest, what to run next.
 """
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -40,12 +41,17 @@ class UnsupportedScenario(PlannerError, NotImplementedError):
 
 
 class UnknownName(UsageError, LookupError):
-    """A name that no catalogue of ours holds, with the nearest ones that it does."""
+    """A name that no catalogue of ours holds, with the nearest ones that it does.
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], *, listing: str) -> None:
-        near = nearest(name, known)
+    ``listing`` is the command that shows all of them; without one they are few, and stand in the message.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, listing: str | None = None) -> None:
+        names = tuple(known)
+        near = nearest(name, names)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
-        super().__init__(f"unknown {kind} {name[:80]!r}{hint} (list them with: {listing})")
+        all_of_them = f"list them with: {listing}" if listing else f"one of {', '.join(names)}"
+        super().__init__(f"unknown {kind} {name[:80]!r}{hint} ({all_of_them})")
 
 
 def nearest(name: str, known: Iterable[str], *, count: int = 3) -> list[str]:
@@ -53,8 +59,30 @@ def nearest(name: str, known: Iterable[str], *, count: int = 3) -> list[str]:
 
     >>> nearest("4900", ["4090", "3090", "a100"])
     ['4090']
+
+    Sizes are as near as their numbers are, not as their letters:
+
+    >>> nearest("60b", ["70b", "6b", "65b", "qwen-60b", "8b"])
+    ['65b', '70b', '8b']
     """
+    wanted = _parameters(name)
+    if wanted is not None:
+        wanted = max(wanted, _LEAST)  # nothing at all is nearest to the smallest
+        sizes = {one: size for one in sorted(set(known)) if (size := _parameters(one))}
+        return sorted(sizes, key=lambda one: max(sizes[one], wanted) / min(sizes[one], wanted))[:count]
     return get_close_matches(name.lower(), sorted(set(known)), n=count, cutoff=0.6)
+
+
+_SIZE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([mbt])", re.ASCII)
+
+
+_LEAST = 1e-9
+
+
+def _parameters(name: str) -> float | None:
+    """How many millions of parameters a name such as ``8b`` stands for; ``None`` for other names."""
+    match = _SIZE.fullmatch(name.lower())
+    return float(match[1]) * {"m": 1, "b": 1_000, "t": 1_000_000}[match[2]] if match else None
 
 
 def show(value: object) -> str:

@@ -25,7 +25,7 @@ def check_format(text: str | None) -> str:
     if text is None:
         return "text"
     if text.lower() not in FORMATS:
-        raise UnknownName("format", text, FORMATS, listing="plan --help")
+        raise UnknownName("format", text, FORMATS)
     return text.lower()
 
 

@@ -21,7 +21,7 @@ def build_request(values: Values, *, command: str) -> Request:
         nodes=_count(values, "nodes"),
         methods=tuple(dict.fromkeys(_method(text) for text in values.get("method") or ())),
         settings=settings(values),
-        stack=values.get("stack") or "trl",
+        stack="trl" if values.get("stack") is None else str(values["stack"]),
         headroom_bytes=_headroom(values.get("headroom")),
         profiles_dir=profiles_dir(values),
         evidence="closed-form",
@@ -31,7 +31,7 @@ def build_request(values: Values, *, command: str) -> Request:
 def check_evidence(text: str | None) -> None:
     """Refuse evidence that this version cannot give."""
     if text is not None and text not in EVIDENCE:
-        raise UnknownName("evidence", text, EVIDENCE, listing="plan --help")
+        raise UnknownName("evidence", text, EVIDENCE)
     if text == "traced":
         raise UnsupportedScenario(
             "--evidence traced needs the traced estimator, which is not in this version: use --evidence closed-form"
@@ -61,7 +61,7 @@ def _method(text: str) -> Method:
     for method in METHODS:
         if text.lower() == method:
             return method
-    raise UnknownName("method", text, METHODS, listing="plan rules")
+    raise UnknownName("method", text, METHODS)
 
 
 def _headroom(text: str | None) -> int:
