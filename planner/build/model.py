@@ -81,9 +81,9 @@ def decoder_layers(model: Any) -> Any:  # an nn.ModuleList
 
 
 def first_line(error: BaseException) -> str:
-    """What a library says, on one line of bearable length.
+    r"""What a library says, on one line of bearable length.
 
-    >>> first_line(ValueError("no such thing\\nsee the docs"))
+    >>> first_line(ValueError("no such thing\nsee the docs"))
     'no such thing'
     """
     text = str(error).strip() or type(error).__name__

@@ -10,7 +10,7 @@ PLACES = ("layer_idx", "layer_id", "layer_number", "layer_index", "idx", "traini
 
 
 class Depth(NamedTuple):
-    """``layers`` layers: the first ``prefix`` are themselves, then a pattern of ``period`` repeats, ``rest`` is cut off.
+    """``layers`` layers: ``prefix`` of their own, then a pattern of ``period`` repeats, at last ``rest`` of it.
 
     ``recorded`` layers are enough to write down; all of them where nothing repeats often enough.
     """
@@ -32,7 +32,7 @@ class Depth(NamedTuple):
 
 
 PERIODS = 4
-"""Repetitions that are run: the first and the last have other neighbours, the two between are held against each other."""
+"""Repetitions that are run: the first and the last have other neighbours, the two between are compared."""
 
 
 def signature(layer: Any) -> Hashable:  # an nn.Module

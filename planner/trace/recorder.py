@@ -1,7 +1,7 @@
 """Records every storage that appears and dies while the libraries' own code runs, as a torch-free ``Trace``.
 
 One dispatch mode sees the outputs of every operator; a weak reference on each storage tells when it is gone.
-Who owns a storage is often known only later (a temporary becomes a ``.grad``), so labels belong to blocks, not to events.
+Who owns a storage is often known only later (a temporary becomes a ``.grad``), so labels belong to blocks.
 """
 
 import weakref
