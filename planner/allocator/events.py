@@ -1,6 +1,7 @@
 """Allocations and releases of one or more training steps, in the order in which they happened.
 
-A ``Trace`` is what the traced estimator records, what a CUDA memory snapshot converts to, and what the allocator replays.
+A ``Trace`` is what the traced estimator records, what a CUDA memory snapshot converts to, and what the allocator
+replays.
 """
 
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ class Block(NamedTuple):
 class Mark(NamedTuple):
     """From event number ``index`` on the step is in ``phase``; ``step`` counts optimizer steps from 0."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls on a mark
     phase: Phase
     step: int
 
@@ -54,15 +55,15 @@ class Instant(NamedTuple):
 
     phase: Phase
     step: int
-    index: int
+    index: int  # type: ignore[assignment]  # as in Mark
     memory: Memory
 
 
 def peaks(trace: Trace) -> tuple[Instant, ...]:
     """The highest instant of every marked phase, in order; bytes as asked for, before the allocator rounds them.
 
-    >>> one = Trace((Block(8, "weights", "w"), Block(4, "logits", "l")), (0, 1, ~1), (-1, -1, -1), (Mark(0, "load", 0),))
-    >>> peaks(one)[0].memory.total
+    >>> blocks = Block(8, "weights", "embedding"), Block(4, "logits", "head")
+    >>> peaks(Trace(blocks, (0, 1, ~1), (OUTSIDE,) * 3, (Mark(0, "load", 0),)))[0].memory.total
     12
     """
     place = {owner: number for number, owner in enumerate(OWNERS)}
