@@ -1,9 +1,10 @@
 """Which kernel ``torch.nn.functional.scaled_dot_product_attention`` takes on CUDA, from shapes alone.
 
-pytorch 2.13 aten/src/ATen/native/transformers/cuda/sdp_utils.cpp, ``select_sdp_backend``, ``can_use_flash_attention`` and
-``can_use_mem_efficient_attention``; the checks that they share are in torch/include/ATen/native/transformers/sdp_utils_cpp.h.
-The order is flash, memory-efficient, math. cuDNN's kernel comes last by default and is never reached where math can run; a
-build that prefers it (compute capability 9.0 and newer with some cuDNN releases) is not modelled.
+pytorch 2.13 aten/src/ATen/native/transformers/cuda/sdp_utils.cpp, ``select_sdp_backend``, ``can_use_flash_attention``
+and ``can_use_mem_efficient_attention``; the checks that they share are in
+torch/include/ATen/native/transformers/sdp_utils_cpp.h. The order is flash, memory-efficient, math. cuDNN's kernel comes
+last by default and is never reached where math can run; a build that prefers it (compute capability 9.0 and newer with
+some cuDNN releases) is not modelled.
 """
 
 from typing import Literal, NamedTuple

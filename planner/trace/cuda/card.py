@@ -14,7 +14,7 @@ MULTIPROCESSORS: dict[Capability, int] = {
     (10, 0): 148,
     (12, 0): 170,
 }
-"""Of the best-known card of a capability: V100, T4, A100, RTX 3090 or A40, RTX 4090, H100 SXM, B200, RTX 5090 (their datasheets).
+"""Of the best-known card of a capability: V100, T4, A100, A40, RTX 4090, H100 SXM, B200, RTX 5090 (their datasheets).
 It moves reduction buffers of a few MiB, and nothing else."""
 
 THREADS = {(7, 5): 1024, (8, 6): 1536, (8, 7): 1536, (8, 9): 1536, (12, 0): 1536, (12, 1): 1536}

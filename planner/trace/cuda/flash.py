@@ -1,8 +1,8 @@
 """FlashAttention-2 as allocations: what ``mha_fwd`` and ``mha_bwd`` take, keep and give back.
 
 Source: pytorch 2.13 aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp, and the flash-attn package 2.8
-csrc/flash_attn/flash_api.cpp with flash_attn/flash_attn_interface.py, from which it comes. Letters: ``b`` batch, ``s`` queries,
-``t`` keys, ``n`` query heads, ``k`` key heads, ``d`` head size.
+csrc/flash_attn/flash_api.cpp with flash_attn/flash_attn_interface.py, from which it comes. Letters: ``b`` batch,
+``s`` queries, ``t`` keys, ``n`` query heads, ``k`` key heads, ``d`` head size.
 """
 
 from collections.abc import Callable
@@ -106,7 +106,7 @@ class Options(NamedTuple):
 
 
 def forward(query: torch.Tensor, sizes: Sizes, options: Options) -> tuple[torch.Tensor, ...]:
-    """``mha_fwd``: the output like the query, the fp32 log-sum-exp (b, n, s), the random state; split parts come and go.
+    """``mha_fwd``: an output like the query, an fp32 log-sum-exp (b, n, s), the random state; split parts come and go.
 
     Keys and values are read in place, grouped or not.
     """
@@ -141,8 +141,8 @@ class FlashAttention(torch.autograd.Function):  # type: ignore[misc]  # torch is
     """(b, s, n, d) in and out. Saves query, key, value, the output, the log-sum-exp and the random state."""
 
     @staticmethod
-    def forward(  # noqa: D102
-        ctx: Any,  # noqa: ANN401
+    def forward(
+        ctx: Any,
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
@@ -155,7 +155,7 @@ class FlashAttention(torch.autograd.Function):  # type: ignore[misc]  # torch is
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401, D102
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value, _out, _lse, _state = ctx.saved_tensors
         gradient = gradient if gradient.stride(-1) == 1 else gradient.contiguous()
         return (*backward(query, key, value, ctx.sizes, ctx.options), None, None)
@@ -166,8 +166,8 @@ def flash_attention(
 ) -> torch.Tensor:
     """One call on (b, s, n, d), or on (rows, n, d) with the sizes of its ``packed`` sequences.
 
-    Head sizes are padded to multiples of 8 (sdpa: ``pad_last_dim<8>``; package: ``FlashAttnFunc.forward``), and the padded
-    tensors are what is saved.
+    Head sizes are padded to multiples of 8 (sdpa: ``pad_last_dim<8>``; package: ``FlashAttnFunc.forward``), and the
+    padded tensors are what is saved.
     """
     head = query.shape[-1]
     padding = -head % 8
@@ -187,13 +187,13 @@ def package_functions(card: Card) -> tuple[Callable[..., torch.Tensor], Callable
         k: torch.Tensor,
         v: torch.Tensor,
         dropout_p: float = 0.0,
-        softmax_scale: float | None = None,  # noqa: ARG001
-        causal: bool = False,  # noqa: ARG001, FBT001, FBT002
-        window_size: tuple[int, int] = (-1, -1),  # noqa: ARG001
-        softcap: float = 0.0,  # noqa: ARG001
-        alibi_slopes: torch.Tensor | None = None,  # noqa: ARG001
-        deterministic: bool = False,  # noqa: FBT001, FBT002
-        return_attn_probs: bool = False,  # noqa: ARG001, FBT001, FBT002
+        softmax_scale: float | None = None,
+        causal: bool = False,
+        window_size: tuple[int, int] = (-1, -1),
+        softcap: float = 0.0,
+        alibi_slopes: torch.Tensor | None = None,
+        deterministic: bool = False,
+        return_attn_probs: bool = False,
     ) -> torch.Tensor:
         return flash_attention(q, k, v, Options(card, dropout_p, deterministic))
 
@@ -202,18 +202,18 @@ def package_functions(card: Card) -> tuple[Callable[..., torch.Tensor], Callable
         k: torch.Tensor,
         v: torch.Tensor,
         cu_seqlens_q: torch.Tensor,
-        cu_seqlens_k: torch.Tensor,  # noqa: ARG001
+        cu_seqlens_k: torch.Tensor,
         max_seqlen_q: int,
         max_seqlen_k: int,
         dropout_p: float = 0.0,
-        softmax_scale: float | None = None,  # noqa: ARG001
-        causal: bool = False,  # noqa: ARG001, FBT001, FBT002
-        window_size: tuple[int, int] = (-1, -1),  # noqa: ARG001
-        softcap: float = 0.0,  # noqa: ARG001
-        alibi_slopes: torch.Tensor | None = None,  # noqa: ARG001
-        deterministic: bool = False,  # noqa: FBT001, FBT002
-        return_attn_probs: bool = False,  # noqa: ARG001, FBT001, FBT002
-        block_table: torch.Tensor | None = None,  # noqa: ARG001
+        softmax_scale: float | None = None,
+        causal: bool = False,
+        window_size: tuple[int, int] = (-1, -1),
+        softcap: float = 0.0,
+        alibi_slopes: torch.Tensor | None = None,
+        deterministic: bool = False,
+        return_attn_probs: bool = False,
+        block_table: torch.Tensor | None = None,
     ) -> torch.Tensor:
         sequences = cu_seqlens_q.shape[0] - 1
         packed = Sizes(sequences, max_seqlen_q, max_seqlen_k, q.shape[1], k.shape[1], q.shape[2], total=q.shape[0])
