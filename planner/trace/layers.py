@@ -3,6 +3,8 @@
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
+from planner.allocator.depth import RECORDED_PERIODS, recording_depth
+
 SCALARS = (int, float, str, bool, type(None))
 
 PLACES = ("layer_idx", "layer_id", "layer_number", "layer_index", "idx", "training")
@@ -10,7 +12,7 @@ PLACES = ("layer_idx", "layer_id", "layer_number", "layer_index", "idx", "traini
 
 
 class Depth(NamedTuple):
-    """``layers`` layers: ``prefix`` of their own, then a pattern of ``period`` repeats, at last ``rest`` of it.
+    """``layers`` layers: ``prefix`` of their own, then a pattern of ``period`` layers that repeats, maybe cut at the end.
 
     ``recorded`` layers are enough to write down; all of them where nothing repeats often enough.
     """
@@ -18,21 +20,11 @@ class Depth(NamedTuple):
     layers: int
     prefix: int
     period: int
-    rest: int
 
     @property
     def recorded(self) -> int:
         """Layers to run."""
-        return min(self.prefix + PERIODS * self.period + self.rest, self.layers)
-
-    @property
-    def repeats(self) -> bool:
-        """Whether running fewer layers saves anything."""
-        return self.recorded < self.layers
-
-
-PERIODS = 4
-"""Repetitions that are run: the first and the last have other neighbours, the two between are compared."""
+        return recording_depth(self.layers, period=self.period, prefix=self.prefix)
 
 
 def signature(layer: Any) -> Hashable:  # an nn.Module
@@ -57,20 +49,20 @@ def _plain_attributes(module: Any) -> Hashable:
 def find_depth(kinds: Sequence[Hashable]) -> Depth:
     """The cheapest way to write down a stack of layers of these kinds.
 
-    >>> find_depth("aaaaaaaa")
-    Depth(layers=8, prefix=0, period=1, rest=0)
-    >>> find_depth("dddmmmmmmmmmm")
-    Depth(layers=13, prefix=3, period=1, rest=0)
-    >>> find_depth("sssssgsssssgsssssgsssssgsssssgssss")
-    Depth(layers=34, prefix=0, period=6, rest=4)
+    >>> find_depth("aaaaaaaa"), find_depth("aaaaaaaa").recorded
+    (Depth(layers=8, prefix=0, period=1), 4)
+    >>> find_depth("dddmmmmmmmmmm").recorded
+    7
+    >>> find_depth("sssssgsssssgsssssgsssssgsssssgssss").recorded
+    28
     """
     count = len(kinds)
-    best = Depth(count, 0, count, 0)
-    for period in range(1, count // PERIODS + 1):
+    best = Depth(count, 0, count)
+    for period in range(1, count // RECORDED_PERIODS + 1):
         prefix = count - period
         while prefix > 0 and kinds[prefix - 1] == kinds[prefix - 1 + period]:
             prefix -= 1
-        found = Depth(count, prefix, period, (count - prefix) % period)
+        found = Depth(count, prefix, period)
         if found.recorded < best.recorded:
             best = found
     return best

@@ -41,12 +41,11 @@ def record(
 ) -> Run:
     """Run two steps (one for each of ``lengths``) of the first ``layers`` layers, or of all."""
     mode = fake_mode()
-    with quiet_collector():
+    with quiet_collector(), semantics.patched():
         job = assemble(scenario, fake_place(mode), attention=semantics.attention, layers=layers, adapter=adapter)
         recorder = Recorder(hidden=semantics.hidden, answer=Answers(), logit_widths=logit_widths(scenario))
         seed(recorder, job)
         with ExitStack() as stack:
-            stack.enter_context(semantics.patched())
             stack.enter_context(mode)
             stack.enter_context(recorder)
             stack.enter_context(watch_layers(recorder, job))
