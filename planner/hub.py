@@ -32,6 +32,8 @@ def fetch(repository: str, hint: str) -> Repository:
         raise UsageError(line(repository, problem, hint)) from None
     try:
         info = HfApi().model_info(repository, timeout=TIMEOUT_S, expand=["safetensors"])
+    except errors.HFValidationError:
+        raise UsageError(line(repository, "is in no catalogue, and no name that the Hub could hold", hint)) from None
     except errors.RepositoryNotFoundError:
         problem = "is neither in the catalogue nor on the Hub (or is private: log in with `hf auth login`)"
         raise UsageError(line(repository, problem, hint)) from None

@@ -31,6 +31,7 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch, **behaviour: Any) -> None:
         "HfHubHTTPError",
         "LocalEntryNotFoundError",
         "EntryNotFoundError",
+        "HFValidationError",
     )
     errors = ModuleType("huggingface_hub.errors")
     for kind in kinds:
@@ -83,6 +84,7 @@ def test_without_network_the_local_cache_serves(monkeypatch: pytest.MonkeyPatch,
 
 HUB_FAILURES = [
     ({"info": "RepositoryNotFoundError"}, "is neither in the catalogue nor on the Hub"),
+    ({"info": "HFValidationError"}, "no name that the Hub could hold"),
     ({"info": "HfHubHTTPError"}, "could not be read from the Hub: no luck"),
     ({"info": "ConnectError", "file": "LocalEntryNotFoundError"}, "the Hub cannot be reached"),
     ({"file": "GatedRepoError"}, "is gated: accept its licence"),
@@ -101,6 +103,15 @@ def test_each_way_in_which_the_hub_fails(
 
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["foo/b--c", "foo/b..c", "foo/bar.git", "foo/bar.", "foo./bar"])
+def test_the_library_refuses_names_of_no_repository(name: str) -> None:
+    """Checked by huggingface_hub itself, before any request."""
+    pytest.importorskip("huggingface_hub")
+
+    with pytest.raises(UsageError, match="no name that the Hub could hold"):
+        load_model(name)
 
 
 def test_without_the_library_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
