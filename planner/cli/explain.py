@@ -33,16 +33,19 @@ def main(values: Values) -> int:
 
 
 def _memory(values: Values, format_name: str) -> None:
-    from planner.closed_form.explain import itemised  # noqa: PLC0415  (a rule's page needs no estimator)
-    from planner.recommend.candidates import scenario  # noqa: PLC0415
+    from planner.closed_form import estimate  # noqa: PLC0415  (a rule's page needs no estimator)
+    from planner.closed_form.explain import itemised  # noqa: PLC0415
+    from planner.recommend.candidates import candidates  # noqa: PLC0415
     from planner.recommend.names import understand  # noqa: PLC0415
 
     ask, _ = understand(build_request(values, command="plan explain memory"))
-    found = [(one, *itemised(one)) for one in (scenario(ask, method) for method in ask.methods)]
+    able, missing = candidates(ask, estimate)
+    left_out = tuple(f"{method} is left out: {why}" for method, why in missing.items())
+    found = [(one, *itemised(one.scenario)) for one in able]
     show(
         format_name,
-        lambda: [items_sheet(*parts) for parts in found],
-        lambda: {"schema": 1, "methods": [items_document(*parts) for parts in found]},
+        lambda: [items_sheet(*parts, notes=left_out if parts is found[-1] else ()) for parts in found],
+        lambda: {"schema": 1, "methods": [items_document(*parts) for parts in found], "notes": list(left_out)},
     )
 
 

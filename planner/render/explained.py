@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from planner.render import words
 from planner.render.sheet import Cell, Column, Sheet, row
+from planner.result import Candidate
 from planner.spec import Scenario
 from planner.units import format_bytes
 
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
     from planner.closed_form.explain import Item
 
 
-def items_sheet(scenario: Scenario, kept: Sequence["Item"], recomputed: Sequence["Item"]) -> Sheet:
+def items_sheet(
+    candidate: Candidate, kept: Sequence["Item"], recomputed: Sequence["Item"], notes: Sequence[str] = ()
+) -> Sheet:
     """Saved tensors of one method by group, each with its sum: what waits for backward, then what one layer remakes."""
     columns = (
         Column("saved tensor"),
@@ -32,7 +35,22 @@ def items_sheet(scenario: Scenario, kept: Sequence["Item"], recomputed: Sequence
         rows.extend(_item(item) for item in items)
     if not recomputed:
         _total(rows, rules, "kept until backward", kept)
-    return Sheet(_title(scenario), columns, tuple(rows), rules=tuple(rules[1:]))
+    notes = (_in_the_plan(candidate), *notes)
+    return Sheet(_title(candidate.scenario), columns, tuple(rows), rules=tuple(rules[1:]), notes=notes)
+
+
+def _in_the_plan(candidate: Candidate) -> str:
+    """How the list relates to the owners that the plan shows."""
+    memory = candidate.estimate.peak_memory
+    owners = ", ".join(f"{name} {format_bytes(getattr(memory, name))}" for name in BEYOND_STATES)
+    return (
+        f"the plan's peak, in {words.phase(candidate.estimate.peak.phase)}: {owners}; besides what is saved and not "
+        "yet used up, these hold tensors that the running operations read and gradients on their way"
+    )
+
+
+BEYOND_STATES = ("activations", "logits", "temporaries")
+"""Owners that a batch makes and a step uses up."""
 
 
 def _total(rows: list[tuple[Cell, ...]], rules: list[int], name: str, items: Sequence["Item"]) -> None:
@@ -54,14 +72,16 @@ def _title(scenario: Scenario) -> str:
     )
 
 
-def items_document(scenario: Scenario, kept: Sequence["Item"], recomputed: Sequence["Item"]) -> dict[str, object]:
+def items_document(candidate: Candidate, kept: Sequence["Item"], recomputed: Sequence["Item"]) -> dict[str, object]:
     """The same for scripts."""
+    estimate = candidate.estimate
     return {
-        "method": scenario.train.method,
+        "method": candidate.method,
         "kept_bytes": sum(item.bytes for item in kept),
         "recomputed_bytes": sum(item.bytes for item in recomputed),
         "kept": [_entry(item) for item in kept],
         "recomputed": [_entry(item) for item in recomputed],
+        "peak": {"phase": estimate.peak.phase, **{name: getattr(estimate.peak_memory, name) for name in BEYOND_STATES}},
     }
 
 

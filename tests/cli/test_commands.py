@@ -88,6 +88,28 @@ def test_explain_memory_sums_to_the_activations(run: Run) -> None:
         assert sum(item["bytes"] for item in method["recomputed"]) == method["recomputed_bytes"] > 0
 
 
+def test_explain_memory_says_where_the_plan_puts_it(run: Run) -> None:
+    """The owners of the peak are those of the plan itself."""
+    (method,) = json.loads(run(*CALLS["explain memory"], "--format", "json").out)["methods"]
+    job = CALLS["explain memory"][2:]
+    (candidate,) = json.loads(run(*job, "--format", "json").out)["candidates"]
+
+    peak = next(phase for phase in candidate["phases"] if phase["name"] == candidate["peak"]["phase"])
+    assert method["peak"] == {
+        "phase": peak["name"],
+        **{owner: peak["owners"][owner] for owner in ("activations", "logits", "temporaries")},
+    }
+
+
+def test_explain_memory_leaves_out_what_the_plan_leaves_out(run: Run) -> None:
+    found = json.loads(
+        run("explain", "memory", "--model", "8b", "--gpu", "4090", "--weights-dtype", "fp16", "--format", "json").out
+    )
+
+    assert [method["method"] for method in found["methods"]] == ["lora", "qlora"]
+    assert [note[:16] for note in found["notes"]] == ["full is left out"]
+
+
 def test_a_rule_is_found_by_code_and_by_name(run: Run) -> None:
     rules = json.loads(run("rules", "--format", "json").out)["rules"]
 
