@@ -7,7 +7,7 @@ from typing import Literal
 from planner.errors import PlannerError
 from planner.hardware import load_gpu
 from planner.recommend.candidates import candidate
-from planner.recommend.offers import more_cards, sharded
+from planner.recommend.offers import MOST_CARDS, more_cards, sharded
 from planner.recommend.request import Ask, Estimator
 from planner.recommend.rules.base import percent
 from planner.recommend.slowdown import SOURCE, Range, span
@@ -117,7 +117,7 @@ def _eight_cards(facts: Facts) -> Claim | None:
         return None
     count = _fewest(facts, gpu)
     if count is None or count > BIG_COUNT:
-        needs = "more than 64" if count is None else str(count)
+        needs = f"more than {MOST_CARDS:,}" if count is None else str(count)
         return _cards_claim("not for this model", f"8 are not enough: it takes {needs}, states sharded", count or 0)
     if count == 1:
         return _cards_claim("corrected", "1 is enough", count)
@@ -132,7 +132,7 @@ def _cards_claim(ruling: Ruling, text: str, count: int) -> Claim:
         text=text,
         number=count,
         unit="gpus",
-        source="recomputed with sharded states on 1 to 64 cards",
+        source=f"recomputed with sharded states on 1 to {MOST_CARDS:,} cards",
     )
 
 

@@ -20,7 +20,7 @@ RENTED_COUNTS = (1, 2, 4, 8)
 """Cards per machine as clouds sell them."""
 RENTED_MACHINES = (16, 32, 64, 128)
 """Cards in several machines: looked at only where one machine of no kind is enough."""
-MANY = SEVERAL_MACHINES[-1] + 1
+MOST_CARDS = SEVERAL_MACHINES[-1]
 OFFERS_PER_METHOD = 2
 GOALS: tuple[Verdict, ...] = ("tight", "fits")
 
@@ -42,7 +42,7 @@ def more_cards(ask: Ask, method: Method, estimate: Estimator) -> tuple[Way, ...]
             count = _smallest(ask, method, sharding, goal, estimate)
             if count is not None and (goal not in found or count < found[goal][0]):
                 found[goal] = (count, sharding)
-    if found.get("tight", (0, ""))[0] >= found.get("fits", (MANY, ""))[0]:
+    if found.get("tight", (0, ""))[0] >= found.get("fits", (MOST_CARDS + 1, ""))[0]:
         del found["tight"]  # no fewer cards, and less room
     pairs = dict.fromkeys(found.values())
     return tuple(
