@@ -49,15 +49,19 @@ def _cut(fields: dict[str, Any], config: Any, layers: int) -> dict[str, Any]:
     return {**short, spelling: layers}
 
 
-def empty_model(config: Any, *, dtype: Float, attention: str) -> Any:
-    """The causal language model of ``config`` on the meta device, as ``from_pretrained`` leaves its dtypes."""
+def empty_model(config: Any, *, dtype: Float, attention: str, buffers: bool = False) -> Any:
+    """The causal language model of ``config`` on the meta device, as ``from_pretrained`` leaves its dtypes.
+
+    Buffers keep their values (rotary frequencies) when ``buffers``; without, nothing takes memory even for a moment.
+    """
     try:
-        with init_empty_weights():
+        with init_empty_weights(include_buffers=not buffers):
             model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype], attn_implementation=attention)
     except (ValueError, TypeError, AttributeError, ImportError, RuntimeError) as error:
         raise UnsupportedScenario(
             f"transformers cannot build {config.model_type} as a causal language model: {first_line(error)}"
         ) from error
+    model.tie_weights()  # registering a parameter on meta makes another one of it
     _keep_in_fp32(model)
     return model.train()
 
