@@ -1,4 +1,53 @@
 """Every private name of torch that a trace needs, each with the versions that have it: an upgrade breaks one file.
 
-Checked against torch 2.9 to 2.13.
+Run with torch 2.13; the older versions that are named have not been run.
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+from planner.errors import UnsupportedScenario
+
+
+@cache
+def bitsandbytes_cuda() -> Any:
+    """The CUDA module of bitsandbytes, with its rules for which kernel runs; no kernel of it can run here.
+
+    torch 2.9 to 2.13: it reads ``torch._C._cuda_getCurrentRawStream`` on import, which a build without CUDA lacks.
+    """
+    with patch.object(torch._C, "_cuda_getCurrentRawStream", lambda _device: 0, create=True):
+        from bitsandbytes.backends.cuda import ops  # noqa: PLC0415
+    return ops
+
+
+@contextmanager
+def fake_process_group(ranks: int) -> Iterator[None]:
+    """The default process group, in which this process is rank 0 of ``ranks`` and every collective returns at once.
+
+    torch 2.9 to 2.13: ``torch.testing._internal.distributed.fake_pg`` registers the backend and has its store.
+    """
+    import torch.distributed as dist  # noqa: PLC0415  (only for several ranks)
+    from torch.testing._internal.distributed.fake_pg import FakeStore  # noqa: PLC0415
+
+    if dist.is_initialized():
+        raise UnsupportedScenario("several ranks cannot be traced inside a process that is one of several itself")
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def fsdp_communication() -> list[tuple[type, str]]:
+    """The methods in which FSDP2 allocates what it gathers and reduces.
+
+    torch 2.9 to 2.13: ``FSDPParamGroup`` in torch.distributed.fsdp._fully_shard._fsdp_param_group.
+    """
+    from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup  # noqa: PLC0415
+
+    return [(FSDPParamGroup, name) for name in ("unshard", "wait_for_unshard", "post_backward")]

@@ -1,21 +1,26 @@
 """What CUDA does differently from the CPU on which a step is traced; every entry names its source.
 
-====================  ===========================================================================================
+====================  ==================================================================================
 module                what is in it
-====================  ===========================================================================================
+====================  ==================================================================================
 card                  what kernels ask the driver: capability, multiprocessors, shared memory
 backends              which attention kernel torch takes, a pure function
 flash, efficient      FlashAttention-2 and the memory-efficient kernel as allocations
 attention             installs them under transformers' code: ``cuda_attention``
 masks                 the branches of an unpadded batch: ``unpadded_masks``
 trl_kernels           TRL's fused head with its Triton kernels: ``triton_logprob``
-====================  ===========================================================================================
+quantised             bitsandbytes: hidden copies, ``cuda_int8``, states in managed memory
+kernels, reduction    what kernels allocate inside themselves, formulas
+hidden                the same by operator: ``hidden_bytes``, ``hidden_on``
+====================  ==================================================================================
 """
 
 from planner.trace.cuda.attention import IMPLEMENTATIONS, Attention, cuda_attention
 from planner.trace.cuda.backends import choose_backend
 from planner.trace.cuda.card import Card, card_of
+from planner.trace.cuda.hidden import hidden_bytes, hidden_on
 from planner.trace.cuda.masks import unpadded_masks
+from planner.trace.cuda.quantised import cuda_int8, managed_states
 from planner.trace.cuda.trl_kernels import triton_logprob
 
 __all__ = [
@@ -25,6 +30,10 @@ __all__ = [
     "card_of",
     "choose_backend",
     "cuda_attention",
+    "cuda_int8",
+    "hidden_bytes",
+    "hidden_on",
+    "managed_states",
     "triton_logprob",
     "unpadded_masks",
 ]

@@ -25,8 +25,8 @@ TRITON = SimpleNamespace(cdiv=lambda count, size: -(-count // size))
 def triton_logprob() -> Iterator[None]:
     """``ChunkedLogProbFunction`` takes its Triton path, and ``acc += a @ b`` in fp32 runs inside cuBLAS.
 
-    ``trl.trainer.utils`` keeps its own, false ``_use_triton``: the caller says how many tokens are scored. Older TRL has
-    no such kernel, and nothing happens.
+    ``trl.trainer.utils`` keeps its own, false ``_use_triton``: the caller says how many tokens are scored. Older TRL
+    has no such kernel, and nothing happens.
     """
     try:
         from trl.kernels import chunked_logprob  # noqa: PLC0415
