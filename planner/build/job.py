@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from planner.build.method import apply_method
+from planner.build.method import prepare_base, put_adapters
 from planner.build.model import DTYPES, config_of, decoder_layers, empty_model
 from planner.build.optimizer import make_optimizer
 from planner.build.place import Place, materialise
@@ -96,12 +96,14 @@ def assemble(
     train = scenario.train
     model = empty_model(config_of(scenario.model, layers), dtype=train.weights_dtype, attention=attention)
     model.config.get_text_config().use_cache = False
-    model = apply_method(model, scenario, adapter)
+    prepare_base(model, scenario)
     if train.quantized:
         from planner.build.quantise import materialise_quantised  # noqa: PLC0415  (bitsandbytes only where it is used)
 
         materialise_quantised(model, place, DTYPES[train.weights_dtype])
     materialise(model, place)
+    if train.uses_adapters:
+        model = put_adapters(model, scenario, place, adapter)
     loss = loss_of(model, scenario)
     enable_checkpoints(model, scenario)
     if after_materialising is not None:

@@ -1,40 +1,23 @@
-"""Full fine-tuning, LoRA and QLoRA (or any other PEFT method) put on a model that has no memory yet."""
+"""Full fine-tuning, LoRA and QLoRA, or any other PEFT method, put on a model."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from peft import LoraConfig, PeftConfig, get_peft_model, prepare_model_for_kbit_training
 
 from planner.build.model import DTYPES, first_line
+from planner.build.place import Place, materialise
 from planner.build.quantise import quantise
 from planner.errors import UnsupportedScenario, UsageError
 from planner.spec import Behaviour, Scenario, TrainSpec
 
 
-def apply_method(model: Any, scenario: Scenario, adapter: Mapping[str, object] | None = None) -> Any:
-    """The model as the scenario trains it: quantised, prepared, with adapters; all on the meta device.
-
-    ``adapter`` holds the fields of an ``adapter_config.json``; without one, LoRA comes from the scenario.
-    """
-    train = scenario.train
-    if train.quantized:
-        quantise(model, train)
+def prepare_base(model: Any, scenario: Scenario) -> None:
+    """What is done to a base before it has memory and adapters: quantised, and prepared as the stack does it."""
+    if scenario.train.quantized:
+        quantise(model, scenario.train)
         _prepare(model, scenario.stack)
-    if not train.uses_adapters:
-        return model
-    config = _lora(train) if adapter is None else _from_fields(adapter)
-    try:
-        with init_empty_weights():
-            model = get_peft_model(model, config, autocast_adapter_dtype=train.adapter_dtype == "fp32")
-    except (ValueError, TypeError, AttributeError, KeyError, NotImplementedError, RuntimeError) as error:
-        raise UnsupportedScenario(
-            f"PEFT cannot put {config.peft_type} on {scenario.model.name}: {first_line(error)}"
-        ) from error
-    if train.quantized:
-        _cast_adapters(model, train)
-    return model.train()
 
 
 def _prepare(model: Any, stack: Behaviour) -> None:
@@ -47,6 +30,29 @@ def _prepare(model: Any, stack: Behaviour) -> None:
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1 and "norm" in name:
                 parameter.data = parameter.data.float()
+
+
+def put_adapters(model: Any, scenario: Scenario, place: Place, adapter: Mapping[str, object] | None = None) -> Any:
+    """A base that is at ``place``, with adapters there, by PEFT's own code.
+
+    ``adapter`` holds the fields of an ``adapter_config.json``; without one, LoRA comes from the scenario.
+    """
+    train = scenario.train
+    config = _lora(train) if adapter is None else _from_fields(adapter)
+    base = [tensor for _, tensor in tensors_of(model)]
+    try:
+        with place.inside():
+            model = get_peft_model(model, config, autocast_adapter_dtype=train.adapter_dtype == "fp32")
+            if train.quantized:
+                _cast_adapters(model, train)
+    except (ValueError, TypeError, AttributeError, KeyError, NotImplementedError, RuntimeError) as error:
+        raise UnsupportedScenario(
+            f"PEFT cannot put {config.peft_type} on {scenario.model.name}: {first_line(error)}"
+        ) from error
+    materialise(model, place)
+    of_base = set(map(id, base))
+    model.added_by_peft = {name for name, tensor in tensors_of(model) if id(tensor) not in of_base}
+    return model.train()
 
 
 def _cast_adapters(model: Any, train: TrainSpec) -> None:
@@ -77,15 +83,34 @@ def _from_fields(fields: Mapping[str, object]) -> PeftConfig:
 
 
 def adapter_parameters(model: Any) -> set[str]:
-    """Names of the parameters that PEFT added, saved copies of whole modules included."""
-    if not hasattr(model, "peft_config"):
-        return set()
-    tuner = getattr(model.base_model, "prefix", None)
-    return {
-        name
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad or (tuner and tuner in name) or "modules_to_save" in name
-    }
+    """Names of the tensors that PEFT added, saved copies of whole modules included."""
+    return getattr(model, "added_by_peft", set())
+
+
+def tensors_of(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every parameter and buffer, and the tensors that modules keep beside them, with names."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+    yield from loose_tensors(model)
+
+
+def loose_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Tensors among the plain attributes of modules, and in their lists and dictionaries: indices, mostly."""
+    for name, module in model.named_modules():
+        for key, value in vars(module).items():
+            if not key.startswith("_"):
+                yield from ((f"{name}.{key}", tensor) for tensor in _tensors_in(value))
+
+
+def _tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for one in value.values():
+            yield from _tensors_in(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _tensors_in(one)
 
 
 def trainable(model: Any) -> list[torch.nn.Parameter]:

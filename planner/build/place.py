@@ -1,6 +1,7 @@
 """Where a job's tensors live: parameters and buffers leave the meta device only through a ``Place``."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -11,13 +12,15 @@ Maker = Callable[..., torch.Tensor]
 class Place(NamedTuple):
     """A device that is called ``name`` by torch, how a tensor of a shape and dtype is made there, and which are there.
 
-    ``real`` places hold values, so weights get some; on others nothing is ever computed.
+    ``real`` places hold values, so weights get some; on others nothing is ever computed. Under ``inside()`` a
+    library's own code, such as PEFT's, can work on a model that is there.
     """
 
     name: str
     empty: Maker
     holds: Callable[[torch.Tensor], bool]
     real: bool
+    inside: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
 def device_place(name: str) -> Place:
