@@ -1,12 +1,13 @@
 """One training job, ready to run: the model as its trainer prepares it, its optimizer, its batch, and its step."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from planner.build.method import prepare_base, put_adapters
+from planner.build.method import extra_inputs, prepare_base, put_adapters
 from planner.build.model import DTYPES, config_of, decoder_layers, empty_model
 from planner.build.optimizer import make_optimizer
 from planner.build.place import Place, materialise
@@ -20,10 +21,14 @@ Begin = Callable[[Phase], None]
 
 @dataclass(slots=True)
 class Job:
-    """A model with its optimizer; ``held`` is what a caller's variables keep from the last step."""
+    """A model with its optimizer; ``held`` is what a caller's variables keep from the last step.
+
+    ``called`` is what the loop calls: the model, or what an engine wrapped around it.
+    """
 
     scenario: Scenario
     model: Any
+    called: Any
     optimizer: Any
     loss: Loss
     place: Place
@@ -36,10 +41,11 @@ class Job:
         train = self.scenario.train
         shape = torch.Size((train.micro_batch_size, seq_len or train.seq_len))
         names = ("input_ids", "labels", "attention_mask")
+        extra = extra_inputs(self.model, shape[0], self.place)
         if not self.place.real:
-            return {name: self.place.empty(shape, torch.int64) for name in names}
+            return {name: self.place.empty(shape, torch.int64) for name in names} | extra
         ids = torch.randint(0, self.scenario.model.vocab_size, shape, device=self.place.name)
-        return {"input_ids": ids, "labels": ids.clone(), "attention_mask": torch.ones_like(ids)}
+        return {"input_ids": ids, "labels": ids.clone(), "attention_mask": torch.ones_like(ids)} | extra
 
     def step(self, begin: Begin, seq_len: int | None = None) -> None:
         """One optimizer step: every micro-batch forward and backward, then clipping, update and ``zero_grad``.
@@ -48,8 +54,10 @@ class Job:
         """
         hook = self._tell_last_layer(begin)
         try:
-            for _ in range(min(self.scenario.train.grad_accumulation, 2)):
-                self._micro_step(begin, seq_len)
+            if self.scenario.train.grad_accumulation > 1:
+                with self._without_reduction():
+                    self._micro_step(begin, seq_len)
+            self._micro_step(begin, seq_len)
         finally:
             hook.remove()
         begin("optimizer_step")
@@ -61,7 +69,7 @@ class Job:
     def _micro_step(self, begin: Begin, seq_len: int | None) -> None:
         begin("forward")
         batch = self.batch(seq_len)
-        loss = self.loss(self.model, batch)
+        loss = self.loss(self.called, batch)
         self.held[:] = [loss.__dict__.pop("outputs")] if self.scenario.stack.holds_logits else []
         if self.scenario.train.grad_accumulation > 1:
             loss = loss / self.scenario.train.grad_accumulation
@@ -69,6 +77,24 @@ class Job:
         self.recomputing = True
         loss.backward()
         self.recomputing = False
+
+    @contextmanager
+    def _without_reduction(self) -> Iterator[None]:
+        """No reduction before the last micro-batch: accelerate 1.15 accelerator.py, no_sync. A bare loop does without.
+
+        Under FSDP2 every rank holds the whole gradients of all parameters until then.
+        """
+        if self.scenario.stack.name == "plain":
+            yield
+        elif hasattr(self.called, "set_requires_gradient_sync"):
+            self.called.set_requires_gradient_sync(False)
+            try:
+                yield
+            finally:
+                self.called.set_requires_gradient_sync(True)
+        else:
+            with getattr(self.called, "no_sync", nullcontext)():
+                yield
 
     def _tell_last_layer(self, begin: Begin) -> Any:  # a removable handle
         """The loss begins where the last decoder layer has returned, not where it is recomputed."""
@@ -91,10 +117,12 @@ def assemble(
 ) -> Job:
     """The job of a scenario with its tensors at ``place``, of the first ``layers`` layers when not of all.
 
-    ``after_materialising`` may wrap the model (shard it) before the optimizer sees its parameters.
+    ``after_materialising`` may divide the model's parameters in place before the optimizer sees them, and returns what
+    the loop calls: the model, or a wrapper around it.
     """
     train = scenario.train
-    model = empty_model(config_of(scenario.model, layers), dtype=train.weights_dtype, attention=attention)
+    config = config_of(scenario.model, layers)
+    model = empty_model(config, dtype=train.weights_dtype, attention=attention, buffers=place.real)
     model.config.get_text_config().use_cache = False
     prepare_base(model, scenario)
     if train.quantized:
@@ -106,8 +134,8 @@ def assemble(
         model = put_adapters(model, scenario, place, adapter)
     loss = loss_of(model, scenario)
     enable_checkpoints(model, scenario)
-    if after_materialising is not None:
-        model = after_materialising(model)
-    wrap_autocast(model, scenario, place.name)
+    if train.sharding != "fsdp":  # whose own mixed precision takes its place: accelerator.py, _prepare_fsdp2
+        wrap_autocast(model, scenario, place.name)
+    called = model if after_materialising is None else after_materialising(model)
     optimizer = make_optimizer(train.optimizer, model.named_parameters(), decayed_names(model))
-    return Job(scenario, model, optimizer, loss, place)
+    return Job(scenario, model, called, optimizer, loss, place)

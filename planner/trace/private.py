@@ -3,7 +3,8 @@
 Run with torch 2.13; the older versions that are named have not been run.
 """
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -51,3 +52,47 @@ def fsdp_communication() -> list[tuple[type, str]]:
     from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup  # noqa: PLC0415
 
     return [(FSDPParamGroup, name) for name in ("unshard", "wait_for_unshard", "post_backward")]
+
+
+def dtensor_shapes() -> tuple[type, str]:
+    """The method in which DTensor learns the shape of a result from fake tensors as large as the whole.
+
+    torch 2.9 to 2.13: ``ShardingPropagator`` in torch.distributed.tensor._sharding_prop.
+    """
+    from torch.distributed.tensor._sharding_prop import ShardingPropagator  # noqa: PLC0415
+
+    return ShardingPropagator, "_propagate_tensor_meta_non_cached"
+
+
+def autocast_operators(device: str) -> frozenset[str]:
+    """Names, ``aten::name.overload``, of the operators that autocast treats on ``"CPU"`` or ``"CUDA"``.
+
+    torch 2.9 to 2.13: both tables are registered in every build (aten/src/ATen/autocast_mode.cpp).
+    """
+    return frozenset(
+        name
+        for name in torch._C._dispatch_get_all_op_names()
+        if name.startswith("aten::") and torch._C._dispatch_has_kernel_for_dispatch_key(name, f"Autocast{device}")
+    )
+
+
+def without_cpu_autocast() -> Any:
+    """A guard under which operators run below the CPU's autocast, as its own kernels run them.
+
+    torch 2.9 to 2.13: ``torch._C._ExcludeDispatchKeyGuard``.
+    """
+    return torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU))
+
+
+@contextmanager
+def cpu_autocast_kernels(kernels: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
+    """Operators by name, with what the CPU's autocast does with them for the length of this context.
+
+    torch 2.9 to 2.13: ``torch.library._scoped_library`` takes its registrations back.
+    """
+    with torch.library._scoped_library("aten", "IMPL") as library:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # "Overriding a previously registered kernel"
+            for name, kernel in kernels.items():
+                library.impl(name.removeprefix("aten::"), kernel, "AutocastCPU")
+        yield

@@ -5,8 +5,10 @@ Who owns a storage is often known only later (a temporary becomes a ``.grad``), 
 """
 
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -78,6 +80,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]  # torch has no types f
         self._blocks: dict[int, int] = {}
         """Number of the block behind each live storage, by the identity of its Python object, which torch preserves."""
         self._references: dict[int, Any] = {}
+        self._emptied: set[int] = set()
+        """Live storages that were resized to nothing: their blocks have ended."""
+        self._owner: str | None = None
+        self._silent = False
 
     # ------------------------------------------------------------ what is at work
 
@@ -92,13 +98,35 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]  # torch has no types f
         """A decoder layer, or none, is at work from now on."""
         self.layer = number
 
+    @contextmanager
+    def owned(self, owner: str) -> Iterator[None]:
+        """Whatever appears meanwhile belongs to ``owner`` until it is relabelled."""
+        before, self._owner = self._owner, owner
+        try:
+            yield
+        finally:
+            self._owner = before
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Nothing that appears meanwhile exists on the device."""
+        before, self._silent = self._silent, True
+        try:
+            yield
+        finally:
+            self._silent = before
+
     # ------------------------------------------------------------ operators
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(hasattr(kind, "__tensor_flatten__") for kind in types):
+            return NotImplemented  # a wrapper such as DTensor comes back with the tensors inside it
         kwargs = kwargs or {}
         result = self._answer(func, args, kwargs)
         if result is NotImplemented:
             result = func(*args, **kwargs)
+        if self._silent:
+            return result
         self._watch_result(func, args, result)
         for size in self._hidden(func, args, kwargs, result):
             block = self.ledger.allocate(size, "temporaries", str(func), self.layer)
@@ -118,7 +146,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]  # torch has no types f
         """The layer at work; in an optimizer, which works on all layers in turn, that of the tensor it works on."""
         if self.phase != "optimizer_step" or not isinstance(source, torch.Tensor):
             return self.layer
-        block = self._blocks.get(id(source.untyped_storage()))
+        block = self._blocks.get(id(storage_of(source)))
         return OUTSIDE if block is None else self.ledger.block_layers[block]
 
     def _watch(self, tensor: torch.Tensor, func: Any, layer: int) -> None:
@@ -128,6 +156,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]  # torch has no types f
 
     def _owner_of(self, tensor: torch.Tensor, func: Any) -> str:
         """A first label; gradients and optimizer states are relabelled when they are seen to be such."""
+        if self._owner is not None:
+            return self._owner
         outside = self.layer == OUTSIDE and self.phase in ("loss", "backward")
         if outside and tensor.ndim >= 2 and tensor.shape[-1] in self._logit_widths:
             return "logits"
@@ -148,16 +178,56 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]  # torch has no types f
     def _gone(self, key: int) -> None:
         self._references.pop(key)
         block = self._blocks.pop(key)
+        if key in self._emptied:
+            self._emptied.remove(key)
+            return
         layer = self.ledger.block_layers[block] if self.phase == "optimizer_step" else self.layer
         self.ledger.release(block, layer)
 
     def knows(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor's storage is watched already."""
-        return id(tensor.untyped_storage()) in self._blocks
+        return self.watches(storage_of(tensor))
+
+    def watches(self, storage: Any) -> bool:
+        """Whether a storage is watched already."""
+        return id(storage) in self._blocks
+
+    @contextmanager
+    def following_resizes(self) -> Iterator[None]:
+        """A storage that is resized ends as one block and begins as another; no operator tells."""
+        resize = torch.UntypedStorage.resize_
+
+        def resized(storage: Any, size: int) -> Any:
+            result = resize(storage, size)
+            self._resized(storage)
+            return result
+
+        with patch.object(torch.UntypedStorage, "resize_", resized):
+            yield
+
+    def _resized(self, storage: Any) -> None:
+        key = id(storage)
+        block = self._blocks.get(key)
+        if block is None:
+            return
+        if key not in self._emptied:
+            self.ledger.release(block, self.layer)
+        self._emptied.add(key)
+        if storage.nbytes():
+            self._emptied.remove(key)
+            owner, site = self.ledger.owners[block], self.ledger.sites[block]
+            self._blocks[key] = self.ledger.allocate(storage.nbytes(), owner, site, self.layer)
 
     def relabel(self, tensors: Iterable[torch.Tensor], owner: str) -> None:
         """Say whose the storages of ``tensors`` are, from their first moment on."""
         for tensor in tensors:
-            block = self._blocks.get(id(tensor.untyped_storage()))
+            block = self._blocks.get(id(storage_of(tensor)))
             if block is not None:
                 self.ledger.owners[block] = owner
+
+
+def storage_of(tensor: Any) -> Any:
+    """The storage behind a tensor; that of the local part for a wrapper such as DTensor."""
+    while hasattr(type(tensor), "__tensor_flatten__"):
+        tensor = getattr(tensor, tensor.__tensor_flatten__()[0][0])
+    return tensor.untyped_storage()

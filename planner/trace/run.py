@@ -15,8 +15,9 @@ from planner.build.quantise import is_quantised
 from planner.result import Parameters
 from planner.spec import Scenario
 from planner.trace.fake import fake_mode, fake_place
-from planner.trace.recorder import Recorder
+from planner.trace.recorder import Recorder, storage_of
 from planner.trace.semantics import Semantics
+from planner.trace.sharded import engine
 from planner.trace.standins import Answers
 
 STEPS = 2
@@ -24,11 +25,11 @@ STEPS = 2
 
 
 class Run(NamedTuple):
-    """What was recorded, and how many parameters the model at this depth has."""
+    """What was recorded, and how many parameters each layer has (``OUTSIDE``: all that stands outside layers)."""
 
     trace: Trace
-    parameters: Parameters
-    managed_bytes: int
+    parameters: Mapping[int, Parameters]
+    managed_bytes: Mapping[int, int]
 
 
 def record(
@@ -41,20 +42,29 @@ def record(
 ) -> Run:
     """Run two steps (one for each of ``lengths``) of the first ``layers`` layers, or of all."""
     mode = fake_mode()
-    with quiet_collector(), semantics.patched():
-        job = assemble(scenario, fake_place(mode), attention=semantics.attention, layers=layers, adapter=adapter)
+    with quiet_collector(), semantics.patched(), engine(scenario, mode) as sharding:
+        job = assemble(
+            scenario,
+            fake_place(mode),
+            attention=semantics.attention,
+            layers=layers,
+            adapter=adapter,
+            after_materialising=sharding.wrap,
+        )
         recorder = Recorder(hidden=semantics.hidden, answer=Answers(), logit_widths=logit_widths(scenario))
         seed(recorder, job)
+        sharding.seed(recorder)
         with ExitStack() as stack:
             stack.enter_context(mode)
             stack.enter_context(recorder)
+            stack.enter_context(sharding.watched(recorder))
             stack.enter_context(watch_layers(recorder, job))
             stack.enter_context(watch_gradients(recorder, job))
             for number, length in enumerate(lengths or (scenario.train.seq_len,) * STEPS):
                 recorder.step = number
                 job.step(recorder.begin, length)
                 recorder.relabel(states_of(job.optimizer), "optimizer")
-    return Run(recorder.ledger.trace(), parameters_of(job), 0)
+    return Run(recorder.ledger.trace(), parameters_by_layer(job), {})
 
 
 @contextmanager
@@ -93,7 +103,7 @@ def seed(recorder: Recorder, job: Job) -> None:
     for name, tensor in [*job.model.named_parameters(), *job.model.named_buffers(), *quantisation_states(job.model)]:
         owner = "adapters" if name in adapters else "weights"
         if not recorder.knows(tensor):
-            recorder.add(tensor.untyped_storage(), owner, name, places(name))
+            recorder.add(storage_of(tensor), owner, name, places(name))
 
 
 def quantisation_states(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
@@ -149,11 +159,15 @@ def watch_gradients(recorder: Recorder, job: Job) -> Iterator[None]:
 
 @contextmanager
 def watch_layers(recorder: Recorder, job: Job) -> Iterator[None]:
-    """Tell the recorder which decoder layer is at work: forward, recomputed, and backward."""
+    """Tell the recorder which decoder layer is at work: forward, recomputed, and backward.
+
+    The hooks enclose those of a sharding engine, so that what a layer gathers and reduces counts as the layer's.
+    """
     handles = []
     for number, layer in enumerate(decoder_layers(job.model)):
-        handles.append(layer.register_forward_pre_hook(_entering(recorder, number), with_kwargs=True))
-        handles.append(layer.register_forward_hook(_leaving(recorder, number)))
+        handles.append(layer.register_forward_pre_hook(_entering(recorder, number), prepend=True, with_kwargs=True))
+        handles.append(layer.register_forward_hook(_awaiting_gradient(recorder, number), prepend=True))
+        handles.append(layer.register_forward_hook(_leaving(recorder)))
     try:
         yield
     finally:
@@ -171,15 +185,23 @@ def _entering(recorder: Recorder, number: int) -> Any:
     return enter
 
 
-def _leaving(recorder: Recorder, number: int) -> Any:
-    """After forward the next layer, or none, is at work; backward reaches a layer through its output's gradient."""
+def _awaiting_gradient(recorder: Recorder, number: int) -> Any:
+    """Backward reaches a layer through its output's gradient."""
 
-    def leave(_module: Any, _arguments: Any, output: Any) -> None:
+    def watch(_module: Any, _arguments: Any, output: Any) -> None:
         hidden = output[0] if isinstance(output, tuple | list) else output
+        if recorder.phase != "backward" and isinstance(hidden, torch.Tensor) and hidden.requires_grad:
+            hidden.register_hook(lambda _gradient: recorder.enter_layer(number))
+
+    return watch
+
+
+def _leaving(recorder: Recorder) -> Any:
+    """After forward the next layer, or none, is at work."""
+
+    def leave(_module: Any, _arguments: Any, _output: Any) -> None:
         if recorder.phase != "backward":
             recorder.enter_layer(OUTSIDE)
-            if isinstance(hidden, torch.Tensor) and hidden.requires_grad:
-                hidden.register_hook(lambda _gradient: recorder.enter_layer(number))
 
     return leave
 
@@ -187,11 +209,15 @@ def _leaving(recorder: Recorder, number: int) -> Any:
 # ---------------------------------------------------------------- counts
 
 
-def parameters_of(job: Job) -> Parameters:
-    """Total of the base, trained, and stored in 4 or 8 bits; packed matrices count their entries."""
-    adapters = adapter_parameters(job.model)
-    quantised = sum(m.in_features * m.out_features for m in job.model.modules() if is_quantised(m))
-    packed = {id(m.weight) for m in job.model.modules() if is_quantised(m)}
-    plain = sum(p.numel() for name, p in job.model.named_parameters() if name not in adapters and id(p) not in packed)
-    trained = sum(p.numel() for p in job.model.parameters() if p.requires_grad)
-    return Parameters(plain + quantised, trained, quantised)
+def parameters_by_layer(job: Job) -> dict[int, Parameters]:
+    """Per layer: total of the base, trained, and stored in 4 or 8 bits; packed matrices count their entries."""
+    adapters, place = adapter_parameters(job.model), layer_numbers(job.model)
+    packed = {id(m.weight): m.in_features * m.out_features for m in job.model.modules() if is_quantised(m)}
+    found: dict[int, Parameters] = {}
+    for name, parameter in job.model.named_parameters():
+        quantised = packed.get(id(parameter), 0)
+        base = 0 if name in adapters else quantised or parameter.numel()
+        trained = parameter.numel() if parameter.requires_grad else 0
+        so_far = found.get(place(name), Parameters(0, 0, 0))
+        found[place(name)] = Parameters(*map(sum, zip(so_far, (base, trained, quantised), strict=True)))
+    return found

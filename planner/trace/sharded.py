@@ -1,0 +1,209 @@
+"""One rank of many: FSDP2 as accelerate applies it, and DDP, on a process group that only pretends to communicate.
+
+Rank 0 is traced. torch gives it the first chunk of every tensor, which is never smaller than another's, so it is the
+fullest rank. Whatever the engine allocates is its own code's doing:
+
+- ``fully_shard`` keeps a sharded parameter per tensor. Gathered copies, the buffers that they arrive in, a layer's whole
+  gradients and both ends of the reduce-scatter are temporaries; what a sharded parameter's ``.grad`` holds are gradients.
+- Gathered copies come and go by ``resize_`` of a storage, which the recorder follows as a release and a new block.
+
+What CUDA does differently, and why it does not show here. FSDP2 orders its streams with events and keeps tensors alive
+by references, not by ``record_stream``: the previous all-gather's output until the next one's copy-out, the previous
+reduce-scatter's input until the next post-backward, a prefetched unit's output until its turn (``AllGatherState`` and
+``ReduceScatterState`` in torch 2.13 distributed/fsdp/_fully_shard/_fsdp_param_group.py). On the CPU the same code runs
+with ``torch.cpu.Stream`` and ``Event``, which do nothing; no branch on the device changes what is referenced, except
+for CPU offload. So allocated bytes are CUDA's. Reserved bytes are not: the caching allocator has a pool for each
+stream, and what copy-in and reduce-scatter allocate lies in pools of their own. NCCL's buffers lie outside it.
+"""
+
+import os
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import torch
+from accelerate.utils import FullyShardedDataParallelPlugin
+from accelerate.utils.fsdp_utils import fsdp2_prepare_model
+from torch.distributed.device_mesh import init_device_mesh
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from planner.allocator.events import OUTSIDE
+from planner.build.model import first_line
+from planner.errors import UnsupportedScenario
+from planner.spec import Scenario, TrainSpec
+from planner.trace.fake import Answering
+from planner.trace.private import dtensor_shapes, fake_process_group, fsdp_communication
+from planner.trace.recorder import Recorder, storage_of
+
+
+class Engine(NamedTuple):
+    """What a sharding engine does to a traced job.
+
+    ``wrap`` is ``assemble``'s ``after_materialising``, ``seed`` adds the buffers that stand from the start, and under
+    ``watched`` the recorder knows what the engine allocates.
+    """
+
+    wrap: Callable[[Any], Any] | None = None
+    seed: Callable[[Recorder], None] = lambda _recorder: None
+    watched: Callable[[Recorder], AbstractContextManager[Any]] = lambda _recorder: nullcontext()
+
+
+@contextmanager
+def engine(scenario: Scenario, mode: Any) -> Iterator[Engine]:
+    """The scenario's engine among as many pretended ranks as it has GPUs; raise ``UnsupportedScenario`` for others."""
+    sharding, ranks = scenario.train.sharding, scenario.cluster.world_size
+    if sharding == "none":
+        yield Engine()
+        return
+    if sharding.startswith("zero"):
+        raise UnsupportedScenario(f"--sharding {sharding} cannot be traced yet: use --evidence closed-form")
+    if sharding == "fsdp" and scenario.stack.fsdp_version != 2:
+        raise UnsupportedScenario(
+            f"stack {scenario.stack.name} uses FSDP version {scenario.stack.fsdp_version}, and only version 2 can be "
+            "traced: use --evidence closed-form"
+        )
+    with fake_process_group(ranks):
+        yield _fsdp(scenario.train, ranks, mode) if sharding == "fsdp" else _ddp(scenario, mode)
+
+
+# ---------------------------------------------------------------- FSDP2
+
+
+def _fsdp(train: TrainSpec, ranks: int, mode: Any) -> Engine:
+    mesh = init_device_mesh("cpu", (ranks,), mesh_dim_names=("shards",))  # before any fake mode: it computes
+    accelerator = _accelerator(train, mesh)
+
+    def wrap(model: Any) -> Any:
+        with mode, Answering(), _named_as_quantised(model), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # accelerate tells about replicated 4-bit weights; so does the plan
+            try:
+                return fsdp2_prepare_model(accelerator, model)
+            except (ValueError, TypeError, AttributeError, NotImplementedError, AssertionError) as error:
+                raise UnsupportedScenario(
+                    f"fully_shard cannot divide {type(model).__name__}: {first_line(error)}; "
+                    "use --sharding ddp, or --evidence closed-form"
+                ) from error
+
+    return Engine(wrap, watched=_communication)
+
+
+def _accelerator(train: TrainSpec, mesh: Any) -> Any:
+    """As much of an ``Accelerator`` as ``fsdp2_prepare_model`` asks for, with the plugin that the Trainer makes."""
+    plugin = fsdp_plugin(train)
+    return SimpleNamespace(
+        state=SimpleNamespace(fsdp_plugin=plugin),
+        mixed_precision="no" if train.autocast == "none" else train.autocast,
+        torch_device_mesh={("shards",): mesh},
+        parallelism_config=SimpleNamespace(fsdp_dim_names=("shards",)),
+        is_main_process=False,
+        device=torch.device("cpu"),
+    )
+
+
+def fsdp_plugin(train: TrainSpec) -> Any:
+    """The plugin of ``TrainingArguments(fsdp=True)``: transformers 5.23 training_args.py, _process_fsdp_args.
+
+    Mixed precision follows autocast, with the dtype for parameters, reduction and outputs alike: accelerate 1.15
+    state.py, AcceleratorState.__init__, and utils/dataclasses.py, set_mixed_precision. ``--gradient-checkpointing`` is
+    the model's own, not the plugin's.
+    """
+    with patch.dict(os.environ):  # the plugin writes there
+        plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2,
+            auto_wrap_policy="TRANSFORMER_BASED_WRAP",
+            reshard_after_forward=True,
+            cpu_ram_efficient_loading=False,
+            state_dict_type="FULL_STATE_DICT",
+        )
+    if train.autocast != "none":
+        plugin.set_mixed_precision(train.autocast)
+    return plugin
+
+
+@contextmanager
+def _named_as_quantised(model: Any) -> Iterator[None]:
+    """Accelerate knows 4-bit weights by the name of their class, which fake ones have only for its eyes.
+
+    accelerate 1.15 utils/fsdp_utils.py, fsdp2_prepare_model: packed integers are left whole on every rank, and nothing
+    is cast to fp32 on a model that has any.
+    """
+    packed = [parameter for parameter in model.parameters() if hasattr(parameter, "quant_state")]
+    originals = [type(parameter) for parameter in packed]
+    for parameter in packed:
+        parameter.__class__ = type("Params4bit", (type(parameter),), {})
+    try:
+        yield
+    finally:
+        for parameter, original in zip(packed, originals, strict=True):
+            parameter.__class__ = original
+
+
+@contextmanager
+def _communication(recorder: Recorder) -> Iterator[None]:
+    """Whatever FSDP2 allocates to gather and to reduce is a temporary until it is seen to be a gradient."""
+    with ExitStack() as stack:
+        stack.enter_context(recorder.following_resizes())
+        stack.enter_context(_inside(*dtensor_shapes(), recorder.silent))
+        for owner, name in fsdp_communication():
+            stack.enter_context(_inside(owner, name, lambda: recorder.owned("temporaries")))
+        yield
+
+
+def _inside(owner: type, name: str, context: Callable[[], AbstractContextManager[Any]]) -> AbstractContextManager[Any]:
+    """A patch under which the method ``name`` always runs in a context."""
+    method = getattr(owner, name)
+
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        with context():
+            return method(*arguments, **keywords)
+
+    return patch.object(owner, name, call)
+
+
+# ---------------------------------------------------------------- DDP
+
+
+def _ddp(scenario: Scenario, mode: Any) -> Engine:
+    """The real ``DistributedDataParallel``, whose reducer allocates its buckets through the dispatcher.
+
+    A bucket's storage is held by C++ alone, so what was made while the wrapper was built and is still there is a
+    bucket. torch 2.13 csrc/distributed/c10d/reducer.cpp, Reducer::initialize_buckets: 1 MiB first, then 25 MiB.
+    """
+    made: list[Any] = []
+
+    def wrap(model: Any) -> Any:
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            return model
+        with mode, Answering(), _Made(made):
+            return torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=_find_unused(model))
+
+    def seed(recorder: Recorder) -> None:
+        for reference in made:
+            storage = reference()
+            if storage is not None and not recorder.watches(storage):
+                recorder.add(storage, "temporaries", "DistributedDataParallel", OUTSIDE)
+
+    return Engine(wrap, seed)
+
+
+class _Made(TorchDispatchMode):  # type: ignore[misc]  # torch has no types for us
+    """Keeps a weak reference to every storage that an operator returns."""
+
+    def __init__(self, made: list[Any]) -> None:
+        super().__init__()
+        self._made = made
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self._made += [weakref.ref(storage_of(leaf)) for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        return result
+
+
+def _find_unused(model: Any) -> bool:
+    """What the Trainer chooses: transformers 5.23 trainer.py, _build_accelerator_args."""
+    return not model.is_gradient_checkpointing if hasattr(model, "is_gradient_checkpointing") else True
