@@ -5,7 +5,7 @@ Run with torch 2.13; the older versions that are named have not been run.
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any
 from unittest.mock import patch
@@ -95,4 +95,24 @@ def cpu_autocast_kernels(kernels: Mapping[str, Callable[..., Any]]) -> Iterator[
             warnings.simplefilter("ignore", UserWarning)  # "Overriding a previously registered kernel"
             for name, kernel in kernels.items():
                 library.impl(name.removeprefix("aten::"), kernel, "AutocastCPU")
+        yield
+
+
+@contextmanager
+def foreach_by_default() -> Iterator[None]:
+    """Optimizers and clipping pick their multi-tensor form for fake tensors on the CPU, as they do for tensors on CUDA.
+
+    torch 2.9 to 2.13: ``_foreach_supported_types`` and ``_get_foreach_kernels_supported_devices`` in
+    torch/utils/_foreach_utils.py and torch/optim/optimizer.py.
+    """
+    from torch._subclasses.fake_tensor import FakeTensor  # noqa: PLC0415
+    from torch.optim import optimizer  # noqa: PLC0415
+    from torch.utils import _foreach_utils  # noqa: PLC0415
+
+    devices = [*_foreach_utils._get_foreach_kernels_supported_devices(), "cpu"]
+    with ExitStack() as stack:
+        for module in (optimizer, _foreach_utils):
+            types = [*module._foreach_supported_types, FakeTensor]
+            stack.enter_context(patch.object(module, "_foreach_supported_types", types))
+            stack.enter_context(patch.object(module, "_get_foreach_kernels_supported_devices", lambda: [*devices]))
         yield

@@ -12,24 +12,33 @@ trl_kernels           TRL's fused head with its Triton kernels: ``triton_logprob
 quantised             bitsandbytes: hidden copies, ``cuda_int8``, states in managed memory
 kernels, reduction    what kernels allocate inside themselves, formulas
 hidden                the same by operator: ``hidden_bytes``, ``hidden_on``
+autocast              ``torch.autocast("cpu")`` by CUDA's lists: ``cuda_autocast``
+defaults              multi-tensor optimizers and clipping, fused dropout: ``cuda_defaults``
+workspaces            cuBLAS's buffers: ``Workspaces``
 ====================  ==================================================================================
 """
 
 from planner.trace.cuda.attention import IMPLEMENTATIONS, Attention, cuda_attention
+from planner.trace.cuda.autocast import cuda_autocast
 from planner.trace.cuda.backends import choose_backend
 from planner.trace.cuda.card import Card, card_of
+from planner.trace.cuda.defaults import cuda_defaults
 from planner.trace.cuda.hidden import hidden_bytes, hidden_on
 from planner.trace.cuda.masks import unpadded_masks
 from planner.trace.cuda.quantised import cuda_int8, managed_states
 from planner.trace.cuda.trl_kernels import triton_logprob
+from planner.trace.cuda.workspaces import Workspaces
 
 __all__ = [
     "IMPLEMENTATIONS",
     "Attention",
     "Card",
+    "Workspaces",
     "card_of",
     "choose_backend",
     "cuda_attention",
+    "cuda_autocast",
+    "cuda_defaults",
     "cuda_int8",
     "hidden_bytes",
     "hidden_on",
