@@ -67,14 +67,18 @@ def settings(changed: Mapping[str, object]) -> str:
 def gib(count: int) -> str:
     """GiB for a column.
 
-    >>> gib(25_250_000_000), gib(4096), gib(0)
-    ('23.5', '<0.1', '–')
+    >>> gib(25_250_000_000), gib(4096), gib(0), gib(2**44 + 2**30)
+    ('23.5', '<0.1', '–', '16,385')
     """
     if count == 0:
         return "–"
     if 0 < count < GIB // 20:
         return "<0.1"
-    return format_gib(count)
+    return format_gib(count, digits=0 if count >= MANY_GIB * GIB else 1)
+
+
+MANY_GIB = 1_000
+"""From here on a tenth says nothing and makes the column too wide."""
 
 
 def cards(cluster: Cluster) -> str:
