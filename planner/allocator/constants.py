@@ -11,7 +11,8 @@ MIB = 2**20
 class Constants:
     """Bytes. Names of torch's own in brackets; files under ``c10/`` of the torch source.
 
-    They stand in ``core/AllocatorConfig.h``; before 2.9, in ``cuda/CUDACachingAllocator.cpp``.
+    They stand in ``core/AllocatorConfig.h`` from 2.10 on; in 2.9 all but kLargeBuffer in
+    ``cuda/CUDACachingAllocator.cpp``.
     """
 
     first: tuple[int, int]
@@ -45,7 +46,8 @@ class Constants:
 
 VERSIONS: tuple[Constants, ...] = (Constants(first=(2, 9)), Constants(first=(2, 11)))
 """One entry wherever something changed: in 2.11 the large segment became a setting. The values are the same in the
-headers of 2.9.1, 2.10.0, 2.11.0, 2.12.0 and 2.13.0."""
+headers of 2.10.0, 2.11.0, 2.12.0 and 2.13.0; 2.9.1's has the large one only, and the others are taken to be as before
+and after."""
 
 NEWEST = (2, 13)
 """Newest version whose header was read; later ones are taken as this one."""
