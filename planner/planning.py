@@ -31,6 +31,7 @@ def plan(request: Request, *, estimator: Estimator | None = None) -> Plan:
         cluster=question.cluster,
         candidates=shown,
         recommendation=recommendation,
+        named=request.methods,
         notes=(*notes, *absent),
     )
 

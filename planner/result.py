@@ -152,6 +152,8 @@ class Plan:
     cluster: Cluster
     candidates: tuple[Candidate, ...]
     recommendation: Recommendation
+    named: tuple[str, ...] = ()
+    """Methods that the user named; none when all were in question."""
     notes: tuple[str, ...] = ()
     """What the reader must know about names and data: what an alias resolved to, estimated figures, warnings."""
 

@@ -23,7 +23,7 @@ from planner.render.document import (
 )
 from planner.render.plan_text import requested
 from planner.result import PHASES, Candidate, Plan, Reason, Way
-from planner.spec import Cluster, Origin, Sharding, TrainSpec
+from planner.spec import METHODS, Cluster, Origin, Sharding, TrainSpec
 
 SETTINGS = tuple(field.name for field in fields(TrainSpec) if field.name != "method")
 
@@ -77,6 +77,7 @@ def _request(plan: Plan) -> dict[str, Setting]:
             name: _setting(amount, given.get(name, "default" if amount == usual else "user"))
             for name, (amount, usual) in amounts.items()
         },
+        "method": _setting(plan.named or METHODS, "user" if plan.named else "default"),
         "stack": _setting(stack.name, given.get("stack", "default" if stack.name == DEFAULT_STACK else "user")),
         "versions": _setting(dict(stack.versions), "stack"),
         "evidence": _setting(first.estimate.evidence, given.get("evidence", "default")),

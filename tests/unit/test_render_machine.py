@@ -59,6 +59,13 @@ def test_an_appended_candidate_does_not_change_what_was_asked(something_fits: Pl
     assert plan_document(something_fits)["scenario"]["seq_len"]["value"] == 2048
 
 
+def test_methods_that_the_user_named_are_said_to_be_named(nothing_fits: Plan) -> None:
+    open_, named = nothing_fits, replace(nothing_fits, named=("qlora",))
+
+    assert plan_document(open_)["scenario"]["method"] == {"value": ["full", "lora", "qlora"], "from": "default"}
+    assert plan_document(named)["scenario"]["method"] == {"value": ["qlora"], "from": "user"}
+
+
 def test_candidates_hold_every_setting(document: dict[str, Any]) -> None:
     names = {field.name for field in fields(TrainSpec)} - {"method"}
 
