@@ -35,7 +35,8 @@ class Mark(NamedTuple):
 class Trace:
     """``events``: ``i`` allocates ``blocks[i]``, ``~i`` (a negative number) releases it.
 
-    ``layers`` runs beside ``events``: the decoder layer that was at work, or ``OUTSIDE``.
+    ``layers`` runs beside ``events``: the decoder layer that was at work, or ``OUTSIDE``. What a device has recorded by
+    itself has no ``marks``.
     """
 
     blocks: tuple[Block, ...]
@@ -45,8 +46,8 @@ class Trace:
 
     def phase_ranges(self) -> Iterator[tuple[Mark, int, int]]:
         """Every mark with the half-open range of events that it covers."""
-        ends = [mark.index for mark in self.marks[1:]] + [len(self.events)]
-        for mark, end in zip(self.marks, ends, strict=True):
+        ends = [*(mark.index for mark in self.marks), len(self.events)]
+        for mark, end in zip(self.marks, ends[1:], strict=True):
             yield mark, mark.index, end
 
 

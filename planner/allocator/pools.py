@@ -34,6 +34,11 @@ class Chunk:
         """Whether it is a segment by itself."""
         return self.prev is None and self.next is None
 
+    @property
+    def mapped(self) -> bool:
+        """Whether there is memory behind its addresses."""
+        return self.state != UNMAPPED
+
     def split(self, size: int) -> "Chunk":
         """Keep the first ``size`` bytes; the rest, a new chunk behind."""
         rest = Chunk(self.pool, self.address + size, self.size - size)

@@ -148,10 +148,16 @@ def _sweeps(runs: Iterator[Piece]) -> Iterator[list[Piece]]:
 
 
 def _overhang(group: list[Piece]) -> int:
-    """How many runs at the end of a group open the next one: in 3, 0, 1, 2, 3 the sweep begins at 0."""
-    if len({run.layer for run in group}) > 2:
-        return 0
-    return sum(run.layer == group[-1].layer for run in group)
+    """How many runs at the end of a group open the next one: in 3, 0, 1, 2, 3 the sweep begins at 0.
+
+    Where a sweep turns back at once, as in 0, 1, 2, 2, 1, 0, its last layer has as many runs as the one before it.
+    """
+    last = group[-1].layer
+    trailing = sum(run.layer == last for run in group)
+    if len({run.layer for run in group}) <= 2:
+        return trailing
+    before = next(run.layer for run in reversed(group) if run.layer != last)
+    return max(trailing - sum(run.layer == before for run in group), 0)
 
 
 def _cells(runs: list[Piece]) -> Iterator[Piece]:
