@@ -1,12 +1,15 @@
 """Full fine-tuning, LoRA and QLoRA, or any other PEFT method, put on a model."""
 
+import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, get_peft_model, prepare_model_for_kbit_training
+from peft import LoraConfig, PeftConfig, PeftType, get_peft_model, prepare_model_for_kbit_training
 
 from planner.build.model import DTYPES, first_line
+from planner.build.peft_patches import finish, importable, settled, stand_ins
 from planner.build.place import Place, materialise
 from planner.build.quantise import quantise
 from planner.errors import UnsupportedScenario, UsageError
@@ -40,11 +43,14 @@ def put_adapters(model: Any, scenario: Scenario, place: Place, adapter: Mapping[
     train = scenario.train
     config = _lora(train) if adapter is None else _from_fields(adapter)
     base = [tensor for _, tensor in tensors_of(model)]
+    _refuse(config, train)
     try:
-        with place.inside():
+        with place.inside(), nullcontext() if place.real else stand_ins(config):
             model = get_peft_model(model, config, autocast_adapter_dtype=train.adapter_dtype == "fp32")
             if train.quantized:
                 _cast_adapters(model, train)
+            if not place.real:
+                finish(model, config)
     except (ValueError, TypeError, AttributeError, KeyError, NotImplementedError, RuntimeError) as error:
         raise UnsupportedScenario(
             f"PEFT cannot put {config.peft_type} on {scenario.model.name}: {first_line(error)}"
@@ -77,9 +83,35 @@ def _lora(train: TrainSpec) -> LoraConfig:
 def _from_fields(fields: Mapping[str, object]) -> PeftConfig:
     """The configuration object of an ``adapter_config.json``; raise ``UsageError`` in one line."""
     try:
-        return PeftConfig.from_peft_type(**{**fields, "inference_mode": False})
-    except (ValueError, TypeError, KeyError, ImportError) as error:
+        with warnings.catch_warnings(), importable("sklearn"):
+            warnings.simplefilter("ignore")
+            return PeftConfig.from_peft_type(**settled(fields))
+    except (ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
         raise UsageError(f"--peft-config: PEFT does not take it: {first_line(error)}") from error
+
+
+def _refuse(config: PeftConfig, train: TrainSpec) -> None:
+    """Raise ``UnsupportedScenario`` for what PEFT refuses when checkpoints come first, and drops when they come last.
+
+    peft 0.21 peft_model.py, _setup_prompt_encoder: a cache of keys and values does not survive recomputation.
+    """
+    if config.peft_type in (PeftType.PREFIX_TUNING, PeftType.CARTRIDGE) and train.gradient_checkpointing:
+        raise UnsupportedScenario(
+            f"PEFT's {config.peft_type.value} does not work with checkpoints: use --no-gradient-checkpointing"
+        )
+
+
+TASKS = frozenset({PeftType.POLY, PeftType.MULTITASK_PROMPT_TUNING})
+"""Tuners that want to know the task of every sequence."""
+
+
+def extra_inputs(model: Any, sequences: int, place: Place) -> dict[str, torch.Tensor]:
+    """What a batch carries for the tuner beside ids, labels and mask: (sequences,) int64 numbers of tasks."""
+    if getattr(model, "peft_type", None) not in TASKS:
+        return {}
+    shape = torch.Size((sequences,))
+    tasks = place.empty(shape, torch.int64)
+    return {"task_ids": tasks.zero_() if place.real else tasks}
 
 
 def adapter_parameters(model: Any) -> set[str]:

@@ -7,6 +7,8 @@ What is answered, and why no other answer would do:
   step is skipped and no branch for failures is taken; otherwise true, so that a module that a random draw may switch
   off (LoHa's module dropout) runs, which is what needs memory.
 - the places of non-zero entries, and selection by a mask: every entry is selected, the most that can be.
+- counts of equal numbers (``bincount``): as many counts as are asked for, or one for each number.
+- distinct numbers (``unique``): one, so that a loop over them (CPT's, over kinds of tokens) runs once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,49 +18,68 @@ import torch
 
 aten = torch.ops.aten
 
-DOUBTS = ("any", "isnan", "isinf", "ne", "isfinite", "logical_not")
+DOUBTS = ("any", "isnan", "isinf", "ne", "logical_not")
 """Operators whose truth means that something is wrong or different."""
 
 
 class Answers:
-    """Remembers which operator made each truth value, and answers for it."""
-
-    def __init__(self) -> None:
-        self._makers: dict[int, str] = {}
+    """Answers for values, and marks the truth values that mean trouble."""
 
     def __call__(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """The stand-in for one call, or ``NotImplemented``."""
         answer = _ANSWERS.get(func)
         if answer is not None:
-            return answer(self, args)
+            return answer(*args, **kwargs)
         if func is aten.index.Tensor:
             return _selected(func, args, kwargs)
         if func in (aten.index_put.default, aten.index_put_.default):
             return _put(func, args, kwargs)
+        if func.overloadpacket.__name__ in DOUBTS:
+            return _marked(func(*args, **kwargs))
         return NotImplemented
 
-    def remember(self, func: Any, result: Any) -> None:
-        """Note who made a truth value."""
-        if isinstance(result, torch.Tensor) and result.dtype == torch.bool and result.ndim == 0:
-            self._makers[id(result)] = func.overloadpacket.__name__
 
-    def number(self, args: Sequence[Any]) -> int | float | bool:
-        """What ``.item()`` returns."""
-        tensor = args[0]
-        if tensor.dtype == torch.bool:
-            return self._makers.get(id(tensor), "") not in DOUBTS
-        return 1.0 if tensor.is_floating_point() else 1
+def _marked(result: torch.Tensor) -> torch.Tensor:
+    """The same tensor, which says that its truth means trouble as long as it lives."""
+    if isinstance(result, torch.Tensor) and result.ndim == 0:
+        result.means_trouble = True
+    return result
 
 
-def _everywhere(_answers: Answers, args: Sequence[Any]) -> torch.Tensor:
+def _number(tensor: torch.Tensor) -> int | float | bool:
+    """What ``.item()`` returns."""
+    if tensor.dtype == torch.bool:
+        return not hasattr(tensor, "means_trouble")
+    return 1.0 if tensor.is_floating_point() else 1
+
+
+def _everywhere(mask: torch.Tensor) -> torch.Tensor:
     """``nonzero``: (entries, dimensions) int64, with every entry in it."""
-    mask = args[0]
     return mask.new_empty((mask.numel(), mask.ndim), dtype=torch.int64)
 
 
-_ANSWERS: Mapping[Any, Callable[[Answers, Sequence[Any]], Any]] = {
-    aten._local_scalar_dense.default: Answers.number,
+def _counts(numbers: torch.Tensor, weights: torch.Tensor | None = None, minlength: int = 0) -> torch.Tensor:
+    """``bincount``: int64, or of the dtype of ``weights``."""
+    dtype = torch.int64 if weights is None else weights.dtype
+    return numbers.new_empty((minlength or numbers.numel(),), dtype=dtype)
+
+
+def _distinct(
+    numbers: torch.Tensor,
+    _sorted: bool = True,
+    return_inverse: bool = False,
+    return_counts: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """``unique``: the numbers, the place of each entry among them, how often each occurs."""
+    inverse = numbers.new_empty(numbers.shape if return_inverse else (0,), dtype=torch.int64)
+    return numbers.new_empty((1,)), inverse, numbers.new_empty((int(return_counts),), dtype=torch.int64)
+
+
+_ANSWERS: Mapping[Any, Callable[..., Any]] = {
+    aten._local_scalar_dense.default: _number,
     aten.nonzero.default: _everywhere,
+    aten.bincount.default: _counts,
+    aten._unique2.default: _distinct,
 }
 
 
