@@ -11,10 +11,8 @@ from planner.formulas.head import hidden_tape
 from planner.formulas.tape import Tape
 from planner.spec import Block, ModelSpec, Scenario
 
-KEPT_GROUPS = ("inputs", "embedding", "checkpoints", "layers", "final norm", "head and loss")
-"""Groups that exist together when backward begins; the other group is one layer at a time."""
-
 RECOMPUTED = "one layer, recomputed"
+"""The group that exists for one layer at a time; all others exist together when backward begins."""
 
 
 class Item(NamedTuple):
@@ -29,10 +27,10 @@ class Item(NamedTuple):
 
 
 def itemise(scenario: Scenario) -> tuple[Item, ...]:
-    """Every saved tensor of one micro-step. The groups of ``KEPT_GROUPS`` sum to ``saved_bytes``.
+    """Every saved tensor of one micro-step. All but the group ``RECOMPUTED`` sum to ``saved_bytes``.
 
-    With checkpointing the layers keep their inputs only, and the group ``one layer, recomputed`` exists once,
-    for the layer whose backward runs.
+    With checkpointing the layers keep their inputs only, and the group ``RECOMPUTED`` exists once, for the
+    layer whose backward runs.
     """
     step = prepare(scenario)
     return (*_inputs(step), *_layers(step), *_ending(step), *_recomputed(step))
