@@ -7,7 +7,7 @@ what they release shifted along. Exact, not an extrapolation: the result equals 
 from collections.abc import Sequence
 
 from planner.allocator.events import OUTSIDE, Block, Mark, Trace
-from planner.allocator.sweeps import FEWEST_PERIODS, NO_SWEEP, Pattern, Piece
+from planner.allocator.sweeps import FEWEST_PERIODS, NO_SWEEP, Pattern, Piece, settled
 from planner.allocator.template import Cell, Home, NotPeriodic, Recording, at_layer, recording, template
 
 __all__ = ["RECORDED_PERIODS", "NotPeriodic", "extend", "recording_depth"]
@@ -40,7 +40,7 @@ def extend(trace: Trace, layers: int, *, period: int = 1, prefix: int = 0) -> Tr
     pattern = _pattern(trace, layers, period, prefix)
     if pattern.extra == 0:
         return trace
-    writer = _Writer(recording(trace, pattern))
+    writer = _Writer(recording(settled(trace, pattern), pattern))
     try:
         return writer.written()
     except (KeyError, IndexError) as error:

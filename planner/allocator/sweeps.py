@@ -4,7 +4,7 @@ A forward pass sweeps up (0, 1, 2, ...), a backward pass down, a foreach optimiz
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -62,6 +62,38 @@ class Piece(NamedTuple):
     end: int
     layer: int = OUTSIDE
     sweep: int = NO_SWEEP
+
+
+def settled(trace: Trace, pattern: Pattern) -> Trace:
+    """The same trace, in which releases in a row, in no layer, of three periods or more go from layer to layer.
+
+    Caches are emptied in the order of their hashes (autocast's is). What an allocator hands out and holds does not
+    depend on the order of releases in a row: neighbours merge whichever goes first.
+    """
+    events = list(trace.events)
+    owner = [block.layer for block in trace.blocks]
+    for start, end in _releases(trace):
+        layers = [owner[~event] for event in events[start:end]]
+        scrambled = len(list(_sweeps(_runs(layers, 0, len(layers))))) > 2
+        if scrambled and len({pattern.number(layer) for layer in layers if layer >= 0}) >= FEWEST_PERIODS:
+            events[start:end] = sorted(events[start:end], key=lambda event: owner[~event])
+    return replace(trace, events=tuple(events))
+
+
+def _releases(trace: Trace) -> Iterator[tuple[int, int]]:
+    """Longest ranges of releases in no layer, within one phase."""
+    marks = {mark.index for mark in trace.marks}
+    start = 0
+    for index, (event, layer) in enumerate(zip(trace.events, trace.layers, strict=True)):
+        if index in marks and index > start:
+            yield start, index
+            start = index
+        if event >= 0 or layer != OUTSIDE:
+            if index > start:
+                yield start, index
+            start = index + 1
+    if len(trace.events) > start:
+        yield start, len(trace.events)
 
 
 def pieces(trace: Trace, pattern: Pattern) -> list[Piece]:

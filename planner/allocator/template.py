@@ -6,6 +6,7 @@ Derived here; ``depth.extend`` writes the copies.
 import re
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from typing import NamedTuple
 
 from planner.allocator.events import OUTSIDE, Block, Trace
@@ -92,12 +93,29 @@ def template(record: Recording) -> dict[Cell, list[Step]]:
     for sweep, layer in record.cells:
         if pattern.low <= layer < pattern.seam:
             _hold(record, (sweep, layer), shift)
-            own, twin = record.steps((sweep, layer)), record.steps((sweep, layer + shift))
+            own = record.steps((sweep, layer))
+            twin = _aligned(own, record.steps((sweep, layer + shift)), shift)
             found[sweep, layer] = [_between(pattern, *pair, layer, shift) for pair in zip(own, twin, strict=True)]
         elif pattern.seam <= layer < pattern.seam + shift and (sweep, layer - shift) not in record.cells:
             raise NotPeriodic(f"layer {layer} takes part where layer {layer - shift} does not")
     _balanced(record, found)
     return found
+
+
+def _aligned(own: list[Step], twin: list[Step], shift: int) -> list[Step]:
+    """The twin's steps, with releases in a row in the order of the own ones where they are the same releases."""
+    found: list[Step] = []
+    for group in _rows(own):
+        there = twin[len(found) : len(found) + len(group)]
+        moved = {step._replace(layer=step.layer - shift): step for step in there if isinstance(step, Home)}
+        same = len(moved) == len(group) and all(home in moved for home in group)
+        found += [moved[home] for home in group if isinstance(home, Home)] if same else there
+    return found + twin[len(found) :]
+
+
+def _rows(steps: list[Step]) -> list[list[Step]]:
+    """Releases in a row, and allocations in a row."""
+    return [list(group) for _, group in groupby(steps, key=lambda step: isinstance(step, Home))]
 
 
 def _between(pattern: Pattern, own: Step, twin: Step, layer: int, shift: int) -> Step:
@@ -126,7 +144,8 @@ def _alike(record: Recording, cell: Cell, other: Cell) -> bool:
     """Whether two cells do the same, seen each from its own layer."""
     if other not in record.cells or record.inside(cell) != record.inside(other):
         return False
-    one, two = record.steps(cell), record.steps(other)
+    one = record.steps(cell)
+    two = _aligned(one, record.steps(other), other[1] - cell[1])
     if len(one) != len(two) or record.born(cell) != record.born(other):
         return False
     return all(_parallel(record.pattern, *pair, cell[1], other[1]) for pair in zip(one, two, strict=True))

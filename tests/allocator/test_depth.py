@@ -1,5 +1,6 @@
 """A trace of few layers, extended, is the trace of all layers, event by event."""
 
+import random
 import time
 from dataclasses import replace
 
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 
 from planner.allocator.depth import NotPeriodic, extend, recording_depth
 from planner.allocator.events import OUTSIDE, Block, Mark, Trace, peaks
-from tests.allocator.steps import Model, train
+from planner.allocator.replay import replay
+from tests.allocator.steps import Model, Recorder, train
 
 MODELS = {
     "checkpointed": Model(4),
@@ -77,6 +79,43 @@ def test_peaks_grow_by_the_layer() -> None:
     forward = [instants[1].memory for instants in (four, five)]
     assert forward[1].activations - forward[0].activations == 300
     assert forward[1].weights - forward[0].weights == 1000
+
+
+# ---------------------------------------------------------------- order without meaning
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("within", [True, False], ids=["within layers", "across layers"])
+def test_a_cache_emptied_in_any_order(seed: int, within: bool) -> None:
+    """Every layer leaves two blocks, and all go at once after the forward pass, in the order of some hash."""
+    deep, whole = extend(_cached(4, seed, within), 12), _cached(12, seed + 1, within)
+
+    assert deep.blocks == whole.blocks
+    assert [sorted(deep.events[start:end]) for _, start, end in deep.phase_ranges()] == [
+        sorted(whole.events[start:end]) for _, start, end in whole.phase_ranges()
+    ]
+    one, two = replay(deep), replay(whole)
+    assert (one.allocated, one.reserved, one.fragmentation) == (two.allocated, two.reserved, two.fragmentation)
+
+
+def _cached(layers: int, seed: int, within: bool) -> Trace:
+    out, chance = Recorder(), random.Random(seed)
+    out.mark("forward", 0)
+    kept: list[list[int]] = []
+    for layer in range(layers):
+        with out.at(layer):
+            kept.append([out.new(1000, "temporaries", "cast"), out.new(3_000_000, "temporaries", "cast")])
+            out.drop(out.new(5000, "temporaries", "mlp"))
+    for pair in kept:
+        chance.shuffle(pair)
+    casts = [number for pair in kept for number in pair]
+    if not within:
+        chance.shuffle(casts)
+    out.new(700, "logits", "head")
+    out.drop(*casts)
+    out.mark("loss", 0)
+    out.new(4_000_000, "logits", "head")
+    return out.trace()
 
 
 # ---------------------------------------------------------------- refusals
