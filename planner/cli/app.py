@@ -7,12 +7,20 @@ from dataclasses import dataclass
 import typer
 
 from planner._version import __version__
-from planner.cli.options import FORMAT, PROFILES, REQUEST, VERSION, Option, Values, takes
+from planner.cli.options import FORMAT, JOB, MODEL, PROFILES, REQUEST, VERSION, Option, Values, takes
 from planner.cli.output import write
 from planner.errors import UsageError
 
 SEARCH = Option("query", "argument", "words that the name must contain", metavar="QUERY")
 TOPIC = Option("topic", "argument", "a rule's code such as FIT001; or memory, stack", metavar="TOPIC")
+HERE = (
+    Option("gpu", "text", "the card that is here, by its name in `plan gpus`", "what torch finds", "GPU"),
+    Option("method", "list", "full, lora or qlora: exactly one", "lora", "METHOD"),
+    Option("steps", "integer", "optimizer steps to take", "3", "N"),
+    Option("timeout", "integer", "seconds after which the run is stopped", "600", "N"),
+    Option("layers", "integer", "take the first N layers only, for the prediction too", "all", "N"),
+)
+MEASURED = (MODEL[0], *HERE, *(option for option in JOB if option.name not in ("method", "evidence")), PROFILES, FORMAT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +42,7 @@ COMMANDS = (
     Subcommand("rules", "List the rules behind every recommendation.", (FORMAT,)),
     Subcommand("compare", "Compare full fine-tuning, LoRA and QLoRA for one model.", REQUEST),
     Subcommand("explain", "Explain a rule, a stack, or where a job's memory goes.", (TOPIC, *REQUEST)),
+    Subcommand("measure", "Take a few real steps on the device that is here, beside their prediction.", MEASURED),
     Subcommand("validate", "Hold predictions against published measurements.", (FORMAT,)),
 )
 

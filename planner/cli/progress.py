@@ -1,0 +1,30 @@
+"""One line on stderr that says what is going on, on a terminal only, and leaves no trace."""
+
+import sys
+from types import TracebackType
+from typing import Self
+
+
+class Progress:
+    """Shows the latest text while it is entered."""
+
+    def __init__(self) -> None:
+        self._shown = 0
+        self._stream = sys.stderr if sys.stderr is not None and sys.stderr.isatty() else None
+
+    def __call__(self, text: str) -> None:
+        """Show ``text`` in place of what was shown before."""
+        if self._stream is not None:
+            self._stream.write(f"\r{text:<{self._shown}}")
+            self._stream.flush()
+            self._shown = len(text)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._stream is not None and self._shown:
+            self._stream.write(f"\r{'':<{self._shown}}\r")
+            self._stream.flush()

@@ -1,0 +1,151 @@
+"""Peaks by phase while real code runs: CUDA's own statistics, or torch's profiler on the CPU."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
+
+import torch
+
+from planner.measure.task import Device, DeviceKind
+from planner.measure.values import PhasePeak
+from planner.result import Phase
+
+PREFIX = "planner phase: "
+
+
+class Counter(Protocol):
+    """Counts from ``begin`` to ``begin`` within ``counting``, whose list is filled when it ends."""
+
+    def counting(self) -> AbstractContextManager[list[PhasePeak]]:
+        """A stretch of phases, for instance one step."""
+
+    def begin(self, phase: Phase) -> None:
+        """A phase begins."""
+
+    def settle(self) -> None:
+        """Wait until the device has done everything that it was asked."""
+
+
+class CpuCounter:
+    """The running sum of every allocation and release that torch's CPU allocator reports to the profiler.
+
+    The level is carried from stretch to stretch: the first one has to begin before the model is there. The profiler
+    slows a step down a little.
+    """
+
+    def __init__(self) -> None:
+        self.level = 0
+        self._range: Any = None
+
+    @contextmanager
+    def counting(self) -> Iterator[list[PhasePeak]]:
+        """See ``Counter``."""
+        found: list[PhasePeak] = []
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        with torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
+            yield found
+            self._end()
+        found.extend(merged(self._peaks(profiler)))
+
+    def begin(self, phase: Phase) -> None:
+        """See ``Counter``."""
+        self._end()
+        self._range = torch.profiler.record_function(PREFIX + phase)
+        self._range.__enter__()
+
+    def _end(self) -> None:
+        if self._range is not None:
+            self._range.__exit__(None, None, None)
+            self._range = None
+
+    def settle(self) -> None:
+        """See ``Counter``: a CPU does at once what it is asked."""
+
+    def _peaks(self, profiler: Any) -> Iterator[PhasePeak]:
+        """The highest level of each phase, in order; a phase begins where its range does."""
+        events = sorted(
+            ((event.start_ns(), event.name(), event.nbytes()) for event in profiler.profiler.kineto_results.events()),
+            key=lambda event: event[0],
+        )
+        phase: Any = None
+        highest = self.level
+        for _, name, count in events:
+            if name == "[memory]":
+                self.level += count
+                highest = max(highest, self.level)
+            elif name.startswith(PREFIX):
+                if phase is not None:
+                    yield PhasePeak(phase, highest)
+                phase, highest = name.removeprefix(PREFIX), self.level
+        if phase is not None:
+            yield PhasePeak(phase, highest)
+
+
+class CudaCounter:
+    """CUDA's own statistics, reset where a phase begins, once the device has caught up."""
+
+    def __init__(self) -> None:
+        self._phase: Phase | None = None
+        self._found: list[PhasePeak] = []
+
+    @contextmanager
+    def counting(self) -> Iterator[list[PhasePeak]]:
+        """See ``Counter``."""
+        self._found, self._phase = [], None
+        found: list[PhasePeak] = []
+        yield found
+        self._end()
+        found.extend(merged(self._found))
+
+    def begin(self, phase: Phase) -> None:
+        """See ``Counter``."""
+        self._end()
+        self._phase = phase
+        torch.cuda.reset_peak_memory_stats()
+
+    def _end(self) -> None:
+        self.settle()
+        if self._phase is not None:
+            free, total = torch.cuda.mem_get_info()
+            peak = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+            self._found.append(PhasePeak(self._phase, *peak, total - free))
+            self._phase = None
+
+    def settle(self) -> None:
+        """See ``Counter``."""
+        torch.cuda.synchronize()
+
+
+def merged(peaks: Iterable[PhasePeak]) -> list[PhasePeak]:
+    """One entry for each phase, in order of first appearance: several micro-batches go through the same ones.
+
+    >>> merged([PhasePeak("forward", 3), PhasePeak("backward", 4), PhasePeak("forward", 5)])[0].allocated_bytes
+    5
+    """
+    found: dict[str, PhasePeak] = {}
+    for peak in peaks:
+        before = found.get(peak.phase, peak)
+        found[peak.phase] = PhasePeak(
+            peak.phase,
+            max(before.allocated_bytes, peak.allocated_bytes),
+            _larger(before.reserved_bytes, peak.reserved_bytes),
+            _larger(before.device_bytes, peak.device_bytes),
+        )
+    return list(found.values())
+
+
+def _larger(one: int | None, other: int | None) -> int | None:
+    return None if one is None or other is None else max(one, other)
+
+
+def counter_for(device: DeviceKind) -> Counter:
+    """How bytes are counted on a device."""
+    return CudaCounter() if device == "cuda" else CpuCounter()
+
+
+def cuda_here() -> Device | None:
+    """The first CUDA device, if any."""
+    if not torch.cuda.is_available():
+        return None
+    found = torch.cuda.get_device_properties(0)
+    return Device("cuda", found.name, found.total_memory, (found.major, found.minor), found.multi_processor_count)

@@ -1,0 +1,81 @@
+"""The machine that this runs on, without torch: its processor as a device, and devices as cards of ours."""
+
+import os
+import platform
+import shutil
+from pathlib import Path
+from types import MappingProxyType
+
+from planner.build.installed import check_versions, require
+from planner.errors import UnsupportedScenario, UsageError, show
+from planner.measure.task import Device
+from planner.spec import Gpu, Scenario
+
+DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+"""One of these is there wherever CUDA or ROCm can be: without any, nobody has to ask."""
+
+LIBRARIES = ("torch", "transformers", "accelerate", "peft", "bitsandbytes")
+"""What every job is built with."""
+
+PROCESSORS = Path("/proc/cpuinfo")
+
+
+def may_have_gpu() -> bool:
+    """Whether a driver is there; asked without loading it."""
+    return any(Path(driver).exists() for driver in DRIVERS) or shutil.which("nvidia-smi") is not None
+
+
+def cpu_here() -> Device:
+    """The processor of this machine and its memory."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+    return Device("cpu", _processor_name(), memory)
+
+
+def _processor_name() -> str:
+    try:
+        for line in PROCESSORS.read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine() or "CPU"
+
+
+def card_of_device(device: Device) -> Gpu:
+    """A card of ours that says what is known of a device, for scenarios that name none."""
+    return Gpu(
+        id="local",
+        name=device.name,
+        vendor="",
+        architecture="",
+        memory_bytes=device.total_bytes,
+        driver_bytes=device.total_bytes,
+        context_bytes=0,
+        bandwidth_bytes_per_s=0.0,
+        peak_flops_per_s=MappingProxyType({}),
+        compute_capability=device.capability,
+        pcie_bytes_per_s=None,
+        nvlink_bytes_per_s=None,
+        supports_bf16=device.kind == "cpu" or (device.capability or (0, 0)) >= (8, 0),
+        supports_flash=(device.capability or (0, 0)) >= (8, 0),
+        sm_count=device.multiprocessors,
+    )
+
+
+def check_measurable(scenario: Scenario, layers: int | None) -> None:
+    """Raise ``PlannerError`` for what one process on one device, with the libraries' own code, cannot show."""
+    depth = scenario.model.num_hidden_layers
+    if layers is not None and not 1 <= layers <= depth:
+        raise UsageError(f"--layers {show(layers)} is outside 1 to {depth}, the depth of {scenario.model.name}")
+    if scenario.cluster.world_size != 1 or scenario.train.sharding != "none":
+        raise UnsupportedScenario("plan measure runs on one device: leave out --gpus, --nodes and --sharding")
+    if scenario.train.kernels != "eager":
+        raise UnsupportedScenario("plan measure has no fused kernels: use --kernels eager")
+
+
+def check_libraries(scenario: Scenario, *, exact: bool) -> None:
+    """Raise ``PlannerError`` when a library is missing, or (``exact``) is another version than the scenario's."""
+    require(*LIBRARIES, *(("trl",) if scenario.stack.name == "trl" else ()))
+    if exact:
+        check_versions(scenario.stack)

@@ -1,0 +1,145 @@
+"""Look at the device, predict and measure: each in a child of its own, so that none disturbs another."""
+
+import signal
+from collections.abc import Sequence
+from types import MappingProxyType
+
+from planner import errors
+from planner.errors import PlannerError, UnsupportedScenario
+from planner.measure.child import Ended, Line, Tell, run_child
+from planner.measure.here import cpu_here, may_have_gpu
+from planner.measure.task import Device, DeviceKind, Task
+from planner.measure.values import Measurement, Outcome, PhasePeak, Place, Prediction, StepPeaks
+from planner.result import Memory
+from planner.spec import Scenario
+
+STARTING_SECONDS = 300.0
+"""For what comes before any step: a slow disk takes a minute to load the libraries."""
+
+STEPS = 3
+TIMEOUT_SECONDS = 600.0
+
+
+def _nobody(_line: Line) -> None:
+    """Hears nothing."""
+
+
+def look() -> Device:
+    """The device that a measurement would use: the first CUDA device, else the CPU."""
+    if not may_have_gpu():
+        return cpu_here()
+    ended = run_child(Task(kind="look"), timeout=STARTING_SECONDS, tell=_nobody)
+    return _device(_answer(ended, "device"))
+
+
+def predict(
+    scenario: Scenario, device: DeviceKind, *, layers: int | None = None, timeout: float = STARTING_SECONDS
+) -> Prediction:
+    """The traced step of a scenario, as it would run on ``device``."""
+    task = Task(kind="predict", scenario=scenario, device=device, layers=layers)
+    found = _answer(run_child(task, timeout=timeout, tell=_nobody), "predicted")
+    first, steady = (
+        MappingProxyType({phase: Memory(*owners) for phase, owners in found[name].items()})
+        for name in ("first", "steady")
+    )
+    return Prediction("traced", Memory(*found["load"]), first, steady)
+
+
+def measure(
+    scenario: Scenario,
+    device: DeviceKind,
+    *,
+    steps: int = STEPS,
+    layers: int | None = None,
+    timeout: float = TIMEOUT_SECONDS,
+    tell: Tell = _nobody,
+) -> Measurement:
+    """``steps`` real optimizer steps of the first ``layers`` layers, or of all; never raises for how they end."""
+    task = Task(kind="measure", scenario=scenario, device=device, steps=steps, layers=layers)
+    return measurement_of(task, run_child(task, timeout=timeout, tell=tell))
+
+
+def measurement_of(task: Task, ended: Ended) -> Measurement:
+    """What a child's reports and its end amount to; raise ``PlannerError`` where the child refused the scenario."""
+    _raise_refusal(ended)
+    assert task.scenario is not None
+    outcome, detail = _outcome(ended)
+    device, load, owners, versions = (ended.first(name) for name in ("device", "load", "owners", "versions"))
+    return Measurement(
+        scenario=task.scenario,
+        layers=task.layers,
+        outcome=outcome,
+        device=_device(device) if device else None,
+        versions=MappingProxyType(dict(versions["found"]) if versions else {}),
+        owners=MappingProxyType(dict(owners["bytes"]) if owners else {}),
+        load=_peaks(load["phases"])[0] if load else None,
+        steps=tuple(StepPeaks(line["number"], line["seconds"], _peaks(line["phases"])) for line in ended.all("step")),
+        died_in=None if outcome == "done" else _last_place(ended),
+        detail=detail,
+        log="" if outcome == "done" else ended.log,
+    )
+
+
+def _outcome(ended: Ended) -> tuple[Outcome, str]:
+    if ended.first("done"):
+        return "done", ""
+    if line := ended.first("out_of_memory"):
+        return "out_of_memory", line["text"]
+    if line := ended.first("failed"):
+        return "failed", line["text"]
+    if ended.timed_out:
+        return "timed_out", "the time was up"
+    if ended.status < 0:
+        return "killed", _signal_text(-ended.status)
+    return "failed", f"the process ended with status {ended.status} and without a word"
+
+
+def _signal_text(number: int) -> str:
+    """What a signal means to somebody who did not send it."""
+    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    if name == "SIGKILL":
+        return "ended by SIGKILL: the system was short of memory, or somebody ended it"
+    return f"ended by {name}"
+
+
+def _last_place(ended: Ended) -> Place | None:
+    begun = ended.all("begin")
+    return Place(begun[-1]["step"], begun[-1]["phase"]) if begun else None
+
+
+def _device(line: Line) -> Device:
+    capability = tuple(line["capability"]) if line["capability"] else None
+    return Device(line["kind"], line["name"], line["total_bytes"], capability, line["multiprocessors"])
+
+
+def _peaks(phases: Sequence[Sequence[object]]) -> tuple[PhasePeak, ...]:
+    return tuple(PhasePeak(*phase) for phase in phases)  # type: ignore[arg-type]  # as the child wrote them
+
+
+# ---------------------------------------------------------------- answers that have to come
+
+
+def _answer(ended: Ended, event: str) -> Line:
+    """The one report that a task is for; raise ``UnsupportedScenario`` in one line when it did not come."""
+    _raise_refusal(ended)
+    line = ended.first(event)
+    if line is not None and ended.first("done"):
+        return line
+    outcome, detail = _outcome(ended)
+    if outcome == "failed":
+        raise ChildFailed(f"{detail}\n{ended.log}")
+    raise UnsupportedScenario(f"the step could not be traced here: {detail}")
+
+
+class ChildFailed(RuntimeError):
+    """A bug in the child, with its traceback."""
+
+
+def _raise_refusal(ended: Ended) -> None:
+    """A refusal of the child's is the parent's own."""
+    line = ended.first("refused")
+    if line is not None:
+        kind = getattr(errors, line["kind"], UnsupportedScenario)
+        message = PlannerError.__new__(kind)
+        message.args = (line["text"],)
+        raise message

@@ -1,0 +1,61 @@
+"""What the parent asks of a child, as a file: our frozen dataclasses, pickled by one of us for the other."""
+
+import copyreg
+import io
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
+
+from planner.spec import Scenario
+
+Kind = Literal["look", "predict", "measure"]
+DeviceKind = Literal["cpu", "cuda"]
+
+
+class Device(NamedTuple):
+    """A device by torch's name, with what it calls itself, its memory, and what kernels ask of a card."""
+
+    kind: DeviceKind
+    name: str
+    total_bytes: int
+    capability: tuple[int, int] | None = None
+    multiprocessors: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """``look``: which device is here. ``predict``: the trace of ``scenario``. ``measure``: its real steps."""
+
+    kind: Kind
+    scenario: Scenario | None = None
+    device: DeviceKind = "cpu"
+    steps: int = 3
+    layers: int | None = None
+
+
+class _Pickler(pickle.Pickler):
+    """Read-only mappings, which our values hold and pickle refuses, travel as the dicts that they show."""
+
+    dispatch_table = copyreg.dispatch_table.copy()
+    dispatch_table[MappingProxyType] = lambda mapping: (_read_only, (dict(mapping),))
+
+
+def _read_only(mapping: dict[Any, Any]) -> MappingProxyType[Any, Any]:
+    return MappingProxyType(mapping)
+
+
+def write_task(task: Task, path: Path) -> None:
+    """The task as a file."""
+    buffer = io.BytesIO()
+    _Pickler(buffer).dump(task)
+    path.write_bytes(buffer.getvalue())
+
+
+def read_task(path: Path) -> Task:
+    """The task that the parent wrote a moment ago into a folder of its own."""
+    found = pickle.loads(path.read_bytes())
+    if not isinstance(found, Task):
+        raise TypeError(f"{path} holds a {type(found).__name__}, not a task")
+    return found
