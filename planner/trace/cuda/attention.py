@@ -6,8 +6,9 @@ rules included, and finds our ``flash_attn_func`` where the flash-attn package w
 code, nothing to install.
 """
 
+import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple
 from unittest.mock import patch
 
@@ -15,6 +16,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention as torch_sdpa
 
+from planner.errors import UnsupportedScenario
 from planner.trace.cuda.backends import Call, DType, choose_backend
 from planner.trace.cuda.card import Card
 from planner.trace.cuda.efficient import efficient_attention
@@ -24,6 +26,8 @@ Attention = Literal["flash", "sdpa", "eager"]
 
 IMPLEMENTATIONS: dict[Attention, str] = {"flash": "flash_attention_2", "sdpa": "sdpa", "eager": "eager"}
 """What to write into ``config._attn_implementation``, under ``cuda_attention``."""
+
+FORWARD = "_flash_attention_forward"
 
 NAMES: dict[torch.dtype, DType] = {
     torch.float16: "fp16",
@@ -151,9 +155,29 @@ def _flash(card: Card) -> Iterator[None]:
         "_process_with_kvcache_kwargs_fn": dict,
         "_is_packed_sequence": lambda _position_ids, _batch_size: False,
     }
+    available = {"general_availability_check": lambda: True, "supported_devices": ((lambda: True, "cuda"),)}
     with (
         patch.multiple(utils, **loaded),
-        patch.dict(utils.FLASH_ATTENTION_COMPATIBILITY_MATRIX[2], general_availability_check=lambda: True),
-        patch.object(modeling_utils.PreTrainedModel, "_flash_attn_can_dispatch", lambda *_a, **_k: True),
+        patch.dict(utils.FLASH_ATTENTION_COMPATIBILITY_MATRIX[2], available),
+        patch.object(modeling_utils.PreTrainedModel, "_flash_attn_import_error", lambda *_args, **_kwargs: None),
+        patch.object(modeling_utils, "lazy_import_flash_attention", _only_the_package),
+        patch.object(utils, "is_flash_attn_available", lambda **_kwargs: True),
+        ExitStack() as stack,
     ):
+        for module in _waiting_for_flash():
+            stack.enter_context(patch.object(module, FORWARD, utils._flash_attention_forward, create=True))
         yield
+
+
+def _waiting_for_flash() -> list[Any]:
+    """Models' files that import ``_flash_attention_forward`` only where flash-attn was there at the time."""
+    loaded = [module for name, module in sys.modules.items() if name.startswith("transformers.models.")]
+    return [m for m in loaded if "is_flash_attn_available" in vars(m) and FORWARD not in vars(m)]
+
+
+def _only_the_package(implementation: str | None, *_args: Any, **_kwargs: Any) -> None:
+    """A class that names kernels of its own gets those on a card, not FlashAttention-2; they are not modelled."""
+    if implementation != IMPLEMENTATIONS["flash"]:
+        raise UnsupportedScenario(
+            f"this model attends with {implementation}, whose allocations are not known; take --attention eager or sdpa"
+        )

@@ -1,7 +1,7 @@
 """CUDA's autocast on the CPU: ``torch.autocast("cpu")`` with the operator lists of ``torch.autocast("cuda")``.
 
 Which operators CUDA treats is read from torch's dispatcher, where both devices' tables stand in every build; how it
-treats them is below. pytorch 2.13 torch/include/ATen/autocast_mode.h (AT_FORALL_*), aten/src/ATen/autocast_mode.cpp. Matrix
+treats them is below (pytorch 2.13 torch/include/ATen/autocast_mode.h, AT_FORALL_*; ATen/autocast_mode.cpp). Matrix
 products stay with the CPU's own kernels, which cast to 16 bit by the same template and keep 16-bit copies of fp32 leaf
 weights that want a gradient for as long as the outermost autocast lasts.
 """

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import unwrap
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -36,9 +37,10 @@ def is_fused(product: Product, card: Card) -> bool:
     if product.m > FUSED_ROWS or product.k % product.block:
         return False
     ops = bitsandbytes_cuda()
+    rule = unwrap(ops._gemm_4bit_use_custom_cuda)  # without its cache, which knows one card only
     properties = (card.multiprocessors, *card.capability)
     with patch.object(ops, "_gpu_dispatch_props", lambda _index: properties):
-        return bool(ops._gemm_4bit_use_custom_cuda(0, product.dtype, product.m, product.n, product.k))
+        return bool(rule(0, product.dtype, product.m, product.n, product.k))
 
 
 def dequantised_bytes(product: Product) -> tuple[int, ...]:
