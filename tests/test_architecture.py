@@ -22,6 +22,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "catalog_files",
             "families",
             "hub",
+            "peft_config",
             "stacks",
             "allocator",
         }

@@ -1,5 +1,7 @@
 """Full fine-tuning, LoRA and QLoRA, or any other PEFT method, put on a model."""
 
+import dataclasses
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -7,12 +9,14 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftType, get_peft_model, prepare_model_for_kbit_training
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
+from planner.build.installed import INSTALL
 from planner.build.model import DTYPES, first_line
 from planner.build.peft_patches import finish, importable, settled, stand_ins
 from planner.build.place import Place, materialise
 from planner.build.quantise import quantise
-from planner.errors import UnsupportedScenario, UsageError
+from planner.errors import PlannerError, UnsupportedScenario, UsageError, nearest, show
 from planner.spec import Behaviour, Scenario, TrainSpec
 
 
@@ -51,9 +55,11 @@ def put_adapters(model: Any, scenario: Scenario, place: Place, adapter: Mapping[
                 _cast_adapters(model, train)
             if not place.real:
                 finish(model, config)
-    except (ValueError, TypeError, AttributeError, KeyError, NotImplementedError, RuntimeError) as error:
+    except PlannerError:
+        raise
+    except TROUBLE as error:
         raise UnsupportedScenario(
-            f"PEFT cannot put {config.peft_type} on {scenario.model.name}: {first_line(error)}"
+            f"PEFT cannot put {config.peft_type.value} on {scenario.model.name}: {first_line(error)}"
         ) from error
     materialise(model, place)
     of_base = set(map(id, base))
@@ -81,13 +87,34 @@ def _lora(train: TrainSpec) -> LoraConfig:
 
 
 def _from_fields(fields: Mapping[str, object]) -> PeftConfig:
-    """The configuration object of an ``adapter_config.json``; raise ``UsageError`` in one line."""
+    """The configuration object of an ``adapter_config.json``; raise a ``PlannerError`` in one line."""
+    kind = PEFT_TYPE_TO_CONFIG_MAPPING.get(str(fields.get("peft_type")))
+    if kind is None:
+        raise UnsupportedScenario(
+            f"--peft-config: the installed peft has no {show(fields.get('peft_type'))}: {INSTALL}"
+        )
+    known = [field.name for field in dataclasses.fields(kind)]
+    for key, value in fields.items():
+        if key not in (*known, *WRITTEN_BY_PEFT) and value not in (None, False, {}, []):
+            near = nearest(key, known, count=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UsageError(f"--peft-config: PEFT's {fields['peft_type']} does not know {show(key)}{hint}")
     try:
         with warnings.catch_warnings(), importable("sklearn"):
             warnings.simplefilter("ignore")
-            return PeftConfig.from_peft_type(**settled(fields))
-    except (ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+            return kind(**{key: value for key, value in settled(fields).items() if key in known})
+    except TROUBLE as error:
         raise UsageError(f"--peft-config: PEFT does not take it: {first_line(error)}") from error
+
+
+WRITTEN_BY_PEFT = ("peft_version", "auto_mapping", "runtime_config")
+"""Keys of a saved file that say nothing about the adapter. peft 0.21 config.py, save_pretrained and from_json_file."""
+
+TROUBLE = (
+    *(ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError, NotImplementedError),
+    *(RuntimeError, ImportError, OSError, re.error),
+)
+"""What PEFT raises for configurations that it cannot use, or that do not suit the model."""
 
 
 def _refuse(config: PeftConfig, train: TrainSpec) -> None:
@@ -132,6 +159,12 @@ def loose_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
         for key, value in vars(module).items():
             if not key.startswith("_"):
                 yield from ((f"{name}.{key}", tensor) for tensor in _tensors_in(value))
+
+
+def loose_adapters(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Those of them that PEFT added."""
+    added = adapter_parameters(model)
+    yield from ((name, tensor) for name, tensor in loose_tensors(model) if name in added)
 
 
 def _tensors_in(value: Any) -> Iterator[torch.Tensor]:

@@ -9,7 +9,7 @@ import torch
 
 from planner.allocator.events import OUTSIDE, Trace
 from planner.build.job import Job, assemble
-from planner.build.method import adapter_parameters
+from planner.build.method import adapter_parameters, loose_adapters
 from planner.build.model import decoder_layers
 from planner.build.quantise import is_quantised
 from planner.result import Parameters
@@ -100,7 +100,8 @@ def seed(recorder: Recorder, job: Job) -> None:
     recorder.ledger.mark("load", 0)
     places = layer_numbers(job.model)
     adapters = adapter_parameters(job.model)
-    for name, tensor in [*job.model.named_parameters(), *job.model.named_buffers(), *quantisation_states(job.model)]:
+    standing = [*job.model.named_parameters(), *job.model.named_buffers(), *loose_adapters(job.model)]
+    for name, tensor in [*standing, *quantisation_states(job.model)]:
         owner = "adapters" if name in adapters else "weights"
         if not recorder.knows(tensor):
             recorder.add(storage_of(tensor), owner, name, places(name))

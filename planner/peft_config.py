@@ -1,0 +1,120 @@
+"""Reading an ``adapter_config.json``: any file in, checked fields out, without loading PEFT."""
+
+import ast
+from collections.abc import Mapping
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from planner.errors import BrokenInput, UnknownName, UnsupportedScenario, show
+from planner.families import parse_config
+
+FILE_NAME = "adapter_config.json"
+
+FILE_LIMIT = 2**20
+"""Bytes of the largest file that we read; PEFT's own are below 10 KB, CPT's with their token ids below 100 KB."""
+
+PATTERN_LIMIT = 2000
+"""Characters of the longest text in a file: names, paths, and patterns that PEFT matches against every module."""
+
+_TYPES = """
+    PROMPT_TUNING MULTITASK_PROMPT_TUNING P_TUNING PREFIX_TUNING LORA ADALORA ADAMSS BOFT ADAPTION_PROMPT IA3 BEFT LILY
+    LOHA LOKR OFT POLY LN_TUNING VERA FROD PVERA FOURIERFT GLORA XLORA HRA VBLORA UNILORA CPT MISS RANDLORA ROAD
+    TRAINABLE_TOKENS HIRA SHIRA C3A WAVEFT OSF DELORA GRALORA CARTRIDGE TINYLORA PSOFT PEANUT SHADOW SUPERTUNING DEFT
+"""
+
+PEFT_TYPES = tuple(_TYPES.split())
+"""peft 0.21 utils/peft_types.py, PeftType."""
+
+
+def read_adapter(path: str | Path) -> dict[str, object]:
+    """The fields of an ``adapter_config.json``, or of the one in a directory, with a known ``peft_type``.
+
+    Raise ``BrokenInput`` for what is no such file, ``UnknownName`` for an unknown type, and ``UnsupportedScenario``
+    for what has a meaning that a plan has no evidence for.
+    """
+    where = f"--peft-config {show(str(path))}"
+    return checked(parse_config(_read(Path(path), where), where), where)
+
+
+def _read(path: Path, where: str) -> bytes:
+    try:
+        path = path.expanduser()
+        folder = path.is_dir()
+        file = path / FILE_NAME if folder else path
+        if not file.exists():
+            raise BrokenInput(f"{where}: no {FILE_NAME} in it" if folder else f"{where}: no such file")
+        if not file.is_file():
+            raise BrokenInput(f"{where}: not an ordinary file")
+        with file.open("rb") as stream:
+            data = stream.read(FILE_LIMIT + 1)
+    except OSError as error:
+        raise BrokenInput(f"{where}: {error.strerror or 'cannot be read'}") from None
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, BrokenInput):
+            raise
+        raise BrokenInput(f"{where}: not a usable path") from None
+    if len(data) > FILE_LIMIT:
+        raise BrokenInput(f"{where}: larger than {FILE_LIMIT // 2**20} MiB, so it is no {FILE_NAME}")
+    return data
+
+
+def checked(fields: Mapping[str, object], where: str) -> dict[str, object]:
+    """The same fields with ``peft_type`` as PEFT spells it.
+
+    >>> checked({"peft_type": "lora", "r": 8}, "file")
+    {'peft_type': 'LORA', 'r': 8}
+    """
+    if "peft_type" not in fields:
+        raise BrokenInput(f"{where}: has no peft_type, so it is no {FILE_NAME}")
+    kind, known = fields["peft_type"], known_types()
+    if not isinstance(kind, str):
+        raise BrokenInput(f"{where}: peft_type is {show(kind)}, not a name")
+    if kind.upper() not in known:
+        raise UnknownName("peft_type", kind, map(str.lower, known))
+    if any(len(text) > PATTERN_LIMIT for text in _texts(fields)):
+        raise BrokenInput(f"{where}: holds a text of more than {PATTERN_LIMIT} characters")
+    _refuse(fields, where)
+    return {**fields, "peft_type": kind.upper()}
+
+
+def _texts(value: object) -> list[str]:
+    """Every string in a document, keys included."""
+    if isinstance(value, str):
+        return [value]
+    parts = [*value.keys(), *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+    return [text for part in parts for text in _texts(part)]
+
+
+def _refuse(fields: Mapping[str, object], where: str) -> None:
+    """Raise ``UnsupportedScenario`` for another task, for code that the file names, and for models on the Hub."""
+    task = fields.get("task_type")
+    if task not in (None, "CAUSAL_LM"):
+        raise UnsupportedScenario(f"{where}: task_type is {show(task)}; only causal language models are planned for")
+    if fields.get("megatron_config") is not None:
+        raise UnsupportedScenario(f"{where}: megatron_config is set; Megatron's parallel layers are not planned for")
+    if fields.get("shadow_model", "mirror") != "mirror":
+        raise UnsupportedScenario(f"{where}: shadow_model names a checkpoint; only 'mirror' can be planned for")
+
+
+@cache
+def known_types() -> tuple[str, ...]:
+    """Types of tuners that we or the installed PEFT know, without importing it."""
+    return tuple(dict.fromkeys((*PEFT_TYPES, *_installed_types())))
+
+
+def _installed_types() -> list[str]:
+    """The members of ``PeftType`` in the source of the installed PEFT, if any."""
+    found = find_spec("peft")
+    file = Path(found.origin).with_name("utils") / "peft_types.py" if found and found.origin else None
+    if file is None or not file.is_file():
+        return []
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and node.name == "PeftType":
+            return [
+                line.value.value
+                for line in node.body
+                if isinstance(line, ast.Assign) and isinstance(line.value, ast.Constant)
+                if isinstance(line.value.value, str)
+            ]
+    return []
