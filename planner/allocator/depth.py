@@ -40,9 +40,15 @@ def extend(trace: Trace, layers: int, *, period: int = 1, prefix: int = 0) -> Tr
     pattern = _pattern(trace, layers, period, prefix)
     if pattern.extra == 0:
         return trace
-    writer = _Writer(recording(settled(trace, pattern), pattern))
     try:
-        return writer.written()
+        return _extended(trace, pattern)
+    except NotPeriodic:
+        return _extended(settled(trace, pattern), pattern)
+
+
+def _extended(trace: Trace, pattern: Pattern) -> Trace:
+    try:
+        return _Writer(recording(trace, pattern)).written()
     except (KeyError, IndexError) as error:
         raise NotPeriodic("a copied layer would release a block that nobody allocates") from error
 

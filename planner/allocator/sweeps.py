@@ -73,9 +73,8 @@ def settled(trace: Trace, pattern: Pattern) -> Trace:
     events = list(trace.events)
     owner = [block.layer for block in trace.blocks]
     for start, end in _releases(trace):
-        layers = [owner[~event] for event in events[start:end]]
-        scrambled = len(list(_sweeps(_runs(layers, 0, len(layers))))) > 2
-        if scrambled and len({pattern.number(layer) for layer in layers if layer >= 0}) >= FEWEST_PERIODS:
+        layers = {owner[~event] for event in events[start:end]} - {OUTSIDE}
+        if len({pattern.number(layer) for layer in layers}) >= FEWEST_PERIODS:
             events[start:end] = sorted(events[start:end], key=lambda event: owner[~event])
     return replace(trace, events=tuple(events))
 

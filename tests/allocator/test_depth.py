@@ -84,7 +84,7 @@ def test_peaks_grow_by_the_layer() -> None:
 # ---------------------------------------------------------------- order without meaning
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(40))
 @pytest.mark.parametrize("within", [True, False], ids=["within layers", "across layers"])
 def test_a_cache_emptied_in_any_order(seed: int, within: bool) -> None:
     """Every layer leaves two blocks, and all go at once after the forward pass, in the order of some hash."""
