@@ -57,6 +57,8 @@ def empty_model(config: Any, *, dtype: Float, attention: str, buffers: bool = Fa
     try:
         with init_empty_weights(include_buffers=not buffers):
             model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype], attn_implementation=attention)
+    except UnsupportedScenario:
+        raise
     except (ValueError, TypeError, AttributeError, ImportError, RuntimeError) as error:
         raise UnsupportedScenario(
             f"transformers cannot build {config.model_type} as a causal language model: {first_line(error)}"

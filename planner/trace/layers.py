@@ -26,6 +26,14 @@ class Depth(NamedTuple):
         """Layers to run."""
         return recording_depth(self.layers, period=self.period, prefix=self.prefix)
 
+    def image(self, layer: int) -> int:
+        """The recorded layer that is like ``layer``; numbers below 0 stand for themselves.
+
+        >>> Depth(61, 3, 1).image(60), Depth(34, 0, 6).image(33)
+        (3, 3)
+        """
+        return layer if layer < self.prefix else self.prefix + (layer - self.prefix) % self.period
+
 
 def signature(layer: Any) -> Hashable:  # an nn.Module
     """What decides a layer's work: its modules, their parameters' shapes and dtypes, and their plain attributes."""

@@ -32,6 +32,7 @@ class Ledger:
         self.owners: list[str] = []
         self.sites: list[str] = []
         self.block_layers: list[int] = []
+        self.births: list[int] = []
         self.events: list[int] = []
         self.layers: list[int] = []
         self.marks: list[Mark] = []
@@ -43,6 +44,7 @@ class Ledger:
         self.owners.append(owner)
         self.sites.append(site)
         self.block_layers.append(layer)
+        self.births.append(len(self.events))
         self.events.append(block)
         self.layers.append(layer)
         return block
@@ -58,10 +60,42 @@ class Ledger:
             self.marks.pop()
         self.marks.append(Mark(len(self.events), phase, step))
 
+    def move(self, block: int, layer: int) -> None:
+        """Say which layer a block belongs to, from its first moment on."""
+        self.block_layers[block] = self.layers[self.births[block]] = layer
+
     def trace(self) -> Trace:
-        """Everything as a frozen value."""
-        blocks = map(Block, self.bytes, self.owners, self.sites, self.block_layers)
-        return Trace(tuple(blocks), tuple(self.events), tuple(self.layers), tuple(self.marks))
+        """Everything as a frozen value; what has no bytes takes no memory, and is left out."""
+        self._sort_bursts()
+        number, kept = {}, []
+        for block, size in enumerate(self.bytes):
+            if size:
+                number[block] = len(kept)
+                kept.append(Block(size, self.owners[block], self.sites[block], self.block_layers[block]))
+        events, layers, places = [], [], [0]
+        for event, layer in zip(self.events, self.layers, strict=True):
+            found = number.get(max(event, ~event))
+            if found is not None:
+                events.append(found if event >= 0 else ~found)
+                layers.append(layer)
+            places.append(len(events))
+        marks = tuple(mark._replace(index=places[mark.index]) for mark in self.marks)
+        return Trace(tuple(kept), tuple(events), tuple(layers), marks)
+
+    def _sort_bursts(self) -> None:
+        """Releases in a row outside all layers, from the first layer to the last.
+
+        Autocast's cache of weights gives back in the order of a hash table, so one order is as true as another.
+        """
+        start, marks = 0, {mark.index for mark in self.marks}
+        for index in range(len(self.events) + 1):
+            inside = index < len(self.events) and self.events[index] < 0 and self.layers[index] == OUTSIDE
+            if not inside or index in marks:
+                self.events[start:index] = sorted(self.events[start:index], key=self._place)
+                start = index if inside else index + 1
+
+    def _place(self, event: int) -> tuple[int, int]:
+        return self.block_layers[~event], ~event
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[misc]  # torch has no types for us
@@ -218,12 +252,22 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]  # torch has no types f
             owner, site = self.ledger.owners[block], self.ledger.sites[block]
             self._blocks[key] = self.ledger.allocate(storage.nbytes(), owner, site, self.layer)
 
-    def relabel(self, tensors: Iterable[torch.Tensor], owner: str) -> None:
-        """Say whose the storages of ``tensors`` are, from their first moment on."""
+    def relabel(self, tensors: Iterable[torch.Tensor], owner: str, *, like: torch.Tensor | None = None) -> None:
+        """Say whose the storages of ``tensors`` are, from their first moment on, in the layer that ``like`` is in."""
+        home = None if like is None else self._blocks.get(id(storage_of(like)))
         for tensor in tensors:
             block = self._blocks.get(id(storage_of(tensor)))
             if block is not None:
                 self.ledger.owners[block] = owner
+                if home is not None:
+                    self.ledger.move(block, self.ledger.block_layers[home])
+
+    def elsewhere(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Say that the storages of ``tensors`` never were on the device."""
+        for tensor in tensors:
+            block = self._blocks.get(id(storage_of(tensor)))
+            if block is not None:
+                self.ledger.bytes[block] = 0
 
 
 def storage_of(tensor: Any) -> Any:

@@ -63,7 +63,8 @@ def record(
             for number, length in enumerate(lengths or (scenario.train.seq_len,) * STEPS):
                 recorder.step = number
                 job.step(recorder.begin, length)
-                recorder.relabel(states_of(job.optimizer), "optimizer")
+                for parameter, states in states_of(job.optimizer):
+                    recorder.relabel(states, "optimizer", like=parameter)
     return Run(recorder.ledger.trace(), parameters_by_layer(job), {})
 
 
@@ -135,9 +136,10 @@ def layer_numbers(model: Any) -> Callable[[str], int]:
     return number
 
 
-def states_of(optimizer: Any) -> list[torch.Tensor]:
-    """Every tensor in an optimizer's states."""
-    return [value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
+def states_of(optimizer: Any) -> Iterator[tuple[torch.Tensor, list[torch.Tensor]]]:
+    """Every parameter with the tensors that an optimizer keeps for it."""
+    for parameter, state in optimizer.state.items():
+        yield parameter, [value for value in state.values() if isinstance(value, torch.Tensor)]
 
 
 @contextmanager

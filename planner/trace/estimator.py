@@ -1,0 +1,74 @@
+"""``Scenario`` in, ``Estimate`` out, by running the installed libraries on fake tensors and replaying what they allocate."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from planner.allocator.depth import NotPeriodic, extend
+from planner.allocator.events import OUTSIDE, Trace
+from planner.build.installed import check_versions, require
+from planner.build.model import config_of, decoder_layers, empty_model
+from planner.result import Parameters
+from planner.spec import Scenario
+from planner.trace.layers import Depth, find_depth, signature
+from planner.trace.run import Run, record
+from planner.trace.semantics import cuda_semantics
+
+Fields = Mapping[str, object]
+
+
+class Traced(NamedTuple):
+    """Recorded steps at full depth; ``depth`` says of how many layers they were written down."""
+
+    trace: Trace
+    parameters: Parameters
+    managed_bytes: int
+    depth: Depth
+
+
+def trace(
+    scenario: Scenario, *, adapter: Fields | None = None, lengths: tuple[int, ...] = (), all_layers: bool = False
+) -> Traced:
+    """Two optimizer steps of the scenario at full depth; raise ``UnsupportedScenario`` for what cannot be traced.
+
+    ``lengths`` asks for one step of each length instead. ``all_layers`` runs every layer, not a few that stand for all.
+    """
+    require("torch", "transformers", "accelerate", "peft")
+    check_versions(scenario.stack)
+    depth = _every(scenario) if all_layers or tells_layers_apart(scenario, adapter) else depth_of(scenario)
+    run = record(scenario, cuda_semantics(scenario), layers=depth.recorded, adapter=adapter, lengths=lengths)
+    try:
+        whole = extend(run.trace, depth.layers, period=depth.period, prefix=depth.prefix)
+    except NotPeriodic:
+        return trace(scenario, adapter=adapter, lengths=lengths, all_layers=True)
+    return Traced(whole, *_totals(run, depth), depth)
+
+
+def depth_of(scenario: Scenario) -> Depth:
+    """Which layers are alike, from the real model's modules; no memory is taken."""
+    config = config_of(scenario.model)
+    model = empty_model(config, dtype=scenario.train.weights_dtype, attention="eager")
+    return find_depth([signature(layer) for layer in decoder_layers(model)])
+
+
+def _every(scenario: Scenario) -> Depth:
+    layers = config_of(scenario.model).get_text_config().num_hidden_layers
+    return Depth(layers, 0, layers)
+
+
+BY_LAYER = ("layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "layer_replication")
+"""Fields of an ``adapter_config.json`` that may treat one layer unlike another. peft 0.21 tuners/lora/config.py."""
+
+
+def tells_layers_apart(scenario: Scenario, adapter: Fields | None) -> bool:
+    """Whether an adapter may differ between layers that are otherwise alike."""
+    fields = adapter or {}
+    targets = fields.get("target_modules", scenario.train.lora_targets) or ()
+    numbered = any(character.isdigit() for name in targets for character in str(name) if "." in str(name))
+    return numbered or fields.get("peft_type") == "ADAPTION_PROMPT" or any(fields.get(name) for name in BY_LAYER)
+
+
+def _totals(run: Run, depth: Depth) -> tuple[Parameters, int]:
+    """Parameters and managed bytes of the whole depth, from those of the recorded layers."""
+    places = [OUTSIDE, *map(depth.image, range(depth.layers))]
+    counts = [run.parameters.get(place, Parameters(0, 0, 0)) for place in places]
+    return Parameters(*map(sum, zip(*counts, strict=True))), sum(run.managed_bytes.get(place, 0) for place in places)
