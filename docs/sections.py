@@ -23,6 +23,7 @@ from planner.recommend.rules import FAMILIES, RULES, documentation
 from planner.render import document
 from planner.render.explained import rule_parts
 from planner.render.markdown import escape
+from planner.spec import FIGURES
 from planner.validation import Report, Score, validate
 from planner.validation.report import NEARLY_FULL, scenario_of
 
@@ -88,18 +89,11 @@ def catalogue() -> str:
 
 def estimated() -> str:
     """Cards with figures that nobody has measured."""
-    words = {
-        "memory_bytes": "memory that torch sees",
-        "driver_bytes": "memory that the driver reports",
-        "context_bytes": "CUDA context",
-        "system_bytes": "share of the operating system",
-        "peak_flops_per_s": "peaks",
-    }
     found: dict[str, list[str]] = {}
     for gpu in list_gpus():
         for field in gpu.estimated:
             found.setdefault(field, []).append(gpu.id)
-    rows = [(words.get(field, field), len(ids), ", ".join(map(code, ids))) for field, ids in sorted(found.items())]
+    rows = [(FIGURES[field], len(ids), ", ".join(map(code, ids))) for field, ids in sorted(found.items())]
     return table(("figure", "cards", "which"), rows, right=[1])
 
 

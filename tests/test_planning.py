@@ -49,7 +49,7 @@ def test_notes_say_what_names_stand_for() -> None:
 def test_notes_say_what_nobody_has_measured() -> None:
     answer = planner.plan(model="1b", gpu="jetson-agx-orin-64gb")
 
-    assert any("estimated, not measured" in note and "memory_bytes" in note for note in answer.notes)
+    assert any("estimated, not measured: memory that torch sees" in note for note in answer.notes)
 
 
 def test_defaults_from_two_gpus() -> None:

@@ -3,7 +3,7 @@
 from planner.catalog import load_model
 from planner.hardware import load_gpu
 from planner.recommend.request import Ask, Request, check_request
-from planner.spec import Cluster, Gpu
+from planner.spec import FIGURES, Cluster, Gpu
 
 
 def understand(request: Request) -> tuple[Ask, tuple[str, ...]]:
@@ -19,5 +19,5 @@ def understand(request: Request) -> tuple[Ask, tuple[str, ...]]:
 
 def _about(gpu: Gpu) -> tuple[str | None, ...]:
     """What the name stands for, what the profile warns of, and which figures nobody has measured."""
-    guessed = f"{gpu.name}: estimated, not measured: {', '.join(gpu.estimated)}" if gpu.estimated else None
-    return gpu.resolution, *gpu.warnings, guessed
+    guessed = ", ".join(FIGURES[name] for name in gpu.estimated)
+    return gpu.resolution, *gpu.warnings, f"{gpu.name}: estimated, not measured: {guessed}" if guessed else None

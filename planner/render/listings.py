@@ -28,6 +28,7 @@ def gpus_sheet(gpus: Sequence[Gpu]) -> Sheet:
         Column("GB/s", numeric=True),
         Column("TFLOP/s", numeric=True),
         Column("US$/h", numeric=True),
+        Column("hyperscaler", numeric=True, optional=True),
         Column("name", optional=True),
     )
     return Sheet("GPUs", columns, tuple(_gpu(gpu) for gpu in gpus), notes=_gpu_notes(gpus))
@@ -44,7 +45,9 @@ def _gpu(gpu: Gpu) -> tuple[Cell, ...]:
     bandwidth = _figure(gpu, "bandwidth_bytes_per_s", f"{gpu.bandwidth_bytes_per_s / 1e9:,.0f}")
     peak = gpu.peak_flops_per_s.get("bf16")
     flops = "–" if peak is None else _figure(gpu, "peak_flops_per_s", f"{peak / 1e12:,.0f}")
-    return row((Cell(gpu.id, "strong"), _memory(gpu), bandwidth, flops, _price(gpu.price), gpu.name))
+    return row(
+        (Cell(gpu.id, "strong"), _memory(gpu), bandwidth, flops, _price(gpu.price), _hyperscaler(gpu.price), gpu.name)
+    )
 
 
 def _memory(gpu: Gpu) -> str:
@@ -62,6 +65,10 @@ def _price(price: Price | None) -> str:
     return f"{ESTIMATED}{text}" if price.estimated else text
 
 
+def _hyperscaler(price: Price | None) -> str:
+    return "–" if price is None or price.hyperscaler_usd is None else f"{price.hyperscaler_usd:,.2f}"
+
+
 def _gpu_notes(gpus: Sequence[Gpu]) -> tuple[str, ...]:
     dates = sorted({gpu.price.as_of for gpu in gpus if gpu.price is not None})
     notes = [
@@ -70,6 +77,7 @@ def _gpu_notes(gpus: Sequence[Gpu]) -> tuple[str, ...]:
     ]
     if dates:
         notes.append(f"US$/h: lowest and typical offer for one card on demand, as of {', '.join(dates)}")
+        notes.append("hyperscaler: the same at a large cloud")
     if any(gpu.estimated or (gpu.price and gpu.price.estimated) for gpu in gpus):
         notes.append(f"{ESTIMATED} estimated: nobody has measured it, or one marketplace alone offers the card")
     return tuple(notes)

@@ -20,6 +20,7 @@ from planner.spec.architecture import (
     Table,
 )
 from planner.spec.hardware import (
+    FIGURES,
     Cluster,
     Gpu,
     Price,
@@ -45,6 +46,7 @@ from planner.spec.training import (
 )
 
 __all__ = [
+    "FIGURES",
     "FLOAT_BYTES",
     "METHODS",
     "OPTIMIZERS",

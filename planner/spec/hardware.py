@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,6 +16,21 @@ class Price:
     estimated: bool = False
     basis: str = ""
     """How ``typical_usd`` was chosen among the offers."""
+
+
+FIGURES: Mapping[str, str] = MappingProxyType(
+    {
+        "memory_bytes": "memory that torch sees",
+        "driver_bytes": "memory that the driver reports",
+        "system_bytes": "share of the operating system",
+        "context_bytes": "CUDA context",
+        "bandwidth_bytes_per_s": "bandwidth",
+        "peak_flops_per_s": "peaks",
+        "measured_bf16_flops_per_s": "measured bf16 rate",
+        "tdp_w": "power",
+    }
+)
+"""Fields of a ``Gpu`` that a profile may mark as estimated, in words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +55,7 @@ class Gpu:
     supports_flash: bool
     unified_memory: bool = False
     estimated: tuple[str, ...] = ()
-    """Names of the fields that nobody has measured."""
+    """Names of the fields that nobody has measured; ``FIGURES`` has words for them."""
     warnings: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     represents: str | None = None
