@@ -11,6 +11,7 @@ torch: Any = pytest.importorskip("torch")
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
+from planner.errors import UnsupportedScenario  # noqa: E402
 from planner.trace.cuda.attention import Arguments, additive, cuda_attention, sdpa  # noqa: E402
 from planner.trace.cuda.backends import Backend, Call, choose_backend  # noqa: E402
 from planner.trace.cuda.card import Card, card_of  # noqa: E402
@@ -191,6 +192,23 @@ def test_packed_sequences_keep_rows_without_padding() -> None:
     rows = 300 + 128 * 2
     gradients = 300 * (8 + 2 + 2) * 64 * 2
     assert peak == gradients + 4 * 8 * rows + 4 * rows * 8 * 64 + 2 * 300 * 8 * 64 * 2
+
+
+@pytest.mark.parametrize(
+    ("card", "dtype", "head", "reason"),
+    [
+        (T4, torch.float16, 64, "8.0 or newer"),
+        (A100, torch.float32, 64, "fp16 and bf16 only"),
+        (A100, torch.bfloat16, 288, "at most 256"),
+    ],
+    ids=["old card", "fp32", "wide heads"],
+)
+def test_the_package_refuses(card: Card, dtype: Any, head: int, reason: str) -> None:
+    function, _ = package_functions(card)
+    query = torch.zeros(1, 8, 2, head, dtype=dtype)
+
+    with pytest.raises(UnsupportedScenario, match=reason):
+        function(query, query, query)
 
 
 def test_small_calls_split_their_keys() -> None:

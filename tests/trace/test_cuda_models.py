@@ -1,7 +1,6 @@
 """transformers' own models on fake tensors, with CUDA's attention and masks: which branches a step takes."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from transformers import masking_utils, modeling_flash_attention_utils  # noqa: 
 from transformers.models.falcon import modeling_falcon  # noqa: E402
 
 from planner.errors import UnsupportedScenario  # noqa: E402
-from planner.trace.cuda import IMPLEMENTATIONS, Attention, Card, cuda_attention, unpadded_masks  # noqa: E402
+from planner.trace.cuda import IMPLEMENTATIONS, Attention, Card, as_on_cuda  # noqa: E402
 from planner.trace.cuda.attention import FORWARD  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]
@@ -47,12 +46,6 @@ class Shapes(TorchDispatchMode):  # type: ignore[misc]  # torch is not typed her
         return out
 
 
-@contextmanager
-def as_on_cuda(attention: Attention) -> Iterator[None]:
-    with cuda_attention(attention, Card()), unpadded_masks():
-        yield
-
-
 def fake_model(config: Any, attention: Attention) -> Any:
     """A model in bf16 whose parameters are fake; call it under the mode that it returns with."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -73,7 +66,7 @@ def fake_model(config: Any, attention: Attention) -> Any:
 
 def step(config: Any, attention: Attention, *, mask: bool) -> list[tuple[tuple[int, ...], Any]]:
     """Every tensor of one forward and backward on a batch without padding."""
-    with as_on_cuda(attention):
+    with as_on_cuda(attention, Card()):
         model, mode = fake_model(config, attention)
         with mode, Shapes() as shapes:
             ids = torch.zeros(2, S, dtype=torch.long)
@@ -133,7 +126,7 @@ def test_everything_is_taken_back() -> None:
     before = [getattr(masking_utils, name) for name in names]
     flash_mask = masking_utils.ALL_MASK_ATTENTION_FUNCTIONS["flash_attention_2"]
 
-    with as_on_cuda("flash"):
+    with as_on_cuda("flash", Card()):
         assert [getattr(masking_utils, name) for name in names] != before
 
     assert [getattr(masking_utils, name) for name in names] == before
@@ -142,7 +135,7 @@ def test_everything_is_taken_back() -> None:
 
 
 def test_models_that_cannot_have_flash_say_so_themselves() -> None:
-    with as_on_cuda("flash"), torch.device("meta"), pytest.raises(ValueError, match="does not support Flash"):
+    with as_on_cuda("flash", Card()), torch.device("meta"), pytest.raises(ValueError, match="does not support Flash"):
         transformers.AutoModelForCausalLM.from_config(
             transformers.BloomConfig(hidden_size=64, n_layer=1, n_head=4), attn_implementation="flash_attention_2"
         )
@@ -151,10 +144,10 @@ def test_models_that_cannot_have_flash_say_so_themselves() -> None:
 def test_kernels_of_a_models_own_are_refused() -> None:
     config = transformers.GptOssConfig(**SIZES, num_local_experts=2, num_experts_per_tok=1)
 
-    with as_on_cuda("flash"), torch.device("meta"), pytest.raises(UnsupportedScenario, match="not known"):
+    with as_on_cuda("flash", Card()), torch.device("meta"), pytest.raises(UnsupportedScenario, match="not known"):
         transformers.AutoModelForCausalLM.from_config(config, attn_implementation="flash_attention_2")
 
 
 def test_files_that_import_flash_only_when_installed_get_it() -> None:
-    with as_on_cuda("flash"):
+    with as_on_cuda("flash", Card()):
         assert hasattr(modeling_falcon, FORWARD)

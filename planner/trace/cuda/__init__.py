@@ -15,6 +15,7 @@ hidden                the same by operator: ``hidden_bytes``, ``hidden_on``
 autocast              ``torch.autocast("cpu")`` by CUDA's lists: ``cuda_autocast``
 defaults              multi-tensor optimizers and clipping, fused dropout: ``cuda_defaults``
 workspaces            cuBLAS's buffers: ``Workspaces``
+context               all of these contexts at once: ``as_on_cuda``
 ====================  ==================================================================================
 """
 
@@ -22,6 +23,7 @@ from planner.trace.cuda.attention import IMPLEMENTATIONS, Attention, cuda_attent
 from planner.trace.cuda.autocast import cuda_autocast
 from planner.trace.cuda.backends import choose_backend
 from planner.trace.cuda.card import Card, card_of
+from planner.trace.cuda.context import as_on_cuda
 from planner.trace.cuda.defaults import cuda_defaults
 from planner.trace.cuda.hidden import hidden_bytes, hidden_on
 from planner.trace.cuda.masks import unpadded_masks
@@ -34,6 +36,7 @@ __all__ = [
     "Attention",
     "Card",
     "Workspaces",
+    "as_on_cuda",
     "card_of",
     "choose_backend",
     "cuda_attention",

@@ -2,9 +2,10 @@
 
 pytorch 2.13 aten/src/ATen/native/transformers/cuda/sdp_utils.cpp, ``select_sdp_backend``, ``can_use_flash_attention``
 and ``can_use_mem_efficient_attention``; the checks that they share are in
-torch/include/ATen/native/transformers/sdp_utils_cpp.h. The order is flash, memory-efficient, math. cuDNN's kernel comes
-last by default and is never reached where math can run; a build that prefers it (compute capability 9.0 and newer with
-some cuDNN releases) is not modelled.
+torch/include/ATen/native/transformers/sdp_utils_cpp.h. The order is flash, memory-efficient, math. cuDNN's kernel is
+not modelled: where a release of torch prefers it (9.0 and 10.0, with some releases of cuDNN, unless
+TORCH_CUDNN_SDPA_DEPRIORITIZED is set), it saves what flash saves, or with a mask what the memory-efficient kernel
+saves, and how large a workspace its backward takes is not known.
 """
 
 from typing import Literal, NamedTuple

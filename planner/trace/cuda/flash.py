@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from planner.errors import UnsupportedScenario
 from planner.trace.cuda.card import Card
 
 BLOCK = 128
@@ -95,6 +96,22 @@ def _splits(blocks: int, slots: int, key_blocks: int) -> int:
     waves = {count: blocks * count / slots for count in eligible}
     use = {count: wave / ceil(wave) for count, wave in waves.items()}
     return next(count for count in eligible if use[count] >= 0.85 * max(use.values()))
+
+
+FLASH_HEAD = 256
+"""Largest head size. flash_api.cpp, mha_fwd."""
+
+
+def refuse_what_the_package_refuses(query: torch.Tensor, card: Card) -> None:
+    """The checks at the head of ``mha_fwd``: 8.0 or newer, 16 bit, heads of at most 256."""
+    if card.capability < (8, 0):
+        raise UnsupportedScenario("FlashAttention-2 needs compute capability 8.0 or newer; take --attention sdpa")
+    if query.dtype not in (torch.float16, torch.bfloat16):
+        raise UnsupportedScenario(
+            "FlashAttention-2 takes fp16 and bf16 only; take --attention sdpa, or --autocast bf16"
+        )
+    if query.shape[-1] > FLASH_HEAD:
+        raise UnsupportedScenario(f"FlashAttention-2 takes heads of at most {FLASH_HEAD}; take --attention sdpa")
 
 
 class Options(NamedTuple):
@@ -195,6 +212,7 @@ def package_functions(card: Card) -> tuple[Callable[..., torch.Tensor], Callable
         deterministic: bool = False,
         return_attn_probs: bool = False,
     ) -> torch.Tensor:
+        refuse_what_the_package_refuses(q, card)
         return flash_attention(q, k, v, Options(card, dropout_p, deterministic))
 
     def flash_attn_varlen_func(
@@ -215,6 +233,7 @@ def package_functions(card: Card) -> tuple[Callable[..., torch.Tensor], Callable
         return_attn_probs: bool = False,
         block_table: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        refuse_what_the_package_refuses(q, card)
         sequences = cu_seqlens_q.shape[0] - 1
         packed = Sizes(sequences, max_seqlen_q, max_seqlen_k, q.shape[1], k.shape[1], q.shape[2], total=q.shape[0])
         return flash_attention(q, k, v, Options(card, dropout_p, deterministic), packed)

@@ -1,0 +1,28 @@
+"""Everything that makes a step on the CPU run as on CUDA, entered together."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from planner.trace.cuda.attention import Attention, cuda_attention
+from planner.trace.cuda.autocast import cuda_autocast
+from planner.trace.cuda.card import Card
+from planner.trace.cuda.defaults import cuda_defaults
+from planner.trace.cuda.masks import unpadded_masks
+from planner.trace.cuda.quantised import cuda_int8
+from planner.trace.cuda.trl_kernels import triton_logprob
+
+
+@contextmanager
+def as_on_cuda(attention: Attention, card: Card, *, int8: bool = False) -> Iterator[None]:
+    """Build the model and run its steps in here; a fake mode and a recorder are entered inside.
+
+    ``int8``: the base is quantised to 8 bits by bitsandbytes. What kernels hide (``hidden_on``), cuBLAS's buffers
+    (``Workspaces``) and managed states (``managed_states``) are the recorder's to ask for.
+    """
+    with ExitStack() as stack:
+        for context in (unpadded_masks(), cuda_attention(attention, card), cuda_autocast(), cuda_defaults()):
+            stack.enter_context(context)
+        stack.enter_context(triton_logprob())
+        if int8:
+            stack.enter_context(cuda_int8())
+        yield
