@@ -52,6 +52,14 @@ def test_notes_say_what_nobody_has_measured() -> None:
     assert any("estimated, not measured: memory that torch sees" in note for note in answer.notes)
 
 
+def test_a_version_newer_than_the_rules_is_said_aloud() -> None:
+    newer = plan(Request(model="8b", gpu="4090", methods=("lora",), stack="hf,transformers=99"))
+    known = plan(Request(model="8b", gpu="4090", methods=("lora",), stack="hf,transformers=4.48.1"))
+
+    assert any("transformers 99 is newer than" in note for note in newer.notes)
+    assert not any("newer than" in note for note in known.notes)
+
+
 def test_defaults_from_two_gpus() -> None:
     one, two = (planner.plan(model="8b", gpu="4090", gpus=count).candidates[1].scenario.train for count in (1, 2))
 

@@ -155,7 +155,7 @@ def refuse_unknown(
     known = {path.rpartition(".")[2] for path in paths} | (set(mapping) if model.is_moe else set())
     for target in targets or ("",):
         if target == ALL_LINEAR:
-            raise UsageError(f"lora target {ALL_LINEAR} stands for every matrix: name it alone, without {targets!r}")
+            raise UsageError(f"lora target {ALL_LINEAR} stands for every matrix: name it alone")
         if target.rpartition(".")[2] in mapping or any(matches(path, [target]) for path in paths):
             continue
         raise UsageError(unknown_module("lora target", target, model, known | {ALL_LINEAR}))

@@ -4,6 +4,7 @@ from planner.catalog import load_model
 from planner.hardware import load_gpu
 from planner.recommend.request import Ask, Request, check_request
 from planner.spec import FIGURES, Cluster, Gpu
+from planner.stacks import newer_versions
 
 
 def understand(request: Request) -> tuple[Ask, tuple[str, ...]]:
@@ -13,7 +14,7 @@ def understand(request: Request) -> tuple[Ask, tuple[str, ...]]:
     resolved = load_model(request.model)
     cluster = Cluster(gpu=gpu, gpus=request.gpus, nodes=request.nodes, headroom_bytes=request.headroom_bytes)
     ask = Ask(request=request, model=resolved.model, cluster=cluster)
-    notes = (resolved.line, *resolved.model.notes, *_about(gpu))
+    notes = (resolved.line, *resolved.model.notes, *_about(gpu), *newer_versions(request.stack))
     return ask, tuple(note for note in notes if note)
 
 

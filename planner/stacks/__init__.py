@@ -6,6 +6,6 @@ are the newest we know. Rules live in ``libraries.toml`` (what the libraries do 
 """
 
 from planner.stacks.resolve import resolve
-from planner.stacks.rules import STACKS, Defaults, describe_stack, load_stack
+from planner.stacks.rules import STACKS, Defaults, describe_stack, load_stack, newer_versions
 
-__all__ = ["STACKS", "Defaults", "describe_stack", "load_stack", "resolve"]
+__all__ = ["STACKS", "Defaults", "describe_stack", "load_stack", "newer_versions", "resolve"]

@@ -19,7 +19,7 @@ LATER_STACKS = ("axolotl", "llamafactory", "torchtune", "unsloth")
 """Trainers that we know by name only: asking for one is refused, not guessed."""
 
 _COMPARISON = re.compile(r"(<=|>=|<|>|==)(\d+(?:\.\d+)*)")
-_VERSION = re.compile(r"\d{1,6}(?:\.\d{1,6}){0,3}(?:[.+-]?[a-z]\w*)?")
+_VERSION = re.compile(r"\d{1,6}(?:\.\d{1,6}){0,3}(?:[.+-]?[a-z]\w*)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +54,21 @@ def load_stack(text: str) -> Defaults:
         if _holds(rule.get("when", {}), versions):
             chosen.update(rule["set"])
     return _defaults(name, versions, chosen)
+
+
+def newer_versions(text: str) -> tuple[str, ...]:
+    """A line for each version that is newer than any that was read for the rules of this stack.
+
+    >>> newer_versions("hf,transformers=5.23.1"), newer_versions("hf,transformers=6")
+    ((), ('transformers 6 is newer than 5.23, the newest described here, and taken to behave like it',))
+    """
+    behaviour = load_stack(text).behaviour
+    newest = {**_read("libraries")["newest"], **_read(behaviour.name).get("newest", {})}
+    return tuple(
+        f"{package} {version} is newer than {newest[package]}, the newest described here, and taken to behave like it"
+        for package, version in behaviour.versions.items()
+        if _numbers(version)[: len(_numbers(newest[package]))] > _numbers(newest[package])
+    )
 
 
 def describe_stack(text: str) -> tuple[tuple[str, str], ...]:
@@ -91,6 +106,8 @@ def _parse_versions(text: str, known: Collection[str]) -> dict[str, str]:
             )
         if package not in known:
             raise UnknownName("stack package", package, known, listing="plan explain stack")
+        if package in versions:
+            raise UsageError(f"the stack names {package} twice: {versions[package]} and {version}")
         versions[package] = version
     return versions
 

@@ -190,6 +190,8 @@ BROKEN = [
     ("trl,transformers=", UsageError, "not PACKAGE=VERSION"),
     ("trl,transformers=new", UsageError, "not PACKAGE=VERSION"),
     ("trl,transformers=-1", UsageError, "not PACKAGE=VERSION"),
+    ("trl,transformers=5.\u0663", UsageError, "not PACKAGE=VERSION"),
+    ("trl,transformers=4.48,transformers=5", UsageError, "names transformers twice: 4.48 and 5"),
     ("trl,transformer=5.0", UnknownName, "did you mean transformers"),
     ("hf,trl=1.0", UnknownName, "stack package 'trl'"),
     ("tlr", UnknownName, "did you mean trl"),
