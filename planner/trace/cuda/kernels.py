@@ -56,7 +56,8 @@ def embedding_backward_bytes(n: int, vocabulary: int, width: int) -> tuple[int, 
 def softmax_backward_bytes(scores: int, e: int) -> tuple[int, ...]:
     """``grad * output`` as a tensor of its own, ``scores`` elements of the gradient's ``e`` bytes.
 
-    Source:    SoftMax.cu, softmax_backward_cuda_out; log_softmax_backward_cuda_out has no such product
+    Source:    SoftMax.cu, softmax_backward_cuda_out; torch/include/ATen/native/cuda/PersistentSoftmax.cuh,
+               softmax_warp_backward, is given the product. log_softmax has none
 
     >>> softmax_backward_bytes(10, 4)
     (40,)
