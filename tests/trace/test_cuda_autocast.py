@@ -111,6 +111,18 @@ def test_nothing_happens_outside_autocast() -> None:
         assert F.softmax(torch.ones(2, 2, dtype=torch.bfloat16), -1).dtype == torch.bfloat16
 
 
+def test_code_that_asks_about_cuda_hears_about_the_trace() -> None:
+    with cuda_autocast():
+        assert not torch.is_autocast_enabled()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.is_autocast_enabled()
+            assert torch.is_autocast_enabled("cpu")
+            assert not torch.is_autocast_enabled("cuda")  # as the recomputation of a checkpoint asks
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not torch.is_autocast_enabled()
+
+
 def test_the_tables_name_operators_that_cuda_treats() -> None:
     short = {name.removeprefix("aten::") for name in autocast_operators("CUDA")}
 

@@ -1,8 +1,9 @@
 """What CUDA does differently from the CPU on which a step is traced; every entry names its source.
 
-Read as installed: torch's headers (reductions, sorts, tiles and workspaces of the memory-efficient kernel, the checks of
-attention, autocast's lists), transformers, TRL, bitsandbytes. Where a ``.cu`` or ``.cpp`` file of pytorch or flash-attn is
-named, no package ships it: the entry is written from knowledge of that file. Nothing here has been held against a device.
+Read as installed: torch's headers (reductions, sorts, tiles and workspaces of the memory-efficient kernel, the checks
+of attention, autocast's lists), transformers, TRL, bitsandbytes. Where a ``.cu`` or ``.cpp`` file of pytorch or
+flash-attn is named, no package ships it: the entry is written from knowledge of that file. Nothing here has been held
+against a device.
 
 ====================  ==================================================================================
 module                what is in it

@@ -6,9 +6,10 @@ products stay with the CPU's own kernels, which cast to 16 bit by the same templ
 weights that want a gradient for as long as the outermost autocast lasts.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.utils._pytree import tree_map
@@ -48,9 +49,19 @@ BANNED = "binary_cross_entropy"
 Kernel = Callable[..., Any]
 
 
-def cuda_autocast() -> AbstractContextManager[None]:
-    """The context in which ``torch.autocast("cpu")`` acts by CUDA's lists, wherever it is entered."""
-    return cpu_autocast_kernels(_replacements())
+@contextmanager
+def cuda_autocast() -> Iterator[None]:
+    """The context in which ``torch.autocast("cpu")`` acts by CUDA's lists, wherever it is entered.
+
+    ``torch.is_autocast_enabled()`` without a device asks about CUDA; PEFT's quantised layers cast by the answer.
+    """
+    real = torch.is_autocast_enabled
+
+    def is_autocast_enabled(*device: str) -> bool:
+        return bool(real(*(device or ("cpu",))))
+
+    with cpu_autocast_kernels(_replacements()), patch.object(torch, "is_autocast_enabled", is_autocast_enabled):
+        yield
 
 
 def _replacements() -> dict[str, Kernel]:

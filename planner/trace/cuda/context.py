@@ -13,16 +13,18 @@ from planner.trace.cuda.trl_kernels import triton_logprob
 
 
 @contextmanager
-def as_on_cuda(attention: Attention, card: Card, *, int8: bool = False) -> Iterator[None]:
+def as_on_cuda(attention: Attention, card: Card, *, autocast: bool = True, int8: bool = False) -> Iterator[None]:
     """Build the model and run its steps in here; a fake mode and a recorder are entered inside.
 
-    ``int8``: the base is quantised to 8 bits by bitsandbytes. What kernels hide (``hidden_on``), cuBLAS's buffers
-    (``Workspaces``) and managed states (``managed_states``) are the recorder's to ask for.
+    ``autocast``: the step may enter it. ``int8``: the base is quantised to 8 bits by bitsandbytes. What kernels hide
+    (``hidden_on``), cuBLAS's buffers (``Workspaces``) and managed states (``managed_states``) are the recorder's to ask
+    for.
     """
     with ExitStack() as stack:
-        for context in (unpadded_masks(), cuda_attention(attention, card), cuda_autocast(), cuda_defaults()):
+        for context in (unpadded_masks(), cuda_attention(attention, card), cuda_defaults(), triton_logprob()):
             stack.enter_context(context)
-        stack.enter_context(triton_logprob())
+        if autocast:
+            stack.enter_context(cuda_autocast())
         if int8:
             stack.enter_context(cuda_int8())
         yield
