@@ -1,5 +1,6 @@
 """The whole answer: names resolved, candidates estimated and judged, one of them recommended."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from planner.closed_form import estimate as closed_form
@@ -21,10 +22,9 @@ def plan(request: Request, *, estimator: Estimator | None = None) -> Plan:
 
     Raise ``PlannerError``: an unknown name, a setting without meaning, a scenario that we will not guess.
     """
-    question, notes = understand(request)
-    remembered = remember(estimator or estimator_for(request.evidence))
-    asked, missing = candidates(question, remembered)
-    shown, recommendation = recommend(asked, question, remembered)
+    question, notes = understand(as_installed(request))
+    asked, missing = candidates(question, remember(estimator or estimator_for(request.evidence)))
+    shown, recommendation = recommend(asked, question, remember(estimator or closed_form))
     absent = tuple(f"{method} is left out: {why}" for method, why in missing.items())
     return Plan(
         model=question.model,
@@ -102,9 +102,25 @@ def estimator_for(evidence: Evidence) -> Estimator:
     """The estimator behind a kind of evidence; raise ``UnsupportedScenario`` where this version has none."""
     if evidence == "closed-form":
         return closed_form
-    if evidence in ("traced", "measured"):
-        raise UnsupportedScenario(f"{evidence} evidence is not in this version: use --evidence closed-form")
+    if evidence == "traced":
+        from planner.build.installed import require  # noqa: PLC0415  (the door to torch)
+
+        require("torch", "transformers", "accelerate", "peft")
+        from planner.trace.estimator import estimate as traced  # noqa: PLC0415
+
+        return traced
+    if evidence == "measured":
+        raise UnsupportedScenario("a plan cannot rest on measured evidence: run plan measure, or use --evidence traced")
     raise UsageError(f"--evidence {show(evidence)} is not closed-form, traced or measured")
+
+
+def as_installed(request: Request) -> Request:
+    """The request; for a trace, which runs what is there, on the installed versions where the user names none."""
+    if request.evidence != "traced":
+        return request
+    from planner.build.installed import with_installed  # noqa: PLC0415  (the door to torch)
+
+    return replace(request, stack=with_installed(request.stack))
 
 
 def remember(estimator: Estimator) -> Estimator:

@@ -4,7 +4,7 @@ A ``Trace`` is what the traced estimator records, what a CUDA memory snapshot co
 replays.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -60,8 +60,10 @@ class Instant(NamedTuple):
     memory: Memory
 
 
-def peaks(trace: Trace) -> tuple[Instant, ...]:
-    """The highest instant of every marked phase, in order; bytes as asked for, before the allocator rounds them.
+def peaks(trace: Trace, handed_out: Sequence[int] = ()) -> tuple[Instant, ...]:
+    """The highest instant of every marked phase, in order.
+
+    Bytes are those that were asked for, or what an allocator made of them (``Replay.handed_out``, one per block).
 
     >>> blocks = Block(8, "weights", "embedding"), Block(4, "logits", "head")
     >>> peaks(Trace(blocks, (0, 1, ~1), (OUTSIDE,) * 3, (Mark(0, "load", 0),)))[0].memory.total
@@ -69,14 +71,15 @@ def peaks(trace: Trace) -> tuple[Instant, ...]:
     """
     place = {owner: number for number, owner in enumerate(OWNERS)}
     live = [0] * len(OWNERS)
+    sizes = handed_out or [block.bytes for block in trace.blocks]
+    owners = [place[block.owner] for block in trace.blocks]
     level, found = 0, []
     for mark, start, end in trace.phase_ranges():
         best, index, at = level, start - 1, tuple(live)
         for number in range(start, end):
             event = trace.events[number]
-            block = trace.blocks[event if event >= 0 else ~event]
-            change = block.bytes if event >= 0 else -block.bytes
-            live[place[block.owner]] += change
+            change = sizes[event] if event >= 0 else -sizes[~event]
+            live[owners[event if event >= 0 else ~event]] += change
             level += change
             if level > best:
                 best, index, at = level, number, tuple(live)

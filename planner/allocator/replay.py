@@ -48,6 +48,8 @@ class Replay:
     retries: int
     """How often everything cached was given back to make room (num_alloc_retries)."""
     out_of_memory: int | None
+    handed_out: tuple[int, ...]
+    """Bytes of every block as it was handed out: rounded, and with the rest that was not worth splitting off."""
 
     @property
     def active(self) -> int:
@@ -94,6 +96,7 @@ class _Run:
         self.splits = not device.settings.expandable_segments
         self.rounded = _rounded(trace, device)
         self.chunks: list[Chunk | None] = [None] * len(trace.blocks)
+        self.handed_out = [0] * len(trace.blocks)
         self.requested = self.allocated = 0
         self.top = [0, 0, 0, 0]
         """Peaks of requested, allocated, reserved, inactive split over the whole trace."""
@@ -121,12 +124,13 @@ class _Run:
             released_segments=self.device.given_back,
             retries=self.device.retries,
             out_of_memory=self.failed,
+            handed_out=tuple(self.handed_out),
         )
 
     def _run(self, start: int, end: int) -> list[int]:
         """Replay a range; its peaks. Written flat, for speed: this loop sees every event."""
         device, blocks, rounded, chunks = self.device, self.trace.blocks, self.rounded, self.chunks
-        allocate, release, splits = device.allocate, device.release, self.splits
+        allocate, release, splits, handed_out = device.allocate, device.release, self.splits, self.handed_out
         requested, allocated, highest = self.requested, self.allocated, self.top[2]
         peak_requested, peak_allocated, peak_reserved = requested, allocated, device.reserved
         peak_split = device.reserved - allocated - device.idle if splits else 0
@@ -140,6 +144,7 @@ class _Run:
                     self.failed = index
                     break
                 chunks[event] = chunk
+                handed_out[event] = chunk.size
                 allocated += chunk.size
                 requested += blocks[event][0]
                 if allocated > peak_allocated:

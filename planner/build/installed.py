@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from planner.errors import UnsupportedScenario, UsageError
 from planner.spec import Behaviour
+from planner.stacks import load_stack
 
 LIBRARIES = ("torch", "transformers", "accelerate", "peft", "trl", "bitsandbytes")
 INSTALL = 'pip install "finetune-planner[trace]"'
@@ -49,6 +50,18 @@ def check_versions(stack: Behaviour) -> None:
                 f"{name} {wanted} is asked for and {have} is installed: a trace runs what is installed "
                 f"(install that version, or use --evidence closed-form)"
             )
+
+
+def with_installed(stack: str) -> str:
+    """A stack as the user wrote it, with the version of every library that differs from the newest that we describe."""
+    named = {part.partition("=")[0].strip() for part in stack.split(",")[1:]}
+    found, known = installed_versions(), load_stack(stack).behaviour.versions
+    extra = [
+        f"{name}={found[name]}"
+        for name in known
+        if name in found and name not in named and numbers(found[name])[:2] != numbers(known[name])[:2]
+    ]
+    return ",".join([stack, *extra])
 
 
 def numbers(text: str) -> tuple[int, ...]:

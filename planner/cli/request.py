@@ -1,17 +1,17 @@
 """Parsed options to the library's ``Request``."""
 
 from planner.cli.options import Values, integer, profiles_dir, settings
-from planner.errors import UnknownName, UnsupportedScenario, UsageError
+from planner.errors import UnknownName, UsageError
 from planner.recommend.request import Request
+from planner.result import Evidence
 from planner.spec import METHODS, Method
 from planner.units import parse_bytes
 
-EVIDENCE = ("closed-form", "traced")
+EVIDENCE: tuple[Evidence, ...] = ("closed-form", "traced")
 
 
 def build_request(values: Values, *, command: str) -> Request:
     """The request that the options describe; raise ``UsageError`` for what has no meaning."""
-    check_evidence(values.get("evidence"))
     return Request(
         model=_required(
             values, "model", command, "a model: a size such as 8b, a name of `plan models`, a Hub id or a directory"
@@ -24,18 +24,18 @@ def build_request(values: Values, *, command: str) -> Request:
         stack="trl" if values.get("stack") is None else str(values["stack"]),
         headroom_bytes=_headroom(values.get("headroom")),
         profiles_dir=profiles_dir(values),
-        evidence="closed-form",
+        evidence=check_evidence(values.get("evidence")),
     )
 
 
-def check_evidence(text: str | None) -> None:
-    """Refuse evidence that this version cannot give."""
-    if text is not None and text not in EVIDENCE:
-        raise UnknownName("evidence", text, EVIDENCE)
-    if text == "traced":
-        raise UnsupportedScenario(
-            "--evidence traced needs the traced estimator, which is not in this version: use --evidence closed-form"
-        )
+def check_evidence(text: str | None) -> Evidence:
+    """The kind of evidence that is asked for."""
+    if text is None:
+        return "closed-form"
+    for kind in EVIDENCE:
+        if text == kind:
+            return kind
+    raise UnknownName("evidence", text, EVIDENCE)
 
 
 def _required(values: Values, name: str, command: str, what: str) -> str:

@@ -8,12 +8,9 @@ from planner.closed_form.load import load_phase
 from planner.closed_form.loss import loss_phase
 from planner.closed_form.optimizer_step import optimizer_phase
 from planner.closed_form.step import Step, prepare
-from planner.formulas.overhead import NCCL, SQUEEZED_FRACTION, spare_fraction
+from planner.formulas.overhead import INTERVAL, NCCL, SQUEEZED_FRACTION, spare_fraction
 from planner.result import PHASES, Estimate, Memory, Peak, Phase
 from planner.spec import Scenario
-
-INTERVAL = 0.10
-"""Half width of the stated interval around required bytes, until measurements narrow it."""
 
 
 def estimate(scenario: Scenario) -> Estimate:
