@@ -1,0 +1,26 @@
+"""Silence of the libraries: what they print while a job is built and run is not the user's answer."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+TALKERS = ("transformers", "bitsandbytes", "peft", "trl", "accelerate", "torch", "kernels", "datasets")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No warnings, no log lines and no progress bars of the libraries; errors that are raised still are."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    levels = {name: logging.getLogger(name).level for name in TALKERS}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in TALKERS:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
