@@ -11,7 +11,15 @@ from planner.errors import EXIT_USAGE, PlannerError
 def run() -> None:
     """Entry point of the console command and of ``python -m planner``."""
     gc.set_threshold(FEW_COLLECTIONS)
-    raise SystemExit(main(sys.argv[1:]))
+    try:
+        code = main(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    raise SystemExit(code)
+
+
+EXIT_INTERRUPTED = 130
+"""As shells report a program that SIGINT ended: the user knows why, so nothing is said."""
 
 
 FEW_COLLECTIONS = 100_000
@@ -36,6 +44,8 @@ def main(arguments: Sequence[str]) -> int:
     except misuse as error:
         complain(misuse_text(error))
         return EXIT_USAGE
+    except typer.Abort:
+        return EXIT_INTERRUPTED
     return int(code or 0)
 
 

@@ -58,6 +58,22 @@ def test_an_ascii_terminal_is_survived(shell: Shell) -> None:
     assert answer.out.isascii()
 
 
+@pytest.mark.parametrize("when", ["planner.cli.app", "planner.planning"])
+def test_an_interruption_is_quiet(shell: Shell, when: str) -> None:
+    """While the command is read, and while the plan is made; 130 is what shells call it."""
+    program = (
+        "import sys, signal, os; from planner.cli import run; sys.argv = ['plan', '--model', '8b', '--gpu', '4090']\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {when!r}: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "run()"
+    )
+    answer = shell(f'{sys.executable} -c "{program}"')
+
+    assert (answer.code, answer.out, answer.err.strip()) == (130, "", "")
+
+
 def test_python_dash_m_is_the_same_command(shell: Shell) -> None:
     answer = shell(f"{sys.executable} -m planner --version")
 
