@@ -25,6 +25,9 @@ class Counter(Protocol):
     def settle(self) -> None:
         """Wait until the device has done everything that it was asked."""
 
+    def standing(self) -> PhasePeak:
+        """What is allocated now, as the outcome of ``load``."""
+
 
 class CpuCounter:
     """The running sum of every allocation and release that torch's CPU allocator reports to the profiler.
@@ -60,6 +63,10 @@ class CpuCounter:
 
     def settle(self) -> None:
         """See ``Counter``: a CPU does at once what it is asked."""
+
+    def standing(self) -> PhasePeak:
+        """See ``Counter``."""
+        return PhasePeak("load", self.level)
 
     def _peaks(self, profiler: Any) -> Iterator[PhasePeak]:
         """The highest level of each phase, in order; a phase begins where its range does."""
@@ -114,6 +121,11 @@ class CudaCounter:
     def settle(self) -> None:
         """See ``Counter``."""
         torch.cuda.synchronize()
+
+    def standing(self) -> PhasePeak:
+        """See ``Counter``."""
+        free, total = torch.cuda.mem_get_info()
+        return PhasePeak("load", torch.cuda.memory_allocated(), torch.cuda.memory_reserved(), total - free)
 
 
 def merged(peaks: Iterable[PhasePeak]) -> list[PhasePeak]:

@@ -42,6 +42,8 @@ class Place(NamedTuple):
 class Measurement:
     """What a child process reported before it ended, and how it ended.
 
+    ``load`` is what stands when the model is there: how random weights get there is not how a trainer loads its own.
+
     ``owners``: bytes of what stands between steps, and of all gradients. When it did not end well, ``detail`` says why
     in one line, and ``log`` is the last of what the child wrote to stderr.
     """

@@ -65,11 +65,11 @@ def measure(task: Task, report: Report) -> None:
     report("device", **device._asdict())
     counter, place = counter_for(task.device), device_place(task.device)
     with quiet_collector():
-        with counter.counting() as found:
+        with counter.counting():
             report("begin", step=0, phase="load")
             counter.begin("load")
             job = assemble(scenario, place, attention=semantics_for(task).attention, layers=task.layers)
-        report("load", phases=found)
+        report("load", phases=[counter.standing()])
         gradients = 0
         for number in range(task.steps):
 

@@ -27,6 +27,18 @@ def bitsandbytes_cuda() -> Any:
 
 
 @contextmanager
+def real_tensors() -> Iterator[None]:
+    """Operators run for real although a fake mode or a recorder is at work.
+
+    torch 2.9 to 2.13: ``torch.utils._python_dispatch._disable_current_modes``.
+    """
+    from torch.utils._python_dispatch import _disable_current_modes  # noqa: PLC0415
+
+    with _disable_current_modes():
+        yield
+
+
+@contextmanager
 def fake_process_group(ranks: int) -> Iterator[None]:
     """The default process group, in which this process is rank 0 of ``ranks`` and every collective returns at once.
 
