@@ -104,9 +104,11 @@ def estimator_for(evidence: Evidence) -> Estimator:
         return closed_form
     if evidence == "traced":
         from planner.build.installed import require  # noqa: PLC0415  (the door to torch)
+        from planner.build.quiet import quiet  # noqa: PLC0415
 
         require("torch", "transformers", "accelerate", "peft")
-        from planner.trace.estimator import estimate as traced  # noqa: PLC0415
+        with quiet():
+            from planner.trace.estimator import estimate as traced  # noqa: PLC0415
 
         return traced
     if evidence == "measured":

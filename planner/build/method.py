@@ -15,7 +15,6 @@ from planner.build.installed import INSTALL
 from planner.build.model import DTYPES, first_line
 from planner.build.peft_patches import finish, importable, settled, stand_ins
 from planner.build.place import Place, materialise
-from planner.build.quantise import quantise
 from planner.errors import PlannerError, UnsupportedScenario, UsageError, nearest, show
 from planner.spec import Behaviour, Scenario, TrainSpec
 
@@ -23,6 +22,8 @@ from planner.spec import Behaviour, Scenario, TrainSpec
 def prepare_base(model: Any, scenario: Scenario) -> None:
     """What is done to a base before it has memory and adapters: quantised, and prepared as the stack does it."""
     if scenario.train.quantized:
+        from planner.build.quantise import quantise  # noqa: PLC0415  (bitsandbytes only where it is used)
+
         quantise(model, scenario.train)
         _prepare(model, scenario.stack)
 

@@ -86,6 +86,16 @@ def decoder_layers(model: Any) -> Any:  # an nn.ModuleList
     return lists[0]
 
 
+QUANTISED = ("Linear4bit", "Linear8bitLt")
+
+
+def is_quantised(module: Any) -> bool:
+    """Whether a module holds a 4- or 8-bit matrix of bitsandbytes, which need not be installed to ask."""
+    return any(
+        kind.__name__ in QUANTISED and kind.__module__.startswith("bitsandbytes.") for kind in type(module).__mro__
+    )
+
+
 def first_line(error: BaseException) -> str:
     r"""What a library says, on one line of bearable length.
 

@@ -48,11 +48,6 @@ def _config(train: TrainSpec) -> BitsAndBytesConfig:
     )
 
 
-def is_quantised(module: Any) -> bool:
-    """Whether a module holds a 4- or 8-bit matrix."""
-    return isinstance(module, bnb.Linear4bit | bnb.Linear8bitLt)
-
-
 def materialise_quantised(model: Any, place: Place, dtype: torch.dtype) -> None:
     """Give every quantised matrix its memory; ``dtype`` is what it was loaded in.
 

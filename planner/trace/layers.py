@@ -12,7 +12,7 @@ PLACES = ("layer_idx", "layer_id", "layer_number", "layer_index", "idx", "traini
 
 
 class Depth(NamedTuple):
-    """``layers`` layers: ``prefix`` of their own, then a pattern of ``period`` layers that repeats, maybe cut at the end.
+    """``layers`` layers: ``prefix`` of their own, then a pattern of ``period`` that repeats, maybe cut at the end.
 
     ``recorded`` layers are enough to write down; all of them where nothing repeats often enough.
     """

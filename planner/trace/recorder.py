@@ -20,6 +20,9 @@ from planner.result import Phase
 Hidden = Callable[[Any, Sequence[Any], dict[str, Any], Any], Iterable[int]]
 """Bytes that an operator's CUDA kernel takes and gives back within the call."""
 
+Kept = Callable[..., int]
+"""Bytes that the process keeps from this operator on (``func``, ``backward=``): a handle's workspace, or nothing."""
+
 Answer = Callable[[Any, Sequence[Any], dict[str, Any]], Any]
 """A stand-in for an operator whose result depends on values, or ``NotImplemented``."""
 
@@ -66,7 +69,6 @@ class Ledger:
 
     def trace(self) -> Trace:
         """Everything as a frozen value; what has no bytes takes no memory, and is left out."""
-        self._sort_bursts()
         number, kept = {}, []
         for block, size in enumerate(self.bytes):
             if size:
@@ -82,26 +84,11 @@ class Ledger:
         marks = tuple(mark._replace(index=places[mark.index]) for mark in self.marks)
         return Trace(tuple(kept), tuple(events), tuple(layers), marks)
 
-    def _sort_bursts(self) -> None:
-        """Releases in a row outside all layers, from the first layer to the last.
-
-        Autocast's cache of weights gives back in the order of a hash table, so one order is as true as another.
-        """
-        start, marks = 0, {mark.index for mark in self.marks}
-        for index in range(len(self.events) + 1):
-            inside = index < len(self.events) and self.events[index] < 0 and self.layers[index] == OUTSIDE
-            if not inside or index in marks:
-                self.events[start:index] = sorted(self.events[start:index], key=self._place)
-                start = index if inside else index + 1
-
-    def _place(self, event: int) -> tuple[int, int]:
-        return self.block_layers[~event], ~event
-
 
 class Recorder(TorchDispatchMode):  # type: ignore[misc]  # torch has no types for us
     """Watches storages while it is entered. ``phase``, ``layer`` and ``site`` say what is at work."""
 
-    def __init__(self, *, hidden: Hidden, answer: Answer, logit_widths: frozenset[int]) -> None:
+    def __init__(self, *, hidden: Hidden, kept: Kept, answer: Answer, logit_widths: frozenset[int]) -> None:
         super().__init__()
         self.ledger = Ledger()
         self.phase: Phase = "load"
@@ -109,6 +96,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]  # torch has no types f
         self.layer = OUTSIDE
         self.site = ""
         self._hidden = hidden
+        self._kept = kept
         self._answer = answer
         self._logit_widths = logit_widths
         self._blocks: dict[int, int] = {}
@@ -162,6 +150,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]  # torch has no types f
         if self._silent:
             return result
         self._watch_result(func, args, result)
+        if standing := self._kept(func, backward=self.phase == "backward"):
+            self.ledger.allocate(standing, "temporaries", str(func), OUTSIDE)
         for size in self._hidden(func, args, kwargs, result):
             block = self.ledger.allocate(size, "temporaries", str(func), self.layer)
             self.ledger.release(block, self.layer)
@@ -262,12 +252,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]  # torch has no types f
                 if home is not None:
                     self.ledger.move(block, self.ledger.block_layers[home])
 
-    def elsewhere(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Say that the storages of ``tensors`` never were on the device."""
+    def elsewhere(self, tensors: Iterable[torch.Tensor]) -> dict[int, int]:
+        """Say that the storages of ``tensors`` never were on the device; their bytes by layer."""
+        found: dict[int, int] = {}
         for tensor in tensors:
-            block = self._blocks.get(id(storage_of(tensor)))
-            if block is not None:
-                self.ledger.bytes[block] = 0
+            block = self._blocks[id(storage_of(tensor))]
+            layer = self.ledger.block_layers[block]
+            found[layer] = found.get(layer, 0) + storage_of(tensor).nbytes()
+            self.ledger.bytes[block] = 0
+        return found
 
 
 def storage_of(tensor: Any) -> Any:

@@ -10,8 +10,8 @@ import torch
 from planner.allocator.events import OUTSIDE, Trace
 from planner.build.job import Job, assemble
 from planner.build.method import adapter_parameters, loose_adapters
-from planner.build.model import decoder_layers
-from planner.build.quantise import is_quantised
+from planner.build.model import decoder_layers, is_quantised
+from planner.build.quiet import quiet
 from planner.result import Parameters
 from planner.spec import Scenario
 from planner.trace.fake import fake_mode, fake_place
@@ -42,7 +42,7 @@ def record(
 ) -> Run:
     """Run two steps (one for each of ``lengths``) of the first ``layers`` layers, or of all."""
     mode = fake_mode()
-    with quiet_collector(), semantics.patched(), engine(scenario, mode) as sharding:
+    with quiet(), quiet_collector(), semantics.patched(), engine(scenario, mode) as sharding:
         job = assemble(
             scenario,
             fake_place(mode),
@@ -51,7 +51,12 @@ def record(
             adapter=adapter,
             after_materialising=sharding.wrap,
         )
-        recorder = Recorder(hidden=semantics.hidden, answer=Answers(), logit_widths=logit_widths(scenario))
+        recorder = Recorder(
+            hidden=semantics.hidden,
+            kept=semantics.kept,
+            answer=Answers(),
+            logit_widths=logit_widths(scenario),
+        )
         seed(recorder, job)
         sharding.seed(recorder)
         with ExitStack() as stack:
@@ -65,7 +70,8 @@ def record(
                 job.step(recorder.begin, length)
                 for parameter, states in states_of(job.optimizer):
                     recorder.relabel(states, "optimizer", like=parameter)
-    return Run(recorder.ledger.trace(), parameters_by_layer(job), {})
+        managed = recorder.elsewhere(semantics.managed(job.optimizer))
+    return Run(recorder.ledger.trace(), parameters_by_layer(job), managed)
 
 
 @contextmanager

@@ -1,43 +1,60 @@
 """How a recorded run behaves as another device would: which kernels run, what they hide, which branches are taken."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
+import torch
+
 from planner.spec import Gpu, Scenario
-from planner.trace.cuda import IMPLEMENTATIONS, Card, card_of, cuda_attention, triton_logprob, unpadded_masks
-from planner.trace.recorder import Hidden
+from planner.trace.cpu import hidden_on_cpu, random_states_counted
+from planner.trace.cuda import (
+    IMPLEMENTATIONS,
+    Card,
+    Workspaces,
+    as_on_cuda,
+    card_of,
+    hidden_on,
+    managed_states,
+    unpadded_masks,
+)
+from planner.trace.recorder import Hidden, Kept
 
 
 class Semantics(NamedTuple):
-    """``attention`` is what transformers is told, ``patched`` holds during the run, ``hidden`` is the recorder's."""
+    """``attention`` is what transformers is told; ``patched`` holds while the job is built and run.
+
+    ``hidden`` and ``kept`` are the recorder's; ``managed`` names the optimizer's states that are not on the device.
+    """
 
     attention: str
     patched: Callable[[], AbstractContextManager[Any]]
     hidden: Hidden
+    kept: Kept
+    managed: Callable[[Any], list[torch.Tensor]]
 
 
 def cpu_semantics(scenario: Scenario) -> Semantics:
     """The CPU's own kernels: what a measured run on this machine does."""
-    return Semantics(
-        attention="eager" if scenario.train.attention == "eager" else "sdpa",
-        patched=unpadded_masks,
-        hidden=lambda *_: (),
-    )
+
+    @contextmanager
+    def patched() -> Iterator[None]:
+        with unpadded_masks(), random_states_counted():
+            yield
+
+    attention = "eager" if scenario.train.attention == "eager" else "sdpa"
+    return Semantics(attention, patched, hidden_on_cpu, lambda _func, **_: 0, lambda _optimizer: [])
 
 
 def cuda_semantics(scenario: Scenario) -> Semantics:
     """The kernels of the scenario's card."""
     train, card = scenario.train, card_for(scenario.cluster.gpu)
 
-    @contextmanager
-    def patched() -> Iterator[None]:
-        with ExitStack() as stack:
-            for context in (unpadded_masks(), cuda_attention(train.attention, card), triton_logprob()):
-                stack.enter_context(context)
-            yield
+    def patched() -> AbstractContextManager[None]:
+        int8 = train.quantized and train.quant == "int8"
+        return as_on_cuda(train.attention, card, autocast=train.autocast != "none", int8=int8)
 
-    return Semantics(attention=IMPLEMENTATIONS[train.attention], patched=patched, hidden=lambda *_: ())
+    return Semantics(IMPLEMENTATIONS[train.attention], patched, hidden_on(card), Workspaces(card).due, managed_states)
 
 
 def card_for(gpu: Gpu) -> Card:

@@ -3,8 +3,8 @@
 Rank 0 is traced. torch gives it the first chunk of every tensor, which is never smaller than another's, so it is the
 fullest rank. Whatever the engine allocates is its own code's doing:
 
-- ``fully_shard`` keeps a sharded parameter per tensor. Gathered copies, the buffers that they arrive in, a layer's whole
-  gradients and both ends of the reduce-scatter are temporaries; what a sharded parameter's ``.grad`` holds are gradients.
+- ``fully_shard`` keeps a sharded parameter per tensor. Gathered copies, the buffers that they arrive in, whole
+  gradients and both ends of the reduce-scatter are temporaries; what a sharded ``.grad`` holds are gradients.
 - Gathered copies come and go by ``resize_`` of a storage, which the recorder follows as a release and a new block.
 
 What CUDA does differently, and why it does not show here. FSDP2 orders its streams with events and keeps tensors alive
