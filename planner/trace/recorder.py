@@ -18,7 +18,7 @@ from planner.allocator.events import OUTSIDE, Block, Mark, Trace
 from planner.result import Phase
 
 Hidden = Callable[[Any, Sequence[Any], dict[str, Any], Any], Iterable[int]]
-"""Bytes that an operator's CUDA kernel takes and gives back within the call."""
+"""Blocks that an operator's kernel takes, all at once, and gives back within the call (bytes)."""
 
 Kept = Callable[..., int]
 """Bytes that the process keeps from this operator on (``func``, ``backward=``): a handle's workspace, or nothing."""
@@ -152,8 +152,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]  # torch has no types f
         self._watch_result(func, args, result)
         if standing := self._kept(func, backward=self.phase == "backward"):
             self.ledger.allocate(standing, "temporaries", str(func), OUTSIDE)
-        for size in self._hidden(func, args, kwargs, result):
-            block = self.ledger.allocate(size, "temporaries", str(func), self.layer)
+        hidden = [
+            self.ledger.allocate(size, "temporaries", str(func), self.layer)
+            for size in self._hidden(func, args, kwargs, result)
+        ]
+        for block in hidden:
             self.ledger.release(block, self.layer)
         return result
 
