@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -26,7 +27,7 @@ def fake_place(mode: Any) -> Place:
 
     @contextmanager
     def inside() -> Iterator[None]:
-        with mode, Answering(), _conversions_in_place():
+        with mode, Answering(), _conversions_in_place(), patch.object(FakeTensor, "__deepcopy__", _copied, create=True):
             yield
 
     return Place("cpu", empty, lambda tensor: isinstance(tensor, FakeTensor), real=False, inside=inside)
@@ -58,6 +59,14 @@ def _conversions_in_place() -> Iterator[None]:
         yield
     finally:
         torch.nn.Module._apply = original
+
+
+def _copied(self: Any, memo: dict[int, Any]) -> Any:
+    """``copy.deepcopy`` of a fake tensor: torch's own leaves one whose views have another storage than it has."""
+    if id(self) not in memo:
+        copy = self.detach().clone()
+        memo[id(self)] = torch.nn.Parameter(copy, self.requires_grad) if isinstance(self, torch.nn.Parameter) else copy
+    return memo[id(self)]
 
 
 def _apply(self: Any, fn: Callable[[Any], Any], recurse: bool = True) -> Any:

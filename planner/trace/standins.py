@@ -8,6 +8,7 @@ What is answered, and why no other answer would do:
   off (LoHa's module dropout) runs, which is what needs memory.
 - the places of non-zero entries, and selection by a mask: every entry is selected, the most that can be.
 - counts of equal numbers (``bincount``): as many counts as are asked for, or one for each number.
+- whether two tensors are equal (``equal``): they are, so that what is looked for is found (aLoRA's invocation tokens).
 - distinct numbers (``unique``): one, so that a loop over them (CPT's, over kinds of tokens) runs once.
 """
 
@@ -80,6 +81,7 @@ _ANSWERS: Mapping[Any, Callable[..., Any]] = {
     aten.nonzero.default: _everywhere,
     aten.bincount.default: _counts,
     aten._unique2.default: _distinct,
+    aten.equal.default: lambda _one, _other: True,
 }
 
 
