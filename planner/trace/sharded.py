@@ -1,4 +1,4 @@
-"""One rank of many: FSDP2 as accelerate applies it, and DDP, on a process group that only pretends to communicate.
+"""One rank of many: FSDP2 as accelerate applies it, on a process group that only pretends to communicate, and DDP.
 
 Rank 0 is traced. torch gives it the first chunk of every tensor, which is never smaller than another's, so it is the
 fullest rank. Whatever the engine allocates is its own code's doing:
@@ -18,8 +18,7 @@ stream, and what copy-in and reduce-scatter allocate lies in pools of their own.
 
 import os
 import warnings
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -29,8 +28,6 @@ import torch
 from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from torch.distributed.device_mesh import init_device_mesh
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from planner.allocator.events import OUTSIDE
 from planner.build.model import first_line
@@ -38,7 +35,7 @@ from planner.errors import UnsupportedScenario
 from planner.spec import Scenario, TrainSpec
 from planner.trace.fake import Answering
 from planner.trace.private import dtensor_shapes, fake_process_group, fsdp_communication
-from planner.trace.recorder import Recorder, storage_of
+from planner.trace.recorder import Recorder
 
 
 class Engine(NamedTuple):
@@ -68,7 +65,7 @@ def engine(scenario: Scenario, mode: Any) -> Iterator[Engine]:
             "traced: use --evidence closed-form"
         )
     with fake_process_group(ranks):
-        yield _fsdp(scenario.train, ranks, mode) if sharding == "fsdp" else _ddp(scenario, mode)
+        yield _fsdp(scenario.train, ranks, mode) if sharding == "fsdp" else _ddp([])
 
 
 # ---------------------------------------------------------------- FSDP2
@@ -167,43 +164,52 @@ def _inside(owner: type, name: str, context: Callable[[], AbstractContextManager
 
 # ---------------------------------------------------------------- DDP
 
+FIRST_BUCKET = 1 << 20
+"""Bytes that close the first bucket. torch 2.13 csrc/distributed/c10d/reducer.hpp, kDefaultFirstBucketBytes."""
 
-def _ddp(scenario: Scenario, mode: Any) -> Engine:
-    """The real ``DistributedDataParallel``, whose reducer allocates its buckets through the dispatcher.
+BUCKET = 25 << 20
+"""Bytes that close any further one. Same file, kDefaultBucketBytesCap."""
 
-    A bucket's storage is held by C++ alone, so what was made while the wrapper was built and is still there is a
-    bucket. torch 2.13 csrc/distributed/c10d/reducer.cpp, Reducer::initialize_buckets: 1 MiB first, then 25 MiB.
+
+def _ddp(model_of: list[Any]) -> Engine:
+    """The reducer's buckets, written down: its C++ reads tensors' memory, which fake ones do not have.
+
+    With ``gradient_as_bucket_view=False``, accelerate's default, gradients stay tensors of their own and are copied
+    into flat buckets and back, so the buckets are a second copy of all gradients that stands as long as the wrapper:
+    torch 2.13 csrc/distributed/c10d/reducer.cpp, Reducer::initialize_buckets and finalize_bucket_dense. After the first
+    step they are rebuilt in the order in which gradients came, the old ones being released first; the layout here is
+    that of the rebuilt ones, for gradients that come in the reverse order of parameters. Broadcasts of buffers at the
+    beginning of a forward pass, some kilobytes, are left out.
     """
-    made: list[Any] = []
 
     def wrap(model: Any) -> Any:
-        if not any(parameter.requires_grad for parameter in model.parameters()):
-            return model
-        with mode, Answering(), _Made(made):
-            return torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=_find_unused(model))
+        model_of[:] = [model]
+        return model
 
     def seed(recorder: Recorder) -> None:
-        for reference in made:
-            storage = reference()
-            if storage is not None and not recorder.watches(storage):
-                recorder.add(storage, "temporaries", "DistributedDataParallel", OUTSIDE)
+        trained = [parameter for parameter in model_of.pop().parameters() if parameter.requires_grad]
+        sizes: dict[torch.dtype, list[int]] = {}
+        for parameter in reversed(trained):
+            sizes.setdefault(parameter.dtype, []).append(parameter.numel() * parameter.element_size())
+        for size in (bucket for of_dtype in sizes.values() for bucket in buckets(of_dtype)):
+            recorder.ledger.allocate(size, "temporaries", "DistributedDataParallel", OUTSIDE)
 
     return Engine(wrap, seed)
 
 
-class _Made(TorchDispatchMode):  # type: ignore[misc]  # torch has no types for us
-    """Keeps a weak reference to every storage that an operator returns."""
+def buckets(sizes: Iterable[int]) -> list[int]:
+    """Bytes of the buckets that hold gradients of these sizes, all of one dtype.
 
-    def __init__(self, made: list[Any]) -> None:
-        super().__init__()
-        self._made = made
+    torch 2.13 csrc/distributed/c10d/reducer.cpp, compute_bucket_assignment_by_size: a bucket is closed once it is full.
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self._made += [weakref.ref(storage_of(leaf)) for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
-        return result
-
-
-def _find_unused(model: Any) -> bool:
-    """What the Trainer chooses: transformers 5.23 trainer.py, _build_accelerator_args."""
-    return not model.is_gradient_checkpointing if hasattr(model, "is_gradient_checkpointing") else True
+    >>> buckets([1 << 20, 1 << 20, 30 << 20, 5])
+    [1048576, 32505856, 5]
+    """
+    found: list[int] = []
+    filling = 0
+    for size in sizes:
+        filling += size
+        if filling >= (BUCKET if found else FIRST_BUCKET):
+            found.append(filling)
+            filling = 0
+    return [*found, filling] if filling else found
