@@ -14,7 +14,7 @@ from planner.errors import EXIT_BUG, EXIT_FITS, EXIT_NOTHING_FITS, UsageError
 from planner.hardware import load_gpu
 from planner.measure import Device, Measurement, compare, look, measure, predict
 from planner.measure.here import card_of_device, check_libraries, check_measurable
-from planner.measure.room import check_room
+from planner.measure.room import check_room, check_weights
 from planner.measure.run import STEPS, TIMEOUT_SECONDS
 from planner.measure.values import peak_comparison
 from planner.recommend.candidates import scenario as scenario_of
@@ -41,6 +41,8 @@ def main(values: Values) -> int:
         scenario, notes = _scenario(request, device)
         check_measurable(scenario, layers)
         check_libraries(scenario, exact="=" in request.stack)
+        if device.kind == "cpu" and layers is None:
+            check_weights(scenario)
         progress("tracing the step")
         prediction = predict(scenario, device.kind, layers=layers)
         if device.kind == "cpu":

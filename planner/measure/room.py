@@ -3,7 +3,9 @@
 import os
 from pathlib import Path
 
+from planner.closed_form import estimate
 from planner.errors import UnsupportedScenario
+from planner.spec import Scenario
 from planner.units import MIB, format_bytes
 
 PROCESS_BYTES = 900 * MIB
@@ -41,6 +43,18 @@ def _container_bytes() -> int | None:
         return None if limit == "max" else max(int(limit) - used, 0)
     except (OSError, ValueError):
         return None
+
+
+def check_weights(scenario: Scenario) -> None:
+    """The same from the weights alone: a trace of every layer of a model that is far too large takes its time.
+
+    Where there is no closed form, the trace says it later.
+    """
+    try:
+        weights = estimate(scenario).phases["load"].total
+    except UnsupportedScenario:
+        return
+    check_room(weights, scenario.model.num_hidden_layers)
 
 
 def check_room(peak_bytes: int, layers: int) -> None:

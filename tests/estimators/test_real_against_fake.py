@@ -4,6 +4,7 @@ The profiler counts every allocation of the real ones. Both take what the other 
 layers, two sequences of 32 tokens.
 """
 
+import gc
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
@@ -136,12 +137,15 @@ def both(case: Case) -> Both:
     return Both(by_event["predicted"], steps, load, by_event["owners"]["bytes"], jobs[0])
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Products as small as these wait longer for their threads than they take."""
+@pytest.fixture(autouse=True, scope="module")
+def _quick() -> Iterator[None]:
+    """Products as small as these wait longer for their threads than they take, and so do collections of garbage."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()
     yield
+    gc.unfreeze()
     torch.set_num_threads(before)
 
 
