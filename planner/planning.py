@@ -103,12 +103,10 @@ def estimator_for(evidence: Evidence) -> Estimator:
     if evidence == "closed-form":
         return closed_form
     if evidence == "traced":
-        from planner.build.installed import require  # noqa: PLC0415  (the door to torch)
-        from planner.build.quiet import quiet  # noqa: PLC0415
+        from planner.build.installed import require  # noqa: PLC0415  (the quick path has no use for it)
+        from planner.trace.front import estimate as traced  # noqa: PLC0415  (torch loads where no answer is stored)
 
         require("torch", "transformers", "accelerate", "peft")
-        with quiet():
-            from planner.trace.estimator import estimate as traced  # noqa: PLC0415
 
         return traced
     if evidence == "measured":

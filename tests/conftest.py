@@ -1,5 +1,6 @@
 """Fixtures for all tests: golden files, and plans built by hand for the renderers."""
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +22,8 @@ from planner.result import (
 )
 from planner.spec import Behaviour, Cluster, Gpu, Linear, Method, ModelSpec, Price, Scenario, TrainSpec
 from planner.units import GIB
+
+os.environ["FINETUNE_PLANNER_CACHE"] = "off"  # tests test the code, and leave nothing behind
 
 GOLDEN = Path(__file__).parent / "golden"
 
