@@ -1,4 +1,4 @@
-"""Steps of a recorded trace in another order and number: a training run of ragged batches from one step of each length."""
+"""Steps of a recorded trace in another order and number: a run of ragged batches from one step of each length."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ def sequence(trace: Trace, order: Sequence[int]) -> Trace:
     >>> marks = (Mark(0, "forward", 0), Mark(1, "forward", 1))
     >>> one = Trace((Block(9, "weights", "w"), Block(5, "logits", "l")), (0, 1, ~1), (-1, -1, -1), marks)
     >>> sequence(one, [1, 1]).events
-    (0, 1, -2, 2, -3)
+    (0, 2, -3, 3, -4)
     """
     return _Sequence(trace).written(order)
 

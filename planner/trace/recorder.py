@@ -86,7 +86,7 @@ class Ledger:
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[misc]  # torch has no types for us
-    """Watches storages while it is entered. ``phase``, ``layer`` and ``site`` say what is at work."""
+    """Watches storages while it is entered. ``phase``, ``layer`` and ``sites`` say what is at work."""
 
     def __init__(self, *, hidden: Hidden, kept: Kept, answer: Answer, logit_widths: frozenset[int]) -> None:
         super().__init__()
@@ -94,7 +94,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]  # torch has no types f
         self.phase: Phase = "load"
         self.step = 0
         self.layer = OUTSIDE
-        self.site = ""
+        self.sites: list[str] = []
+        """Modules whose forward pass is running, the innermost last."""
         self._hidden = hidden
         self._kept = kept
         self._answer = answer
@@ -153,7 +154,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]  # torch has no types f
         if standing := self._kept(func, backward=self.phase == "backward"):
             self.ledger.allocate(standing, "temporaries", str(func), OUTSIDE)
         hidden = [
-            self.ledger.allocate(size, "temporaries", str(func), self.layer)
+            self.ledger.allocate(size, "temporaries", self.site_of(func), self.layer)
             for size in self._hidden(func, args, kwargs, result)
         ]
         for block in hidden:
@@ -179,7 +180,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]  # torch has no types f
     def _watch(self, tensor: torch.Tensor, func: Any, layer: int) -> None:
         storage = tensor.untyped_storage()
         if id(storage) not in self._blocks:
-            self.add(storage, self._owner_of(tensor, func), self.site or str(func), layer)
+            self.add(storage, self._owner_of(tensor, func), self.site_of(func), layer)
 
     def _owner_of(self, tensor: torch.Tensor, func: Any) -> str:
         """A first label; gradients and optimizer states are relabelled when they are seen to be such."""
@@ -191,6 +192,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]  # torch has no types f
         if self.phase == "backward" and not torch.is_grad_enabled():
             return "temporaries"
         return "activations" if self.phase in ("forward", "loss", "backward") else "temporaries"
+
+    def site_of(self, func: Any) -> str:
+        """The module at work and the operator, as in ``model.layers.0.mlp.up_proj: aten.mm``."""
+        operator = f"{func.namespace}.{func.overloadpacket.__name__}"
+        return f"{self.sites[-1]}: {operator}" if self.sites else operator
 
     # ------------------------------------------------------------ storages
 
@@ -246,7 +252,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]  # torch has no types f
             self._blocks[key] = self.ledger.allocate(storage.nbytes(), owner, site, self.layer)
 
     def relabel(self, tensors: Iterable[torch.Tensor], owner: str, *, like: torch.Tensor | None = None) -> None:
-        """Say whose the storages of ``tensors`` are, from their first moment on, in the layer that ``like`` is in."""
+        """Say whose the storages of ``tensors`` are from their first moment on, and that they stand where ``like`` does."""
         home = None if like is None else self._blocks.get(id(storage_of(like)))
         for tensor in tensors:
             block = self._blocks.get(id(storage_of(tensor)))
@@ -254,6 +260,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]  # torch has no types f
                 self.ledger.owners[block] = owner
                 if home is not None:
                     self.ledger.move(block, self.ledger.block_layers[home])
+                    self.ledger.sites[block] = self.ledger.sites[home]
 
     def elsewhere(self, tensors: Iterable[torch.Tensor]) -> dict[int, int]:
         """Say that the storages of ``tensors`` never were on the device; their bytes by layer."""

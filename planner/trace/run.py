@@ -65,6 +65,7 @@ def record(
             stack.enter_context(sharding.watched(recorder))
             stack.enter_context(watch_layers(recorder, job))
             stack.enter_context(watch_gradients(recorder, job))
+            stack.enter_context(watch_modules(recorder, job))
             for number, length in enumerate(lengths or (scenario.train.seq_len,) * STEPS):
                 recorder.step = number
                 job.step(recorder.begin, length)
@@ -152,7 +153,7 @@ def states_of(optimizer: Any) -> Iterator[tuple[torch.Tensor, list[torch.Tensor]
 def watch_gradients(recorder: Recorder, job: Job) -> Iterator[None]:
     """A storage that becomes a ``.grad`` was a gradient from the start."""
     handles = [
-        parameter.register_post_accumulate_grad_hook(lambda p: recorder.relabel([p.grad], "gradients"))
+        parameter.register_post_accumulate_grad_hook(lambda p: recorder.relabel([p.grad], "gradients", like=p))
         for parameter in job.model.parameters()
         if parameter.requires_grad
     ]
@@ -161,6 +162,32 @@ def watch_gradients(recorder: Recorder, job: Job) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+# ---------------------------------------------------------------- sites
+
+
+@contextmanager
+def watch_modules(recorder: Recorder, job: Job) -> Iterator[None]:
+    """Tell the recorder which module is computing; in backward none is, but where a layer is recomputed."""
+    handles = []
+    for name, module in job.model.named_modules():
+        if name:
+            handles.append(module.register_forward_pre_hook(_begun(recorder, name)))
+            handles.append(module.register_forward_hook(_done(recorder), always_call=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _begun(recorder: Recorder, name: str) -> Any:
+    return lambda _module, _arguments: recorder.sites.append(name)
+
+
+def _done(recorder: Recorder) -> Any:
+    return lambda _module, _arguments, _output: recorder.sites.pop() and None
 
 
 # ---------------------------------------------------------------- layers

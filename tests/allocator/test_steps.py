@@ -9,7 +9,7 @@ MIB = 2**20
 
 
 def recorded(*, held: bool) -> Trace:
-    """Weights and a state that stay, then activations of 1, 2 and 3 MiB in steps 0, 1 and 2; ``held`` until the next."""
+    """Weights and a state that stay; activations of 1, 2 and 3 MiB in steps 0, 1 and 2, ``held`` until the next."""
     blocks = [Block(10 * MIB, "weights", "w"), Block(4 * MIB, "optimizer", "o")]
     events: list[int] = [0]
     marks = [Mark(0, "load", 0)]
