@@ -12,7 +12,7 @@ from typing import NamedTuple
 from planner.allocator.events import OUTSIDE, Block, Trace
 from planner.allocator.sweeps import FEWEST_PERIODS, NO_SWEEP, Pattern, Piece, pieces
 
-NUMBERED = re.compile(r"(?:^|\.)(?:layers?|blocks?|h)\.(\d+)(?=\.|$)")
+NUMBERED = re.compile(r"\.(\d+)(?=[.:])")
 """The layer's number in a module's path, as transformers names lists of decoder layers."""
 
 
@@ -185,6 +185,8 @@ def at_layer(block: Block, layer: int) -> Block:
 
     >>> at_layer(Block(8, "activations", "model.layers.2.mlp", 2), 7).site
     'model.layers.7.mlp'
+    >>> at_layer(Block(8, "activations", "model.layers.2: aten.add", 2), 7).site
+    'model.layers.7: aten.add'
     """
     size, owner, site, old = block
     return Block(size, owner, site if old == layer else _site(site, old, layer), layer)
