@@ -13,7 +13,7 @@ from planner.allocator.events import OUTSIDE, Block, Trace
 from planner.allocator.sweeps import FEWEST_PERIODS, NO_SWEEP, Pattern, Piece, pieces
 
 NUMBERED = re.compile(r"\.(\d+)(?=[.:])")
-"""The layer's number in a module's path, as transformers names lists of decoder layers."""
+"""The first number in a module's path, which is that of its decoder layer."""
 
 
 class NotPeriodic(Exception):
