@@ -1,18 +1,17 @@
 """``plan measure --model M``: a few real steps on the device that is here, beside their prediction."""
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from planner.catalog import load_model
 from planner.cli.options import Values, integer
-from planner.cli.output import check_format
+from planner.cli.output import check_format, stop
 from planner.cli.progress import Progress
 from planner.cli.request import build_request
 from planner.cli.show import show
 from planner.errors import EXIT_BUG, EXIT_FITS, EXIT_NOTHING_FITS, UsageError
 from planner.hardware import load_gpu
 from planner.measure import Device, Measurement, compare, look, measure, predict
+from planner.measure.child import Line
 from planner.measure.here import card_of_device, check_libraries, check_measurable
 from planner.measure.room import check_room, check_weights
 from planner.measure.run import STEPS, TIMEOUT_SECONDS
@@ -23,43 +22,52 @@ from planner.render.measured import Measured, measured_document, measured_sheet
 from planner.spec import Cluster, Gpu, Scenario
 
 LOCAL = "local"
+EXIT_INTERRUPTED = 130
+"""128 and the number of SIGINT, as shells say it."""
 MOST_STEPS, MOST_SECONDS = 1000, 7 * 24 * 3600
 
 
 def main(values: Values) -> int:
     """Measure one scenario; the exit code says how the run ended."""
     format_name = check_format(values["format"])
-    request = build_request({**values, "gpu": values["gpu"] or LOCAL}, command="plan measure")
-    steps, timeout = (
-        _number(values, "steps", STEPS, MOST_STEPS),
-        _number(values, "timeout", TIMEOUT_SECONDS, MOST_SECONDS),
-    )
-    layers = None if values["layers"] is None else integer("--layers", values["layers"])
-    with Progress() as progress:
-        progress("looking for a device")
-        device = look()
-        scenario, notes = _scenario(request, device)
-        check_measurable(scenario, layers)
-        check_libraries(scenario, exact="=" in request.stack)
-        if device.kind == "cpu" and layers is None:
-            check_weights(scenario)
-        progress("tracing the step")
-        prediction = predict(scenario, device.kind, layers=layers)
-        if device.kind == "cpu":
-            check_room(prediction.peak_bytes, layers or scenario.model.num_hidden_layers)
-        progress("starting")
-        found = measure(
-            scenario,
-            device.kind,
-            steps=steps,
-            layers=layers,
-            timeout=timeout,
-            tell=lambda line: _tell(progress, line, steps),
-        )
-    rows = compare(prediction, found)
-    result = Measured(measurement=found, prediction=prediction, rows=rows, peak=peak_comparison(rows), notes=notes)
+    try:
+        with Progress() as progress:
+            result = _measured(values, progress)
+    except KeyboardInterrupt:
+        stop("interrupted: the run was ended and nothing is left of it", EXIT_INTERRUPTED)
+        raise
     show(format_name, lambda: [measured_sheet(result)], lambda: measured_document(result))
-    return _exit_code(found)
+    return _exit_code(result.measurement)
+
+
+def _measured(values: Values, progress: Progress) -> Measured:
+    """Look, predict, measure; what cannot run here is refused before it starts."""
+    request = build_request({**values, "gpu": values["gpu"] or LOCAL}, command="plan measure")
+    steps = _number(values, "steps", STEPS, MOST_STEPS)
+    timeout = _number(values, "timeout", TIMEOUT_SECONDS, MOST_SECONDS)
+    layers = None if values["layers"] is None else integer("--layers", values["layers"])
+
+    def tell(line: Line) -> None:
+        if line["event"] == "begin":
+            where = "loading" if line["phase"] == "load" else f"step {line['step'] + 1} of {steps}: {line['phase']}"
+            progress(where.replace("_", " "))
+
+    progress("looking for a device")
+    device = look()
+    scenario, notes = _scenario(request, device)
+    check_measurable(scenario, layers)
+    check_libraries(scenario, exact="=" in request.stack)
+    on_cpu, depth = device.kind == "cpu", layers or scenario.model.num_hidden_layers
+    if on_cpu and layers is None:
+        check_weights(scenario)
+    progress("tracing the step")
+    prediction = predict(scenario, device.kind, layers=layers)
+    if on_cpu:
+        check_room(prediction.peak_bytes, depth)
+    progress("starting")
+    found = measure(scenario, device.kind, steps=steps, layers=layers, timeout=timeout, tell=tell)
+    rows = compare(prediction, found)
+    return Measured(measurement=found, prediction=prediction, rows=rows, peak=peak_comparison(rows), notes=notes)
 
 
 def _scenario(request: Request, device: Device) -> tuple[Scenario, tuple[str, ...]]:
@@ -92,12 +100,6 @@ def _number(values: Values, name: str, default: float, most: int) -> int:
     if not 1 <= count <= most:
         raise UsageError(f"--{name} {text} is outside 1 to {most}")
     return count
-
-
-def _tell(progress: Progress, line: Mapping[str, Any], steps: int) -> None:
-    if line["event"] == "begin":
-        where = "loading" if line["phase"] == "load" else f"step {line['step'] + 1} of {steps}: {line['phase']}"
-        progress(where.replace("_", " "))
 
 
 def _exit_code(found: Measurement) -> int:

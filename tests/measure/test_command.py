@@ -180,6 +180,20 @@ def test_missing_libraries_say_what_to_install(
     assert 'pip install "finetune-planner[trace]"' in err
 
 
+def test_an_interrupt_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, model: Path
+) -> None:
+    def interrupt() -> Device:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measure, "look", interrupt)
+    with pytest.raises(SystemExit) as ended:
+        main(["measure", "--model", str(model)])
+
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.startswith("error: interrupted")
+
+
 @pytest.mark.torch
 def test_for_real(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
     for library in ("torch", "transformers", "accelerate", "peft", "bitsandbytes"):
