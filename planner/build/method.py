@@ -4,7 +4,7 @@ import dataclasses
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -119,14 +119,32 @@ TROUBLE = (
 
 
 def _refuse(config: PeftConfig, train: TrainSpec) -> None:
-    """Raise ``UnsupportedScenario`` for what PEFT refuses when checkpoints come first, and drops when they come last.
-
-    peft 0.21 peft_model.py, _setup_prompt_encoder: a cache of keys and values does not survive recomputation.
-    """
-    if config.peft_type in (PeftType.PREFIX_TUNING, PeftType.CARTRIDGE) and train.gradient_checkpointing:
+    """Raise ``UnsupportedScenario`` for what does not survive recomputation."""
+    if config.peft_type in WITHOUT_CHECKPOINTS and train.gradient_checkpointing:
         raise UnsupportedScenario(
             f"PEFT's {config.peft_type.value} does not work with checkpoints: use --no-gradient-checkpointing"
         )
+
+
+WITHOUT_CHECKPOINTS = frozenset({PeftType.PREFIX_TUNING, PeftType.CARTRIDGE, PeftType.POLY})
+"""A cache of keys and values is dropped (peft 0.21 peft_model.py, _setup_prompt_encoder, refuses it when checkpoints
+come first); Poly's layers know their tasks only during forward (tuners/poly/model.py, _enable_peft_forward_hooks)."""
+
+
+@contextmanager
+def refusing(adapter: Mapping[str, object] | None, scenario: Scenario) -> Iterator[None]:
+    """A step that PEFT's layers cannot run on this base is refused in one line: their code is not ours to mend."""
+    try:
+        yield
+    except PlannerError:
+        raise
+    except TROUBLE as error:
+        if adapter is None:
+            raise
+        base = f"{scenario.model.name}{' in ' + scenario.train.quant if scenario.train.quantized else ''}"
+        raise UnsupportedScenario(
+            f"a step of PEFT's {adapter['peft_type']} on {base} cannot be traced: {first_line(error)}"
+        ) from error
 
 
 TASKS = frozenset({PeftType.POLY, PeftType.MULTITASK_PROMPT_TUNING})

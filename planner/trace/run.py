@@ -9,7 +9,7 @@ import torch
 
 from planner.allocator.events import OUTSIDE, Trace
 from planner.build.job import Job, assemble
-from planner.build.method import adapter_parameters, loose_adapters
+from planner.build.method import adapter_parameters, loose_adapters, refusing
 from planner.build.model import decoder_layers, is_quantised
 from planner.build.quiet import quiet
 from planner.result import Parameters
@@ -68,7 +68,8 @@ def record(
             stack.enter_context(watch_modules(recorder, job))
             for number, length in enumerate(lengths or (scenario.train.seq_len,) * STEPS):
                 recorder.step = number
-                job.step(recorder.begin, length)
+                with refusing(adapter, scenario):
+                    job.step(recorder.begin, length)
                 for parameter, states in states_of(job.optimizer):
                     recorder.relabel(states, "optimizer", like=parameter)
         managed = recorder.elsewhere(semantics.managed(job.optimizer))
