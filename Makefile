@@ -1,6 +1,8 @@
 # make plan    one plan: makes a virtual environment, installs the package, runs the command
 #              make plan ARGS="--model 8b --gpu l4"
 # make test    everything that has to hold, with the versions of constraints.txt
+# make validate   trace the whole grid again, hold the closed form against it, write both down (about an hour; it goes on
+#              where it was stopped)
 # make clean   forget the environment
 #
 # PIP_ARGS goes to every pip install. torch comes from where pip looks; for its small CPU build from elsewhere:
@@ -14,8 +16,9 @@ VENV := .venv
 PIP  := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
 
 NOTHING_FITS := 4
+GRID := tests/traced/grid.jsonl
 
-.PHONY: plan test clean
+.PHONY: plan test validate clean
 
 plan: $(VENV)/installed
 	@$(VENV)/bin/plan $(ARGS) || { code=$$?; [ $$code -eq $(NOTHING_FITS) ] || exit $$code; }
@@ -25,6 +28,12 @@ test: $(VENV)/installed-for-tests
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest
+
+# The stored grid is replaced only by a whole one. Pages are made from it.
+validate: $(VENV)/installed-for-tests
+	$(VENV)/bin/plan validate --against traced --out $(GRID).part
+	mv $(GRID).part $(GRID)
+	$(VENV)/bin/python docs/generate.py
 
 clean:
 	rm -rf $(VENV)

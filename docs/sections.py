@@ -25,7 +25,10 @@ from planner.render.explained import rule_parts
 from planner.render.markdown import escape
 from planner.spec import FIGURES
 from planner.validation import Report, Score, validate
+from planner.validation.against import Agreement, Deviation, compare
+from planner.validation.grid import grid
 from planner.validation.report import NEARLY_FULL, scenario_of
+from planner.validation.traced import read_traced, stored_grid
 
 STACKS = Path(__file__).resolve().parents[1] / "planner" / "stacks"
 
@@ -45,10 +48,10 @@ def code(text: object) -> str:
     return f"`{text}`".replace("|", "\\|")
 
 
-def percent(ratio: float, *, sign: bool = False) -> str:
-    """A ratio with one decimal, never "-0.0"."""
-    shown = round(ratio * 100, 1) + 0.0
-    return f"{shown:+.1f} %" if sign and shown else f"{shown:.1f} %"
+def percent(ratio: float, places: int = 1, *, sign: bool = False) -> str:
+    """A ratio with ``places`` decimals, never "-0.0"."""
+    shown = round(ratio * 100, places) + 0.0
+    return f"{shown:+.{places}f} %" if sign and shown else f"{shown:.{places}f} %"
 
 
 # ---------------------------------------------------------------- the command
@@ -274,6 +277,72 @@ def validation_sources() -> str:
     return table(("id", "source", "file", "revision", "date"), rows)
 
 
+@cache
+def agreement() -> Agreement:
+    """The closed form against the stored traces of the whole grid, once."""
+    return compare(grid(), read_traced(stored_grid()))
+
+
+def traced_summary() -> str:
+    """What was compared, and the one line that matters."""
+    found = agreement()
+    head = found.headline
+    assert head is not None
+    models = len({one.case.model for one in found.comparisons})
+    families = len({one.family for one in found.comparisons})
+    versions = ", ".join(f"{name} {version}" for name, version in found.versions)
+    return (
+        f"{head.n} cases of {models} models, {families} architectures. Peak: median error {percent(head.median, 2)}, "
+        f"worst {percent(head.worst, 2, sign=True)}. Traced on {found.date} with {versions}."
+    )
+
+
+def traced_methods() -> str:
+    """Errors of the peak by method."""
+    found = agreement()
+    head = [] if found.headline is None else [found.headline]
+    return _deviations("method", [*head, *found.by_method])
+
+
+def traced_families() -> str:
+    """Errors of the peak by architecture."""
+    return _deviations("architecture", agreement().by_family)
+
+
+def traced_phases() -> str:
+    """Errors of every phase."""
+    return _deviations("phase", agreement().by_phase)
+
+
+def traced_owners() -> str:
+    """Errors of every owner at the peak."""
+    return _deviations("owner", agreement().by_owner)
+
+
+def _deviations(side: str, found: Iterable[Deviation]) -> str:
+    rows = [
+        (one.name, one.n, percent(one.median, 2), percent(one.worst, 2, sign=True), code(one.case)) for one in found
+    ]
+    return table((side, "n", "median", "worst", "worst case"), rows, right=[1, 2, 3])
+
+
+def traced_refusals() -> str:
+    """What only one of the two answers."""
+    found = agreement()
+    lists = (
+        ("Refused by the closed form, traced", found.only_traced),
+        ("Refused by the trace, answered by the closed form", found.only_closed),
+        ("Refused by both", found.neither),
+    )
+    return "\n\n".join(f"{title}: {_refused(pairs)}" for title, pairs in lists)
+
+
+def _refused(pairs: tuple[tuple[str, str], ...]) -> str:
+    if not pairs:
+        return "none."
+    return "\n\n" + "\n".join(f"- {code(name)}: {escape(why)}" for name, why in pairs)
+
+
 def spare() -> str:
     """The share by which reserved exceeds allocated, recomputed from the anchors behind the constants."""
     groups: dict[tuple[str, str], list[float]] = {}
@@ -309,6 +378,12 @@ SECTIONS: Mapping[str, Section] = {
     "schema": schema,
     "spare": spare,
     "stacks": stacks,
+    "traced_families": traced_families,
+    "traced_methods": traced_methods,
+    "traced_owners": traced_owners,
+    "traced_phases": traced_phases,
+    "traced_refusals": traced_refusals,
+    "traced_summary": traced_summary,
     "validation_fits": validation_fits,
     "validation_scores": validation_scores,
     "validation_sources": validation_sources,

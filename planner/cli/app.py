@@ -20,6 +20,13 @@ HERE = (
     Option("timeout", "integer", "seconds after which the run is stopped", "600", "N"),
     Option("layers", "integer", "take the first N layers only, for the prediction too", "all", "N"),
 )
+VALIDATED = (
+    Option("against", "text", "published: what others measured; traced: a grid of traces", "published", "REFERENCE"),
+    Option("model", "list", "traced: only this model of the grid; may be repeated", "all of them", "MODEL"),
+    Option("quick", "flag", "traced: a few small models and settings, in less than a minute"),
+    Option("out", "text", "traced: keep each trace in this file, and go on where it stops", metavar="FILE"),
+    FORMAT,
+)
 MEASURED = (MODEL[0], *HERE, *(option for option in JOB if option.name not in ("method", "evidence")), PROFILES, FORMAT)
 
 
@@ -43,7 +50,7 @@ COMMANDS = (
     Subcommand("compare", "Compare full fine-tuning, LoRA and QLoRA for one model.", REQUEST),
     Subcommand("explain", "Explain a rule, a stack, or where a job's memory goes.", (TOPIC, *REQUEST)),
     Subcommand("measure", "Take a few real steps on the device that is here, beside their prediction.", MEASURED),
-    Subcommand("validate", "Hold predictions against published measurements.", (FORMAT,)),
+    Subcommand("validate", "Hold predictions against published measurements, or against traces.", VALIDATED),
 )
 
 app = typer.Typer(name="plan", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
