@@ -86,7 +86,12 @@ def _fsdp(train: TrainSpec, ranks: int, mode: Any) -> Engine:
                     "use --sharding ddp, or --evidence closed-form"
                 ) from error
 
-    return Engine(wrap, watched=_communication)
+    @contextmanager
+    def watched(recorder: Recorder) -> Iterator[None]:
+        with _communication(recorder), _quantisation_restored() if train.quantized else nullcontext():
+            yield
+
+    return Engine(wrap, watched=watched)
 
 
 def _accelerator(train: TrainSpec, mesh: Any) -> Any:
@@ -138,6 +143,23 @@ def _named_as_quantised(model: Any) -> Iterator[None]:
     finally:
         for parameter, original in zip(packed, originals, strict=True):
             parameter.__class__ = original
+
+
+@contextmanager
+def _quantisation_restored() -> Iterator[None]:
+    """A gathered matrix gets its scales back from its module, as bitsandbytes does it, but without a new class.
+
+    bitsandbytes 0.50 nn/modules.py, fix_4bit_weight_quant_state_from_module: it also makes a ``Params4bit`` of the same
+    storage, which a fake tensor cannot become.
+    """
+    from bitsandbytes.nn import modules  # noqa: PLC0415  (only where it is used)
+
+    def restore(module: Any) -> None:
+        if getattr(module.weight, "quant_state", None) is None:
+            module.weight.quant_state = module.quant_state
+
+    with patch.object(modules, "fix_4bit_weight_quant_state_from_module", restore):
+        yield
 
 
 @contextmanager
