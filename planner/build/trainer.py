@@ -111,6 +111,8 @@ def _trl_loss(model: Any) -> Loss:
     from trl.trainer.utils import add_fused_lm_head  # noqa: PLC0415
 
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if inner.base_model is inner:  # which TRL's head calls for hidden states, and gets logits
+        raise UnsupportedScenario(f"TRL's fused head finds no backbone in {type(inner).__name__}: use --stack hf")
     add_fused_lm_head(inner, outputs=("log_probs", "entropy", "is_top1"))
     accelerator = SimpleNamespace(parallelism_config=None, num_processes=1, gather_for_metrics=lambda _value: _One(1))
     stand_in = SimpleNamespace(

@@ -22,8 +22,12 @@ def _loss(step: Step) -> Memory:
         made = _new_gradients(step, instant.weight_grad)
         memory = step.plus(before, instant)
         return memory._replace(gradients=memory.gradients + made)
-    hidden = step.plus(before, step.profile.hidden.kept)
-    return hidden._replace(logits=hidden.logits + head_bytes(step).backward)
+    hidden, head = step.plus(before, step.profile.hidden.kept), head_bytes(step)
+    return hidden._replace(
+        activations=hidden.activations + head.kept,
+        logits=hidden.logits + head.backward_logits,
+        temporaries=hidden.temporaries + head.backward - head.kept - head.backward_logits,
+    )
 
 
 def _without_held(step: Step, memory: Memory) -> Memory:

@@ -12,8 +12,11 @@ def loss_phase(step: Step) -> Memory:
     before = before._replace(temporaries=before.temporaries + step.profile.autocast_cache + step.shards.loss)
     if step.scenario.train.loss == "full":
         return step.plus(before, step.largest(step.profile.loss.recompute))
-    hidden = step.plus(before, step.profile.hidden.kept)
-    return hidden._replace(logits=hidden.logits + head_bytes(step).forward)
+    hidden, head = step.plus(before, step.profile.hidden.kept), head_bytes(step)
+    return hidden._replace(
+        activations=hidden.activations + head.forward - head.forward_logits,
+        logits=hidden.logits + head.forward_logits,
+    )
 
 
 def end_of_layers(step: Step, *, again: bool = False) -> Memory:

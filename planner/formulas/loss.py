@@ -23,11 +23,16 @@ CHUNK_TOKENS = 256
 
 
 class LossBytes(NamedTuple):
-    """What the head and the loss take: kept until backward, at the peak of forward, at the peak of backward."""
+    """What the head and the loss take: kept until backward, at the peak of forward, at the peak of backward.
+
+    ``forward_logits`` and ``backward_logits`` are the parts of both that hold logits; ``kept`` has none.
+    """
 
     kept: int
     forward: int
     backward: int
+    forward_logits: int = 0
+    backward_logits: int = 0
 
 
 class Head(NamedTuple):
@@ -48,14 +53,15 @@ def trl_fused(head: Head) -> LossBytes:
     """TRL's fused head: logits exist one tile at a time, gradients accumulate in fp32.
 
     Shapes:    hidden (t, h) kept; tile (min(t, 4096), 32768); grad_hidden (t, h) fp32; grad_weight (V, h) fp32
-    Formula:   kept t*h*eh + 32*t; forward + tile + 40*t; backward + tile + 4*t*h (+ 4*V*h) + the results' casts;
-               a 32768-row copy of a weight whose dtype is not the compute dtype, two in backward
-    Source:    trl 1.16 kernels/chunked_logprob.py, ChunkedLogProbFunction (Triton path); trl 1.15 made it the default
+    Formula:   kept t*h*eh + 32*t; forward + t*h*eh + tile + 40*t; backward + tile + 4*t*h (+ 4*V*h) + the results'
+               casts; a 32768-row copy of a weight whose dtype is not the compute dtype, two in backward
+    Source:    trl 1.16 kernels/chunked_logprob.py, ChunkedLogProbFunction (Triton path); trl 1.15 made it the default;
+               trainer/utils.py, _fused_forward: scored rows are a copy, beside the hidden states under their name
     Valid:     every label scored; with completion-only loss t is the number of completion tokens
     Excludes:  the head's weight itself
 
     >>> trl_fused(Head(t=2048, h=4096, V=128256, e=2, hidden_bytes=2, weight_bytes=2, trained=False)).forward
-    151142400
+    167919616
     """
     t, h, e = head.t, head.h, head.e
     tile = min(t, TRL_TOKENS) * TRL_VOCABULARY * e
@@ -69,8 +75,10 @@ def trl_fused(head: Head) -> LossBytes:
     weight_result = head.V * h * head.weight_bytes if head.trained and head.weight_bytes < 4 else 0
     return LossBytes(
         kept=kept,
-        forward=kept + tile + TRL_RUNNING * t + copy + rows,
+        forward=kept + t * h * head.hidden_bytes + tile + TRL_RUNNING * t + copy + rows,
         backward=kept + gradients + tile + max(copies * copy + rows, result + weight_result),
+        forward_logits=tile,
+        backward_logits=tile,
     )
 
 
@@ -91,7 +99,7 @@ def checkpointed_chunks(head: Head, *, upcasts_weight: bool) -> LossBytes:
     chunk = 16 * min(head.t, CHUNK_TOKENS) * head.V
     weight = 6 * head.V * head.h if upcasts_weight else 0
     gradient = (8 if upcasts_weight else 6) * head.V * head.h if head.trained else weight
-    return LossBytes(hidden, hidden + chunk + weight, 2 * hidden + chunk + gradient)
+    return LossBytes(hidden, hidden + chunk + weight, 2 * hidden + chunk + gradient, chunk, chunk)
 
 
 def liger_fused(head: Head) -> LossBytes:
@@ -109,7 +117,8 @@ def liger_fused(head: Head) -> LossBytes:
     hidden = head.t * head.h * head.hidden_bytes
     chunk = min(next_power_of_2(-(-head.t // max(-(-head.V // head.h), 1))), head.t)
     kept = hidden + (head.V * head.h * head.weight_bytes if head.trained else 0)
-    return LossBytes(kept, kept + hidden + 2 * chunk * head.V * head.e, kept)
+    tile = 2 * chunk * head.V * head.e
+    return LossBytes(kept, kept + hidden + tile, kept, forward_logits=tile)
 
 
 def next_power_of_2(count: int) -> int:

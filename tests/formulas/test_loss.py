@@ -15,10 +15,12 @@ LARGE = SMALL._replace(t=16384)
 
 
 def test_trl_tile_is_all_that_exists_of_the_logits() -> None:
-    # hidden 2048*4096*2 = 16 MiB and 32*2048 = 64 KiB kept; tile 2048*32768*2 = 128 MiB; statistics 40*2048 = 80 KiB
+    # hidden 2048*4096*2 = 16 MiB and 32*2048 = 64 KiB kept; tile 2048*32768*2 = 128 MiB; statistics 40*2048 = 80 KiB;
+    # in forward the scored rows are a copy beside the hidden states, 16 MiB
     kept = 16 * MIB + 64 * 1024
+    forward = kept + 16 * MIB + 128 * MIB + 80 * 1024
     # backward: fp32 gradient of hidden 2048*4096*4 = 32 MiB, the tile, and the 16-bit result 16 MiB
-    expected = LossBytes(kept, kept + 128 * MIB + 80 * 1024, kept + 32 * MIB + 128 * MIB + 16 * MIB)
+    expected = LossBytes(kept, forward, kept + 32 * MIB + 128 * MIB + 16 * MIB, 128 * MIB, 128 * MIB)
 
     assert trl_fused(SMALL) == expected
 
@@ -28,8 +30,9 @@ def test_trl_tile_stops_growing_at_4096_tokens() -> None:
     at_4096 = trl_fused(SMALL._replace(t=4096))
     at_16384 = trl_fused(LARGE)
 
-    assert at_4096.forward - at_4096.kept == 256 * MIB + 40 * 4096
-    assert at_16384.forward - at_16384.kept == 256 * MIB + 40 * 16384
+    # besides: the hidden states under their own name, 4096*4096*2 = 32 MiB and 128 MiB; 40 bytes per token
+    assert at_4096.forward - at_4096.kept == 256 * MIB + 32 * MIB + 40 * 4096
+    assert at_16384.forward - at_16384.kept == 256 * MIB + 128 * MIB + 40 * 16384
 
 
 def test_trl_tile_is_as_wide_for_a_small_vocabulary() -> None:
@@ -56,19 +59,19 @@ def test_trl_casts_an_fp32_weight_by_tiles() -> None:
 
 
 def test_trl_keeps_an_fp32_hidden_state_in_fp32() -> None:
-    # kept: 2048*4096*4 = 32 MiB instead of 16; a 16-bit copy of the tokens in forward, 16 MiB
+    # kept: 2048*4096*4 = 32 MiB instead of 16, and in forward a second time; a 16-bit copy of the tokens, 16 MiB
     bf16, fp32 = trl_fused(SMALL), trl_fused(SMALL._replace(hidden_bytes=4))
 
     assert fp32.kept - bf16.kept == 16 * MIB
-    assert fp32.forward - bf16.forward == 16 * MIB + 16 * MIB
+    assert fp32.forward - bf16.forward == 2 * 16 * MIB + 16 * MIB
 
 
 def test_trl_holds_two_copies_of_the_hidden_chunk_from_the_second_chunk_on() -> None:
     # `hidden_chunk = hidden[...].to(...)` in a loop: the old chunk goes when the new one has been made.
-    # 4096*4096*2 = 32 MiB each. Forward of 16,384 fp32 tokens: kept, tile 256 MiB, statistics, 2 chunks.
+    # 4096*4096*2 = 32 MiB each. Forward of 16,384 fp32 tokens: kept, its 256 MiB again, tile 256 MiB, statistics, chunks.
     found = trl_fused(LARGE._replace(hidden_bytes=4))
 
-    assert found.forward - found.kept == 256 * MIB + 40 * 16384 + 2 * 32 * MIB
+    assert found.forward - found.kept == 256 * MIB + 256 * MIB + 40 * 16384 + 2 * 32 * MIB
 
 
 # ---------------------------------------------------------------- TRL 1.4 to 1.14
@@ -112,7 +115,7 @@ def test_liger_chunks() -> None:
     # beside hidden itself; two chunks of logits 2*2048*32000*2 = 262,144,000
     found = liger_fused(Head(t=16384, h=4096, V=32000, e=2, hidden_bytes=2, weight_bytes=2, trained=False))
 
-    assert found == LossBytes(128 * MIB, 256 * MIB + 262_144_000, 128 * MIB)
+    assert found == LossBytes(128 * MIB, 256 * MIB + 262_144_000, 128 * MIB, 262_144_000)
 
 
 def test_liger_keeps_the_weight_gradient_of_a_trained_head() -> None:
