@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from planner.catalog_files import INDEX, catalogue_model, write_index
 from planner.errors import BrokenInput, UnknownName, UnsupportedScenario
-from planner.families import model_from_config, parse_config
+from planner.families import model_from_config, opaque_model, parse_config
 from planner.families.document import DOCUMENT_LIMIT
 from planner.families.fields import printable
 from planner.families.text import UNCOVERED
@@ -82,8 +82,10 @@ def index() -> Index:
     )
 
 
-def load_model(name: str) -> Resolved:
+def load_model(name: str, *, opaque: bool = False) -> Resolved:
     """The model that ``name`` means: a size, a catalogue name, a Hub id, a directory or a ``config.json``.
+
+    ``opaque`` accepts a configuration that no formula knows, for those who only run the real code.
 
     >>> load_model("llama3.1-8b").model.num_hidden_layers
     32
@@ -92,15 +94,15 @@ def load_model(name: str) -> Resolved:
     if not wanted or len(wanted) > NAME_LIMIT or "\0" in wanted:
         raise unknown_model(wanted)
     if looks_like_path(wanted):
-        return from_path(Path(wanted))
+        return from_path(Path(wanted), opaque=opaque)
     found = find_name(wanted)
     if found is not None:
         return from_catalogue(wanted, found)
     if exists(Path(wanted)):
-        return from_path(Path(wanted))
+        return from_path(Path(wanted), opaque=opaque)
     refuse_uncovered(wanted)
     if REPOSITORY.fullmatch(wanted):
-        return from_hub(wanted)
+        return from_hub(wanted, opaque=opaque)
     raise unknown_model(wanted)
 
 
@@ -222,7 +224,7 @@ def mentions(row: Listing, word: str) -> bool:
 # ---------------------------------------------------------------- files
 
 
-def from_path(path: Path) -> Resolved:
+def from_path(path: Path, *, opaque: bool = False) -> Resolved:
     """A directory with a ``config.json``, or the file itself."""
     where = printable(str(path), limit=200)
     try:
@@ -234,7 +236,7 @@ def from_path(path: Path) -> Resolved:
         raise BrokenInput(f"{where}: {error.strerror or 'cannot be read'}") from None
     except (RuntimeError, UnicodeError):
         raise BrokenInput(f"{where}: not a usable path") from None
-    model = model_from_config(parse_config(data, where), name=printable(folder) or "model", where=where)
+    model = _model_of(parse_config(data, where), printable(folder) or "model", where, opaque=opaque)
     return Resolved(model, f"{where} (read from disk)")
 
 
@@ -260,18 +262,28 @@ def adapter_base(file: Path) -> str | None:
     return printable(base, limit=120) if isinstance(base, str) else None
 
 
+def _model_of(config: Mapping[str, object], name: str, where: str, *, opaque: bool) -> ModelSpec:
+    try:
+        return model_from_config(config, name=name, where=where)
+    except UnsupportedScenario:
+        if not opaque:
+            raise
+        return opaque_model(config, name=name, where=where)
+
+
 # ---------------------------------------------------------------- Hub
 
 
-def from_hub(repository: str) -> Resolved:
+def from_hub(repository: str, *, opaque: bool = False) -> Resolved:
     """A repository that the catalogue lacks: its config, cross-checked against its weights' headers."""
     from planner import hub  # noqa: PLC0415 - huggingface_hub is optional and slow to import
 
     found = hub.fetch(repository, nearby(repository))
     where = f"{repository}/config.json"
     config = parse_config(found.config, where)
-    model = model_from_config(config, name=repository.rpartition("/")[2].lower(), where=where)
-    notes = (*model.notes, *hub.check_count(found.stored_params, model))
+    model = _model_of(config, repository.rpartition("/")[2].lower(), where, opaque=opaque)
+    counted = hub.check_count(found.stored_params, model) if model.blocks else ()
+    notes = (*model.notes, *counted)
     return Resolved(replace(model, hub_id=repository, notes=notes), f"{repository} (read from the Hub)")
 
 

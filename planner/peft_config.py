@@ -1,13 +1,16 @@
 """Reading an ``adapter_config.json``: any file in, checked fields out, without loading PEFT."""
 
 import ast
+import json
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import cast
 
-from planner.errors import BrokenInput, UnknownName, UnsupportedScenario, show
+from planner.errors import BrokenInput, UnknownName, UnsupportedScenario, UsageError, show
 from planner.families import parse_config
+from planner.spec import Method
 
 FILE_NAME = "adapter_config.json"
 
@@ -35,6 +38,79 @@ def read_adapter(path: str | Path) -> dict[str, object]:
     """
     where = f"--peft-config {show(str(path))}"
     return checked(parse_config(_read(Path(path), where), where), where)
+
+
+def adapter_text(path: object) -> str:
+    """The checked fields of a file as one JSON object with sorted keys, read anew when the file has changed."""
+    if not isinstance(path, str | Path):
+        raise UsageError(f"--peft-config {show(path)} is not a path")
+    return _text_of(str(path), _stamp(Path(path)))
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """What changes with a file's content."""
+    try:
+        path = path.expanduser()
+        found = (path / FILE_NAME if path.is_dir() else path).stat()
+    except (OSError, ValueError, RuntimeError):
+        return 0, 0
+    return found.st_mtime_ns, found.st_size
+
+
+@lru_cache(maxsize=16)
+def _text_of(path: str, _stamp: tuple[int, int]) -> str:
+    return json.dumps(read_adapter(path), sort_keys=True)
+
+
+def lora_settings(fields: Mapping[str, object]) -> dict[str, object]:
+    """Our names of what a LoRA file sets, PEFT's defaults included; nothing for other kinds.
+
+    >>> lora_settings({"peft_type": "LORA", "r": 32, "target_modules": "all-linear"})["lora_targets"]
+    ('all-linear',)
+    """
+    if fields["peft_type"] != "LORA":
+        return {}
+    targets = fields.get("target_modules") or ()
+    return {
+        "lora_rank": fields.get("r", 8),
+        "lora_alpha": float(cast("float", fields.get("lora_alpha", 8))),
+        "lora_dropout": float(cast("float", fields.get("lora_dropout", 0.0))),
+        "lora_targets": (targets,) if isinstance(targets, str) else tuple(cast("list[str]", targets)),
+        "modules_to_save": tuple(cast("list[str]", fields.get("modules_to_save") or ())),
+    }
+
+
+_PLAIN = """
+    peft_type task_type base_model_name_or_path revision inference_mode auto_mapping peft_version r lora_alpha
+    lora_dropout target_modules modules_to_save use_rslora init_lora_weights fan_in_fan_out megatron_core loftq_config
+    eva_config corda_config runtime_config qalora_group_size ensure_weight_tying
+"""
+
+PLAIN = frozenset(_PLAIN.split())
+"""Fields of a LoRA file that the closed forms know, or that change no byte. peft 0.21 tuners/lora/config.py."""
+
+
+def beyond_plain_lora(fields: Mapping[str, object]) -> str | None:
+    """What of a file the closed forms do not know, or ``None``.
+
+    >>> beyond_plain_lora({"peft_type": "LORA", "target_modules": ["q_proj"], "use_dora": True})
+    'use_dora True'
+    """
+    if fields["peft_type"] != "LORA":
+        return f"peft_type {fields['peft_type']}"
+    if not fields.get("target_modules"):
+        return "no target_modules, for which PEFT has a table by architecture"
+    if isinstance(fields["target_modules"], str) and fields["target_modules"] != "all-linear":
+        return "target_modules as a pattern"
+    unknown = [
+        name for name, value in fields.items() if name not in PLAIN and value not in (None, False, "none", [], {})
+    ]
+    return f"{unknown[0]} {show(fields[unknown[0]])}" if unknown else None
+
+
+def method_of(fields: Mapping[str, object]) -> Method:
+    """What a plan calls the method of a file that no ``--method`` stands beside."""
+    return "lora" if fields["peft_type"] == "LORA" else "peft"
 
 
 def _read(path: Path, where: str) -> bytes:

@@ -119,8 +119,8 @@ def test_misuse_is_one_line(arguments: dict[str, Any], message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_evidence_that_this_version_lacks_is_unsupported() -> None:
-    with pytest.raises(planner.UnsupportedScenario, match="closed-form"):
+def test_a_plan_cannot_rest_on_a_measurement() -> None:
+    with pytest.raises(planner.UnsupportedScenario, match="run plan measure"):
         plan(Request(model="8b", gpu="4090", evidence="measured"))
 
 

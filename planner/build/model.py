@@ -49,6 +49,15 @@ def _cut(fields: dict[str, Any], config: Any, layers: int) -> dict[str, Any]:
     return {**short, spelling: layers}
 
 
+def attention_for(config: Any, wanted: str) -> str:
+    """``wanted``, or eager attention for a class that has no other; classes without attention ask for none."""
+    try:
+        kind = AutoModelForCausalLM._model_mapping[type(config)]
+    except KeyError:
+        return wanted  # transformers says what is wrong when it is asked to build it
+    return "eager" if wanted == "sdpa" and not getattr(kind, "_supports_sdpa", True) else wanted
+
+
 def empty_model(config: Any, *, dtype: Float, attention: str, buffers: bool = False) -> Any:
     """The causal language model of ``config`` on the meta device, as ``from_pretrained`` leaves its dtypes.
 
@@ -56,6 +65,7 @@ def empty_model(config: Any, *, dtype: Float, attention: str, buffers: bool = Fa
     """
     try:
         with init_empty_weights(include_buffers=not buffers):
+            attention = attention_for(config, attention)
             model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype], attn_implementation=attention)
     except UnsupportedScenario:
         raise

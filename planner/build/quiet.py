@@ -6,7 +6,17 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-TALKERS = ("transformers", "bitsandbytes", "peft", "trl", "accelerate", "torch", "kernels", "datasets")
+TALKERS = (
+    "transformers",
+    "bitsandbytes",
+    "peft",
+    "trl",
+    "accelerate",
+    "torch",
+    "torch._subclasses.fake_tensor",
+    "kernels",
+    "datasets",
+)
 
 
 @contextmanager
@@ -18,7 +28,7 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name in TALKERS:
-            logging.getLogger(name).setLevel(logging.ERROR)
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         try:
             yield
         finally:

@@ -61,6 +61,7 @@ JOB = (
     Option("lora_alpha", "number", "scale of the adapters", "2 x rank", "X"),
     Option("lora_dropout", "number", "dropout before the adapters", "0", "X"),
     Option("lora_targets", "text", "modules that get adapters, with commas", "all-linear", "NAMES"),
+    Option("peft_config", "path", "an adapter_config.json: adapters of any kind in PEFT", metavar="FILE"),
     Option("modules_to_save", "text", "modules trained whole beside the adapters, with commas", "none", "NAMES"),
     Option("adapter_dtype", "text", "fp32 or bf16", "the stack's", "DTYPE"),
     Option("quant", "text", "nf4, fp4 or int8 (qlora)", "nf4", "KIND"),

@@ -8,13 +8,19 @@ from planner.closed_form.load import load_phase
 from planner.closed_form.loss import loss_phase
 from planner.closed_form.optimizer_step import optimizer_phase
 from planner.closed_form.step import Step, prepare
+from planner.errors import UnsupportedScenario
 from planner.formulas.overhead import INTERVAL, NCCL, SQUEEZED_FRACTION, spare_fraction
+from planner.peft_config import beyond_plain_lora
 from planner.result import PHASES, Estimate, Memory, Peak, Phase
 from planner.spec import Scenario
 
 
 def estimate(scenario: Scenario) -> Estimate:
-    """Bytes of one optimizer step by phase and owner; raise ``UsageError`` for adapter targets that the model lacks."""
+    """Bytes of one optimizer step by phase and owner; raise ``UsageError`` for adapter targets that the model lacks.
+
+    Raise ``UnsupportedScenario`` for what only a trace can tell.
+    """
+    _refuse(scenario)
     step = prepare(scenario)
     phases: dict[Phase, Memory] = {
         "load": load_phase(step),
@@ -24,6 +30,14 @@ def estimate(scenario: Scenario) -> Estimate:
         "optimizer_step": optimizer_phase(step),
     }
     return Estimate("closed-form", step.profile.inventory.parameters, MappingProxyType(phases), _peak(step, phases))
+
+
+def _refuse(scenario: Scenario) -> None:
+    model, adapter = scenario.model, scenario.train.adapter
+    if not model.blocks:
+        raise UnsupportedScenario(f"closed forms do not know model_type {model.model_type}: use --evidence traced")
+    if adapter is not None and (beyond := beyond_plain_lora(adapter)):
+        raise UnsupportedScenario(f"closed forms know plain LoRA, not {beyond}: use --evidence traced")
 
 
 def _peak(step: Step, phases: dict[Phase, Memory]) -> Peak:

@@ -78,7 +78,7 @@ def changes(ask: Ask, start: Candidate, estimate: Estimator) -> tuple[Way, ...]:
 def other_methods(ask: Ask, best: Candidate, estimate: Estimator) -> tuple[Way, ...]:
     """Methods that the user did not name and that do better than the best of those named."""
     found = []
-    for method in METHODS:
+    for method in () if "peft_config" in ask.request.settings else METHODS:
         if method not in ask.methods:
             try:
                 tried = way(ask, ask.using(method, {}), estimate)

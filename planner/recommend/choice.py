@@ -3,6 +3,9 @@
 Gates and preferences are rules with codes; there is no score. Time, money and data do not enter yet.
 """
 
+from contextlib import suppress
+
+from planner.errors import UnsupportedScenario
 from planner.recommend.changes import NEUTRAL, RANKS, changes
 from planner.recommend.request import Ask, Estimator
 from planner.recommend.rules import RULES, Case
@@ -39,8 +42,8 @@ def preference(candidates: tuple[Candidate, ...]) -> tuple[Method, ...]:
     """
     small = any(one.estimate.parameters.total <= SMALL_MODEL for one in candidates)
     if small or any(misses_four_bit(one) for one in candidates):
-        return ("lora", "full", "qlora")
-    return ("lora", "qlora", "full")
+        return ("lora", "peft", "full", "qlora")
+    return ("lora", "peft", "qlora", "full")
 
 
 def misses_four_bit(candidate: Candidate) -> bool:
@@ -98,8 +101,9 @@ def _reasons(
     for rule in RULES:
         for one in candidates if rule.scope == "each" else (subject,):
             case = Case(ask=ask, subject=one, candidates=candidates, chosen=chosen, estimate=estimate, ways=looked)
-            if (reason := rule.check(case)) is not None:
-                reasons.append(reason)
+            with suppress(UnsupportedScenario):  # a rule may not know: what it would compare has no closed form
+                if (reason := rule.check(case)) is not None:
+                    reasons.append(reason)
     return tuple(sorted(reasons, key=_rank))
 
 

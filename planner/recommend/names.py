@@ -11,7 +11,7 @@ def understand(request: Request) -> tuple[Ask, tuple[str, ...]]:
     """The question with its names resolved, and notes; raise ``UnknownName`` or ``UsageError``."""
     check_request(request)
     gpu = load_gpu(request.gpu, request.profiles_dir)
-    resolved = load_model(request.model)
+    resolved = load_model(request.model, opaque=request.evidence == "traced")
     cluster = Cluster(gpu=gpu, gpus=request.gpus, nodes=request.nodes, headroom_bytes=request.headroom_bytes)
     ask = Ask(request=request, model=resolved.model, cluster=cluster)
     notes = (resolved.line, *resolved.model.notes, *_about(gpu), *newer_versions(request.stack))

@@ -1,5 +1,6 @@
 """A question as it was asked (``Request``), with its names resolved (``Ask``), and as the command that asks it."""
 
+import json
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from planner.errors import UsageError, show
+from planner.peft_config import adapter_text, method_of
 from planner.result import Estimate, Evidence
 from planner.spec import METHODS, Cluster, Gpu, Method, ModelSpec, Scenario
 from planner.units import GIB, MIB
@@ -45,7 +47,10 @@ class Ask:
 
     @property
     def methods(self) -> tuple[Method, ...]:
-        """Methods in question: those that were named, else all."""
+        """Methods in question: those that were named, else that of an adapter's file, else all."""
+        file = self.request.settings.get("peft_config")
+        if file is not None and not self.request.methods:
+            return (method_of(json.loads(adapter_text(file))),)
         return self.request.methods or METHODS
 
     def on(self, gpu: Gpu, world_size: int) -> "Ask":

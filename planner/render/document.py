@@ -93,6 +93,7 @@ CandidateDocument = TypedDict(
     "CandidateDocument",
     {
         "method": str,
+        "peft_type": str | None,
         "settings": dict[str, Value],
         "from": dict[str, Origin],
         "evidence": Evidence,

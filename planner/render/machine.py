@@ -115,6 +115,7 @@ def candidate_document(candidate: Candidate) -> CandidateDocument:
     estimate = candidate.estimate
     return {
         "method": candidate.method,
+        "peft_type": candidate.scenario.train.peft_type,
         "settings": {name: _value(getattr(candidate.scenario.train, name)) for name in SETTINGS},
         "from": {name: _origin(candidate, name) for name in SETTINGS},
         "evidence": estimate.evidence,

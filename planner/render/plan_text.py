@@ -10,7 +10,7 @@ from planner.result import OWNERS, PHASES, Candidate, Plan, Way
 from planner.spec import Origin, TrainSpec
 from planner.units import format_count
 
-LORA_SETTINGS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "modules_to_save", "adapter_dtype")
+LORA_SETTINGS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "modules_to_save")
 QUANT_SETTINGS = ("quant", "double_quant", "quant_storage")
 
 
@@ -33,6 +33,7 @@ SILENT: Mapping[str, object] = MappingProxyType(
         "quant_storage": "uint8",
         "kernels": "eager",
         "sharding": "none",
+        "peft_config": "",
     }
 )
 """Defaults of ours that do nothing: JSON has them, two lines of text have not."""
@@ -277,6 +278,8 @@ def _relevant(candidates: Iterable[Candidate], name: str) -> bool:
     """Whether the setting acts on any of the candidates."""
     trains = [candidate.scenario.train for candidate in candidates]
     if name in LORA_SETTINGS:
+        return any(train.peft_type == "LORA" for train in trains)
+    if name == "adapter_dtype":
         return any(train.uses_adapters for train in trains)
     if name in QUANT_SETTINGS:
         return any(train.quantized for train in trains)

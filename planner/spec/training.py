@@ -1,5 +1,6 @@
 """How a model is trained: settings (``TrainSpec``) and what the software does unasked (``Behaviour``)."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -7,7 +8,8 @@ from typing import Literal
 
 from planner.spec.architecture import Attend
 
-Method = Literal["full", "lora", "qlora"]
+Method = Literal["full", "lora", "qlora", "peft"]
+"""``peft``: adapters of another kind than LoRA, from a file."""
 Float = Literal["fp32", "bf16", "fp16"]
 Autocast = Literal["none", "bf16", "fp16"]
 Quant = Literal["nf4", "fp4", "int8"]
@@ -19,6 +21,7 @@ Sharding = Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp"]
 FLOAT_BYTES: Mapping[str, int] = MappingProxyType({"fp32": 4, "bf16": 2, "fp16": 2})
 
 METHODS: tuple[Method, ...] = ("full", "lora", "qlora")
+"""Methods that are planned when none is named."""
 
 OPTIMIZERS = (
     "adamw_fused",
@@ -61,6 +64,20 @@ class TrainSpec:
     kernels: Kernels = "eager"
     loss: Loss = "full"
     sharding: Sharding = "none"
+    peft_config: str = ""
+    """The fields of an ``adapter_config.json`` as one JSON object; empty where LoRA's settings above say it all."""
+
+    @property
+    def adapter(self) -> Mapping[str, object] | None:
+        """The fields of ``peft_config``, or ``None``."""
+        return json.loads(self.peft_config) if self.peft_config else None
+
+    @property
+    def peft_type(self) -> str | None:
+        """PEFT's name of the adapters' kind; ``None`` under full fine-tuning."""
+        if self.adapter is not None:
+            return str(self.adapter["peft_type"])
+        return "LORA" if self.uses_adapters else None
 
     @property
     def tokens(self) -> int:

@@ -1,13 +1,14 @@
 """Settings that the user made, completed from stack, model and our own defaults, into a ``Scenario``."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, get_args
 
 from planner.errors import UnknownName, UnsupportedScenario, UsageError, show
+from planner.peft_config import adapter_text, lora_settings
 from planner.spec import (
-    METHODS,
     OPTIMIZERS,
     Attend,
     Autocast,
@@ -32,7 +33,7 @@ MAX_RANK = 2**16
 MAX_GPUS = 4096
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {
-    "method": METHODS,
+    "method": get_args(Method),
     "adapter_dtype": get_args(Float),
     "quant": get_args(Quant),
     "quant_storage": get_args(QuantStorage),
@@ -52,6 +53,7 @@ _INTEGERS: Mapping[str, int] = {
 }
 _BOOLEANS = ("double_quant", "gradient_checkpointing")
 _NAMES = ("lora_targets", "modules_to_save")
+_FILES = ("peft_config",)
 _FLOATS: Mapping[str, tuple[float, float]] = {"lora_alpha": (0.0, 1e9), "lora_dropout": (0.0, 0.99)}
 
 SHARDS_WEIGHTS = ("fsdp", "zero3")
@@ -82,6 +84,7 @@ def resolve(
             chosen[name], origins[name] = value, source  # type: ignore[assignment]
     for name, value in user.items():
         chosen[name], origins[name] = value, "user"
+    _adopt(chosen, origins)
     _settle(chosen, origins, defaults, cluster)
     _refuse(chosen, model, cluster)
     return Scenario(model=model, train=TrainSpec(**chosen), cluster=cluster, stack=defaults.behaviour, origins=origins)
@@ -110,6 +113,18 @@ def _from_stack(defaults: Defaults, cluster: Cluster, method: Method) -> dict[st
     if adapter == "bf16" and not cluster.gpu.supports_bf16:
         adapter = "fp32"
     return {"autocast": autocast, "loss": defaults.loss, "adapter_dtype": adapter, "optimizer": "adamw"}
+
+
+def _adopt(chosen: dict[str, Any], origins: dict[str, Origin]) -> None:
+    """What the file of an adapter settles; raise ``UsageError`` where an option says it a second time."""
+    if not chosen["peft_config"]:
+        return
+    if chosen["method"] == "full":
+        raise UsageError("--peft-config describes adapters, and --method full trains none")
+    for name, value in lora_settings(json.loads(chosen["peft_config"])).items():
+        if origins[name] == "user":
+            raise UsageError(f"{option(name)} stands in --peft-config already: give one of them")
+        chosen[name], origins[name] = value, "user"
 
 
 def _settle(chosen: dict[str, Any], origins: dict[str, Origin], defaults: Defaults, cluster: Cluster) -> None:
@@ -155,6 +170,8 @@ def _checked(name: str, value: object) -> object:
         return _float(name, value, *_FLOATS[name])
     if name in _NAMES:
         return _names(name, value)
+    if name in _FILES:
+        return adapter_text(value)
     raise UnknownName("setting", name, [field.name for field in fields(TrainSpec)], listing="plan --help")
 
 

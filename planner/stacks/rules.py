@@ -97,7 +97,7 @@ def _read(name: str) -> dict[str, Any]:
 
 
 def _parse_versions(text: str, known: Collection[str]) -> dict[str, str]:
-    versions = {}
+    versions: dict[str, str] = {}
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         package, separator, version = (piece.strip() for piece in part.partition("="))
         if not separator or not _VERSION.fullmatch(version):

@@ -27,21 +27,20 @@ def estimate(scenario: Scenario) -> Estimate:
     return judge(scenario, trace(scenario)).estimate
 
 
-def trace(
-    scenario: Scenario, *, adapter: Fields | None = None, lengths: tuple[int, ...] = (), all_layers: bool = False
-) -> Traced:
+def trace(scenario: Scenario, *, lengths: tuple[int, ...] = (), all_layers: bool = False) -> Traced:
     """Two optimizer steps of the scenario at full depth; raise ``UnsupportedScenario`` for what cannot be traced.
 
     ``lengths`` asks for one step of each length instead. ``all_layers`` runs every layer, not a few that stand for all.
     """
     require("torch", "transformers", "accelerate", "peft")
     check_versions(scenario.stack)
+    adapter = scenario.train.adapter
     depth = _every(scenario) if all_layers or tells_layers_apart(scenario, adapter) else depth_of(scenario)
     run = record(scenario, cuda_semantics(scenario), layers=depth.recorded, adapter=adapter, lengths=lengths)
     try:
         whole = extend(run.trace, depth.layers, period=depth.period, prefix=depth.prefix)
     except NotPeriodic:
-        return trace(scenario, adapter=adapter, lengths=lengths, all_layers=True)
+        return trace(scenario, lengths=lengths, all_layers=True)
     return Traced(whole, *_totals(run, depth), depth)
 
 

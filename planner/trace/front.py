@@ -1,7 +1,5 @@
 """The traced estimator as others see it: answers from the cache where it can, and loads torch only where it cannot."""
 
-from collections.abc import Mapping
-
 from planner.allocator.config import Settings
 from planner.allocator.replay import DEFAULT
 from planner.build.quiet import quiet
@@ -12,13 +10,10 @@ from planner.trace.judgement import Finding, Traced, judge
 from planner.trace.keys import finding_key, trace_key
 from planner.trace.stored import JUDGED, TRACED, Judged
 
-Fields = Mapping[str, object]
-
 
 def trace(
     scenario: Scenario,
     *,
-    adapter: Fields | None = None,
     lengths: tuple[int, ...] = (),
     all_layers: bool = False,
     cache: Cache | None = None,
@@ -29,9 +24,9 @@ def trace(
         with quiet():
             from planner.trace.estimator import trace as record  # noqa: PLC0415  (the door to torch)
 
-        return record(scenario, adapter=adapter, lengths=lengths, all_layers=all_layers)
+        return record(scenario, lengths=lengths, all_layers=all_layers)
 
-    key = trace_key(scenario, adapter=adapter, lengths=lengths, all_layers=all_layers)
+    key = trace_key(scenario, lengths=lengths, all_layers=all_layers)
     return (cache or default_cache()).cached(key, TRACED, make)
 
 
@@ -39,15 +34,14 @@ def find(
     scenario: Scenario,
     settings: Settings = DEFAULT,
     *,
-    adapter: Fields | None = None,
     lengths: tuple[int, ...] = (),
     all_layers: bool = False,
     cache: Cache | None = None,
 ) -> Finding:
     """``judge`` of the scenario's trace, both from the cache where they are there."""
     cache = cache or default_cache()
-    traced = trace(scenario, adapter=adapter, lengths=lengths, all_layers=all_layers, cache=cache)
-    key = trace_key(scenario, adapter=adapter, lengths=lengths, all_layers=all_layers)
+    traced = trace(scenario, lengths=lengths, all_layers=all_layers, cache=cache)
+    key = trace_key(scenario, lengths=lengths, all_layers=all_layers)
 
     def make() -> Judged:
         found = judge(scenario, traced, settings)

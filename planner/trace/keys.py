@@ -43,7 +43,6 @@ PACKAGE = Path(__file__).parents[1]
 def trace_key(
     scenario: Scenario,
     *,
-    adapter: Mapping[str, object] | None = None,
     lengths: tuple[int, ...] = (),
     all_layers: bool = False,
 ) -> str | None:
@@ -61,7 +60,6 @@ def trace_key(
             "stack": scenario.stack,
             "card": card,
             "ranks": cluster.world_size,
-            "adapter": adapter,
             "lengths": lengths,
             "all_layers": all_layers,
         }

@@ -33,6 +33,7 @@ class Ledger:
     def __init__(self) -> None:
         self.bytes: list[int] = []
         self.owners: list[str] = []
+        self._last: Any = None
         self.sites: list[str] = []
         self.block_layers: list[int] = []
         self.births: list[int] = []
@@ -69,12 +70,15 @@ class Ledger:
 
     def trace(self) -> Trace:
         """Everything as a frozen value; what has no bytes takes no memory, and is left out."""
-        number, kept = {}, []
+        number: dict[int, int] = {}
+        kept: list[Block] = []
         for block, size in enumerate(self.bytes):
             if size:
                 number[block] = len(kept)
                 kept.append(Block(size, self.owners[block], self.sites[block], self.block_layers[block]))
-        events, layers, places = [], [], [0]
+        events: list[int] = []
+        layers: list[int] = []
+        places = [0]
         for event, layer in zip(self.events, self.layers, strict=True):
             found = number.get(max(event, ~event))
             if found is not None:
@@ -145,6 +149,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]  # torch has no types f
         if any(hasattr(kind, "__tensor_flatten__") for kind in types):
             return NotImplemented  # a wrapper such as DTensor comes back with the tensors inside it
         kwargs = kwargs or {}
+        self._last = func
         result = self._answer(func, args, kwargs)
         if result is NotImplemented:
             result = func(*args, **kwargs)
@@ -192,6 +197,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]  # torch has no types f
         if self.phase == "backward" and not torch.is_grad_enabled():
             return "temporaries"
         return "activations" if self.phase in ("forward", "loss", "backward") else "temporaries"
+
+    @property
+    def operator(self) -> str:
+        """The operator that ran last."""
+        return str(self._last)
 
     def site_of(self, func: Any) -> str:
         """The module at work and the operator, as in ``model.layers.0.mlp.up_proj: aten.mm``."""
@@ -252,7 +262,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]  # torch has no types f
             self._blocks[key] = self.ledger.allocate(storage.nbytes(), owner, site, self.layer)
 
     def relabel(self, tensors: Iterable[torch.Tensor], owner: str, *, like: torch.Tensor | None = None) -> None:
-        """Say whose the storages of ``tensors`` are from their first moment on, and that they stand where ``like`` does."""
+        """Say whose the storages of ``tensors`` are from their first moment on; they stand where ``like`` does."""
         home = None if like is None else self._blocks.get(id(storage_of(like)))
         for tensor in tensors:
             block = self._blocks.get(id(storage_of(tensor)))

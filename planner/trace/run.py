@@ -10,8 +10,9 @@ import torch
 from planner.allocator.events import OUTSIDE, Trace
 from planner.build.job import Job, assemble
 from planner.build.method import adapter_parameters, loose_adapters, refusing
-from planner.build.model import decoder_layers, is_quantised
+from planner.build.model import decoder_layers, first_line, is_quantised
 from planner.build.quiet import quiet
+from planner.errors import PlannerError, UnsupportedScenario
 from planner.result import Parameters
 from planner.spec import Scenario
 from planner.trace.fake import fake_mode, fake_place
@@ -60,6 +61,7 @@ def record(
         seed(recorder, job)
         sharding.seed(recorder)
         with ExitStack() as stack:
+            stack.enter_context(naming_the_culprit(recorder, scenario))
             stack.enter_context(mode)
             stack.enter_context(recorder)
             stack.enter_context(sharding.watched(recorder))
@@ -74,6 +76,20 @@ def record(
                     recorder.relabel(states, "optimizer", like=parameter)
         managed = recorder.elsewhere(semantics.managed(job.optimizer))
     return Run(recorder.ledger.trace(), parameters_by_layer(job), managed)
+
+
+@contextmanager
+def naming_the_culprit(recorder: Recorder, scenario: Scenario) -> Iterator[None]:
+    """What the libraries cannot do on fake tensors is refused by the operator and the module at fault."""
+    try:
+        yield
+    except PlannerError:
+        raise
+    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+        where = f" in {recorder.sites[-1]}" if recorder.sites else ""
+        raise UnsupportedScenario(
+            f"{scenario.model.name} cannot be traced: {recorder.operator}{where}: {first_line(error)}"
+        ) from error
 
 
 @contextmanager

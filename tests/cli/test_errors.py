@@ -92,7 +92,6 @@ def test_usage_errors(run: Run, arguments: tuple[str, ...], says: str) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        (*OK, "--evidence", "traced"),
         (*OK, "--stack", "unsloth"),
         ("--model", "8b", "--gpu", "t4", "--attention", "flash"),
     ],
@@ -102,12 +101,6 @@ def test_unsupported_is_refused_with_its_own_code(run: Run, arguments: tuple[str
 
     assert (answer.code, answer.out, answer.err.count("\n")) == (3, "", 1)
     assert answer.err.startswith("error: ")
-
-
-def test_traced_says_what_it_needs(run: Run) -> None:
-    answer = run(*OK, "--evidence", "traced")
-
-    assert answer.err.startswith("error: --evidence traced needs the traced estimator, which is not in this version: ")
 
 
 def test_control_characters_do_not_reach_the_terminal(run: Run) -> None:

@@ -127,6 +127,8 @@ class MathAttention:
     scope: ClassVar[Scope] = "choice"
 
     def check(self, case: Case) -> Reason | None:
+        if not case.scenario.model.blocks:
+            return None  # of a model without closed form nobody knows the heads
         train, attention = case.train, case.scenario.model.blocks[0].attention
         shared = attention.num_key_value_heads < attention.num_attention_heads and attention.latent is None
         served = case.scenario.cluster.gpu.supports_flash or case.scenario.stack.repeats_kv
