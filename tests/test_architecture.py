@@ -29,7 +29,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     ),
     frozenset({"closed_form", "build", "trace", "measure", "throughput", "cost", "datasets", "calibration"}),
     frozenset({"recommend"}),
-    frozenset({"planning", "validation"}),
+    frozenset({"planning", "tracing", "validation"}),
     frozenset({"configs", "jobs", "render"}),
     frozenset({"cli", "__main__", "__init__"}),
 )

@@ -29,6 +29,16 @@ VALIDATED = (
 )
 MEASURED = (MODEL[0], *HERE, *(option for option in JOB if option.name not in ("method", "evidence")), PROFILES, FORMAT)
 
+TRACE = (
+    Option("all_layers", "flag", "run every layer, not a few that stand for all"),
+    Option(
+        "lengths", "path", "padded lengths of successive batches, one a line, or with a count", metavar="FILE"
+    ),
+    Option("alloc_conf", "text", "the allocator's settings, as in PYTORCH_ALLOC_CONF", metavar="TEXT"),
+    Option("snapshot", "path", "write a memory snapshot for PyTorch's memory viewer", metavar="FILE"),
+    Option("timeline", "path", "draw memory over the step: .html, .png or .svg", metavar="FILE"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Subcommand:
@@ -49,6 +59,7 @@ COMMANDS = (
     Subcommand("rules", "List the rules behind every recommendation.", (FORMAT,)),
     Subcommand("compare", "Compare full fine-tuning, LoRA and QLoRA for one model.", REQUEST),
     Subcommand("explain", "Explain a rule, a stack, or where a job's memory goes.", (TOPIC, *REQUEST)),
+    Subcommand("trace", "Run the real step on fake tensors: bytes of every owner at every moment.", (*REQUEST, *TRACE)),
     Subcommand("measure", "Take a few real steps on the device that is here, beside their prediction.", MEASURED),
     Subcommand("validate", "Hold predictions against published measurements, or against traces.", VALIDATED),
 )
