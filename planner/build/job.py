@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from planner.build.kernels import check_kernels
 from planner.build.method import extra_inputs, prepare_base, put_adapters
 from planner.build.model import DTYPES, config_of, decoder_layers, empty_model
 from planner.build.optimizer import make_optimizer
@@ -121,6 +122,7 @@ def assemble(
     the loop calls: the model, or a wrapper around it.
     """
     train = scenario.train
+    check_kernels(scenario)
     config = config_of(scenario.model, layers)
     model = empty_model(config, dtype=train.weights_dtype, attention=attention, buffers=place.real)
     model.config.get_text_config().use_cache = False
