@@ -45,7 +45,7 @@ $(VENV)/installed: pyproject.toml $(VENV)/bin/python
 
 $(VENV)/installed-for-tests: pyproject.toml constraints.txt $(VENV)/bin/python
 	@echo "installing what the tests need (torch among it: minutes, the first time)"
-	@$(PIP) --constraint constraints.txt --editable ".[trace,hub,test]"
+	@$(PIP) --constraint constraints.txt --editable ".[trace,hub,pictures,test]"
 	@touch $@ $(VENV)/installed
 
 # The first Python that is new enough; old ones, and pyenv's shims of absent ones, are passed over.

@@ -39,7 +39,13 @@ FRAMEWORKS = frozenset({"torch", "transformers", "accelerate", "peft", "trl", "b
 DOORS = frozenset({"build", "trace", "measure"})
 """The only folders that may import a framework."""
 
-HOMES = {"rich": frozenset({"render", "cli"}), "typer": frozenset({"cli"}), "huggingface_hub": frozenset({"hub"})}
+HOMES = {
+    "rich": frozenset({"render", "cli"}),
+    "typer": frozenset({"cli"}),
+    "huggingface_hub": frozenset({"hub"}),
+    "altair": frozenset({"render"}),
+    "vl_convert": frozenset({"render"}),
+}
 """Libraries with one place each."""
 
 FILES = sorted(PACKAGE.rglob("*.py"))
