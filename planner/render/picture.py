@@ -17,7 +17,7 @@ PLOT = 920
 LETTER = 6.2
 """Pixels of an average letter of a phase's name."""
 
-LOW = 3
+LOW = 4
 """Where the card has more than so many times the peak, its edge is a note and not a line."""
 
 
@@ -41,7 +41,7 @@ class Picture(NamedTuple):
     """Everything that the chart shows, in its own units: GiB, and 0 to 1 across."""
 
     title: str
-    rows: list[dict[str, object]]
+    rows: list[dict[str, float]]
     owners: tuple[str, ...]
     bands: tuple[Band, ...]
     steps: tuple[tuple[float, str], ...]
@@ -64,10 +64,7 @@ class Picture(NamedTuple):
         owners = tuple(owner for owner in OWNERS if any(getattr(sample.memory, owner) for sample in samples))
         return cls(
             title=printable(title),
-            rows=[
-                _row(place, sample, moment_of(parts[sample.span], parts))
-                for place, sample in zip(places, samples, strict=True)
-            ],
+            rows=[_row(place, sample) for place, sample in zip(places, samples, strict=True)],
             owners=owners,
             bands=bands,
             steps=tuple(steps_of(parts, bands)),
@@ -126,14 +123,6 @@ def steps_of(parts: Sequence[Span], bands: Sequence[Band]) -> Iterator[tuple[flo
         yield bands[number].left, name if width * PLOT >= (len(name) + 2) * LETTER else ""
 
 
-def moment_of(part: Span, parts: Sequence[Span]) -> str:
-    """A phase in words, with its step where there are several."""
-    if part.phase in (None, "load"):
-        return part.phase or "the whole trace"
-    count = len({other.step for other in parts})
-    return words.phase(part.phase) + (f" of the {step_name(part.step, count)}" if count > 1 else "")
-
-
 def _apart(places: Sequence[float]) -> list[float]:
     """The same, always rising: one phase ends where the next begins, and areas at one place are piled up."""
     found = [0.0]
@@ -142,15 +131,17 @@ def _apart(places: Sequence[float]) -> list[float]:
     return found
 
 
-def _row(place: float, sample: Sample, moment: str) -> dict[str, object]:
+def _row(place: float, sample: Sample) -> dict[str, float]:
     memory = {owner: round(count / GIB, 5) for owner, count in sample.memory._asdict().items()}
-    return {"x": round(place, 7), **memory, "total": round(sample.memory.total / GIB, 5), "moment": moment}
+    return {"x": round(place, 7), **memory, "total": round(sample.memory.total / GIB, 5)}
 
 
 def _peak_text(peak: Sample, parts: Sequence[Span]) -> str:
     part = parts[peak.span]
-    where = f" in {moment_of(part, parts)}" if part.phase else ""
-    return f"peak {format_gib(peak.memory.total, digits=2)} GiB{where}"
+    steps = len({other.step for other in parts})
+    where = f" in {words.phase(part.phase)}" if part.phase else ""
+    of = f" of the {step_name(part.step, steps)}" if steps > 1 and part.phase != "load" else ""
+    return f"peak {format_gib(peak.memory.total, digits=2)} GiB{where}{of}"
 
 
 def step_name(number: int, count: int) -> str:

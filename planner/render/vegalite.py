@@ -183,7 +183,7 @@ def _haloed(data: Spec, place: Spec, colour: str, look: Spec) -> list[Spec]:
 
 
 def _peak(picture: Picture, across: Spec) -> list[Spec]:
-    """A point at the peak, and its bytes and phase beside it."""
+    """A point at the peak, its bytes and phase beside it, and down from it the instant that the legend tells."""
     height = picture.peak.memory.total / GIB
     close = [edge.gib for edge in picture.edges if edge.drawn and 0 <= edge.gib - height < CLOSE * picture.top]
     data = {
@@ -194,8 +194,10 @@ def _peak(picture: Picture, across: Spec) -> list[Spec]:
     point = {"type": "point", "shape": "circle", "filled": True, "size": 60, "color": INK, "stroke": "white"}
     place = {"x": across, "y": _up(picture, "gib")}
     dot = {"data": data, "mark": {**point, "opacity": 1}, "encoding": place}
+    down = {"type": "rule", "color": INK, "strokeWidth": 0.8, "strokeDash": [2, 2]}
+    instant = {"data": data, "mark": down, "encoding": {**place, "y2": {"value": "height"}}}
     name = {"x": across, "y": _up(picture, "above")}
-    return [dot, *_haloed(data, name, INK, look | {"baseline": "middle", "fontWeight": "bold"})]
+    return [instant, dot, *_haloed(data, name, INK, look | {"baseline": "middle", "fontWeight": "bold"})]
 
 
 CLOSE = 0.08
@@ -224,6 +226,6 @@ def _pointer(picture: Picture, across: Spec) -> Spec:
         "encoding": {
             "x": across,
             "opacity": {"condition": {"param": "here", "empty": False, "value": 0.8}, "value": 0},
-            "tooltip": [{"field": "moment", "title": " ", "type": "nominal"}, *tooltip],
+            "tooltip": tooltip,
         },
     }
