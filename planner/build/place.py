@@ -40,12 +40,12 @@ def materialise(model: Any, place: Place) -> None:  # an nn.Module
     """Replace every parameter and buffer that is not at ``place`` by one that is; shared ones stay shared."""
     made: dict[int, tuple[Any, Any]] = {}  # the old one is kept, so that no other gets its id
     for module in model.modules():
-        for table in (module._parameters, module._buffers):
-            for name, tensor in table.items():
-                if tensor is not None and not place.holds(tensor):
-                    if id(tensor) not in made:
-                        made[id(tensor)] = (tensor, _moved(tensor, place))
-                    table[name] = made[id(tensor)][1]
+        own = {"recurse": False, "remove_duplicate": False}
+        for name, tensor in [*module.named_parameters(**own), *module.named_buffers(**own)]:
+            if not place.holds(tensor):
+                if id(tensor) not in made:
+                    made[id(tensor)] = (tensor, _moved(tensor, place))
+                setattr(module, name, made[id(tensor)][1])
 
 
 def _moved(tensor: torch.Tensor, place: Place) -> torch.Tensor:

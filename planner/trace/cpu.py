@@ -12,9 +12,8 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch.utils._pytree import tree_map
 
-from planner.trace.private import real_tensors
+from planner.trace.private import real_tensors, tree_map
 
 aten = torch.ops.aten
 

@@ -1,15 +1,14 @@
 """Fake tensors: shapes, dtypes and storages without memory, on which the libraries' own code runs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from planner.build.place import Place
+from planner.trace.private import FakeTensor, FakeTensorMode, TorchDispatchMode, conversions_in_place
 from planner.trace.standins import Answers
 
 
@@ -27,7 +26,7 @@ def fake_place(mode: Any) -> Place:
 
     @contextmanager
     def inside() -> Iterator[None]:
-        with mode, Answering(), _conversions_in_place(), patch.object(FakeTensor, "__deepcopy__", _copied, create=True):
+        with mode, Answering(), conversions_in_place(), patch.object(FakeTensor, "__deepcopy__", _copied, create=True):
             yield
 
     return Place("cpu", empty, lambda tensor: isinstance(tensor, FakeTensor), real=False, inside=inside)
@@ -46,38 +45,9 @@ class Answering(TorchDispatchMode):  # type: ignore[misc]  # torch has no types 
         return func(*args, **kwargs) if result is NotImplemented else result
 
 
-@contextmanager
-def _conversions_in_place() -> Iterator[None]:
-    """``module.to(...)`` sets the data of fake parameters, as it does on a device.
-
-    torch's own code exchanges the two Python objects instead, and refuses when anyone holds a weak reference to one of
-    them, as a fake mode does. torch 2.9 to 2.13 nn/modules/module.py, Module._apply.
-    """
-    original = torch.nn.Module._apply
-    torch.nn.Module._apply = _apply
-    try:
-        yield
-    finally:
-        torch.nn.Module._apply = original
-
-
 def _copied(self: Any, memo: dict[int, Any]) -> Any:
     """``copy.deepcopy`` of a fake tensor: torch's own leaves one whose views have another storage than it has."""
     if id(self) not in memo:
         copy = self.detach().clone()
         memo[id(self)] = torch.nn.Parameter(copy, self.requires_grad) if isinstance(self, torch.nn.Parameter) else copy
     return memo[id(self)]
-
-
-def _apply(self: Any, fn: Callable[[Any], Any], recurse: bool = True) -> Any:
-    """Every parameter and buffer of a module, and of those within, replaced by what ``fn`` makes of it."""
-    for child in self.children() if recurse else ():
-        child._apply(fn)
-    for parameter in self._parameters.values():
-        if parameter is not None:
-            with torch.no_grad():
-                parameter.data = fn(parameter)
-    for name, buffer in self._buffers.items():
-        if buffer is not None:
-            self._buffers[name] = fn(buffer)
-    return self

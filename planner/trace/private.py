@@ -1,6 +1,8 @@
 """Every private name of torch that a trace needs, each with the versions that have it: an upgrade breaks one file.
 
-Run with torch 2.13; the older versions that are named have not been run.
+Private names of the other libraries stand where they are used: ``_model_mapping`` of transformers' ``Auto`` classes in
+``planner.build.model``, its padding functions in ``planner.trace.cuda.attention``, TRL's chunk size in
+``planner.trace.run``, bitsandbytes' rules for its kernels in ``planner.trace.cuda.quantised``.
 """
 
 import warnings
@@ -11,6 +13,11 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor as FakeTensor  # torch 2.9 to 2.13, as the next two
+from torch._subclasses.fake_tensor import FakeTensorMode as FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
+from torch.utils._pytree import tree_leaves as tree_leaves
+from torch.utils._pytree import tree_map as tree_map
 
 from planner.errors import UnsupportedScenario
 
@@ -117,7 +124,6 @@ def foreach_by_default() -> Iterator[None]:
     torch 2.9 to 2.13: ``_foreach_supported_types`` and ``_get_foreach_kernels_supported_devices`` in
     torch/utils/_foreach_utils.py and torch/optim/optimizer.py.
     """
-    from torch._subclasses.fake_tensor import FakeTensor  # noqa: PLC0415
     from torch.optim import optimizer  # noqa: PLC0415
     from torch.utils import _foreach_utils  # noqa: PLC0415
 
@@ -128,3 +134,32 @@ def foreach_by_default() -> Iterator[None]:
             stack.enter_context(patch.object(module, "_foreach_supported_types", types))
             stack.enter_context(patch.object(module, "_get_foreach_kernels_supported_devices", lambda: [*devices]))
         yield
+
+
+@contextmanager
+def conversions_in_place() -> Iterator[None]:
+    """``module.to(...)`` sets the data of fake parameters, as it does on a device.
+
+    torch's own code exchanges the two Python objects instead, and refuses when anyone holds a weak reference to one of
+    them, as a fake mode does. torch 2.9 to 2.13 nn/modules/module.py, Module._apply.
+    """
+    original = torch.nn.Module._apply
+    torch.nn.Module._apply = _apply
+    try:
+        yield
+    finally:
+        torch.nn.Module._apply = original
+
+
+def _apply(self: Any, fn: Callable[[Any], Any], recurse: bool = True) -> Any:
+    """Every parameter and buffer of a module, and of those within, replaced by what ``fn`` makes of it."""
+    for child in self.children() if recurse else ():
+        child._apply(fn)
+    for parameter in self._parameters.values():
+        if parameter is not None:
+            with torch.no_grad():
+                parameter.data = fn(parameter)
+    for name, buffer in self._buffers.items():
+        if buffer is not None:
+            self._buffers[name] = fn(buffer)
+    return self

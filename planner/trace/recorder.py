@@ -11,11 +11,10 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from planner.allocator.events import OUTSIDE, Block, Mark, Trace
 from planner.result import Phase
+from planner.trace.private import TorchDispatchMode, tree_leaves
 
 Hidden = Callable[[Any, Sequence[Any], dict[str, Any], Any], Iterable[int]]
 """Blocks that an operator's kernel takes, all at once, and gives back within the call (bytes)."""

@@ -12,9 +12,8 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch.utils._pytree import tree_map
 
-from planner.trace.private import autocast_operators, cpu_autocast_kernels, without_cpu_autocast
+from planner.trace.private import autocast_operators, cpu_autocast_kernels, tree_map, without_cpu_autocast
 
 # fmt: off
 LOWER = frozenset((
