@@ -3,7 +3,9 @@
 import html
 import importlib.util
 import json
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from io import BytesIO, StringIO
 from pathlib import Path
 
@@ -25,7 +27,7 @@ def check_picture(out: Path) -> None:
     if missing:
         libraries = " and ".join({"vl_convert": "vl-convert-python"}.get(name, name) for name in missing)
         raise UsageError(f"a timeline needs {libraries}: {INSTALL}")
-    if not out.parent.is_dir():
+    if not out.expanduser().parent.is_dir():
         raise UsageError(f"cannot write {printable(str(out))[:200]}: the folder does not exist")
 
 
@@ -44,11 +46,16 @@ def timeline(
     ``usable_bytes``; of those, ``context_bytes`` are not the allocator's, and another line says so.
     """
     check_picture(out)
+    out = out.expanduser()
     picture = Picture.of(trace, handed_out, title, usable_bytes, context_bytes)
     content = _rendered(picture, out.suffix.lower())
+    unfinished = out.with_name(f"{out.name}.{os.getpid()}")
     try:
-        out.write_bytes(content)
+        unfinished.write_bytes(content)
+        unfinished.replace(out)
     except OSError as error:
+        with suppress(OSError):
+            unfinished.unlink()
         raise UsageError(f"cannot write {printable(str(out))[:200]}: {error.strerror or error}") from error
 
 

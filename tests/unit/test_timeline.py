@@ -193,6 +193,8 @@ def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"cannot write .*memory\.html"):
         timeline(steps(), title="t", usable_bytes=GIB, out=tmp_path / "memory.html")
 
+    assert [path.name for path in tmp_path.iterdir()] == ["memory.html"]
+
 
 # ---------------------------------------------------------------- files
 
