@@ -38,7 +38,9 @@ def _without_held(step: Step, memory: Memory) -> Memory:
 def _layer(step: Step, turn: Turn) -> Memory:
     """One layer's backward: layers before it still keep theirs, layers after it have left their gradients."""
     part = step.profile.layers[turn.kind]
-    memory = between_layers(step, turn.kept_before, layer_inputs=_layer_inputs(step, turn.before), again=True)
+    # what hangs on nodes goes with the graph, when the caller drops the loss
+    lasting = step.profile.all_kept if step.scenario.train.gradient_checkpointing else turn.kept_before
+    memory = between_layers(step, lasting, layer_inputs=_layer_inputs(step, turn.before), again=True)
     output = step.bytes(step.profile.stream) if _reentrant(step) else 0
     made = turn.weight_grad_after + step.profile.loss.weight_grad
     instant = step.largest(part.backward)

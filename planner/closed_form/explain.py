@@ -29,8 +29,8 @@ class Item(NamedTuple):
 def itemise(scenario: Scenario) -> tuple[Item, ...]:
     """Every saved tensor of one micro-step. All but the group ``RECOMPUTED`` sum to ``saved_bytes``.
 
-    With checkpointing the layers keep their inputs only, and the group ``RECOMPUTED`` exists once, for the
-    layer whose backward runs.
+    With checkpointing the layers keep their inputs, and what hangs on autograd's nodes, only; the group ``RECOMPUTED``
+    exists once, for the layer whose backward runs.
     """
     step = prepare(scenario)
     return (*_inputs(step), *_layers(step), *_ending(step), *_recomputed(step))
@@ -49,13 +49,12 @@ def saved_bytes(scenario: Scenario) -> int:
     """Bytes of activations and logits that exist when backward begins, worked out without the list."""
     step = prepare(scenario)
     profile, model = step.profile, scenario.model
+    layers = sum(
+        count * (step.bytes(part.lasting.activations) + step.bytes(part.lasting.logits))
+        for part, count in zip(profile.layers, model.block_counts, strict=True)
+    )
     if scenario.train.gradient_checkpointing:
-        layers = model.num_hidden_layers * step.bytes(profile.stream) - step.narrow_first_input
-    else:
-        layers = sum(
-            count * (step.bytes(part.kept.activations) + step.bytes(part.kept.logits))
-            for part, count in zip(profile.layers, model.block_counts, strict=True)
-        )
+        layers += model.num_hidden_layers * step.bytes(profile.stream) - step.narrow_first_input
     ending = profile.loss.kept if scenario.train.loss == "full" else profile.hidden.kept
     head = 0 if scenario.train.loss == "full" else head_bytes(step).kept
     return step.inputs + step.front + layers + step.bytes(ending.activations) + step.bytes(ending.logits) + head
@@ -80,10 +79,21 @@ def _layers(step: Step) -> Iterator[Item]:
             layers,
             layers * step.bytes(step.profile.stream) - step.narrow_first_input,
         )
+        if not step.scenario.stack.reentrant_checkpoint:
+            yield from _attached(step)
         return
     for block, count in zip(model.blocks, model.block_counts, strict=True):
         group = "layers" if len(model.blocks) == 1 else f"layers ({_kind(model, block)})"
         yield from _tape_items(step, group, _tape(step, block), count, source=True)
+
+
+def _attached(step: Step) -> Iterator[Item]:
+    """What hangs on nodes, where checkpoints do not reach it."""
+    model = step.scenario.model
+    for block, count in zip(model.blocks, model.block_counts, strict=True):
+        for tensor in _tape(step, block).attached():
+            size = count * step.bytes(tensor.size)
+            yield Item("kept beyond checkpoints", tensor.name, tensor.shape, _dtype(tensor.e), count, size)
 
 
 def _recomputed(step: Step) -> Iterator[Item]:

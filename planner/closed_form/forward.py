@@ -19,7 +19,7 @@ def _in_layer(step: Step, turn: Turn) -> Memory:
 
 
 def between_layers(step: Step, kept: Instant, *, layer_inputs: int, again: bool = False) -> Memory:
-    """States and what the layers done so far keep: ``layer_inputs`` inputs when checkpointed, else all they saved.
+    """States and what lasts of the layers done so far, ``layer_inputs`` inputs among it when they are checkpointed.
 
     In the forward pass a caller may still hold the last step's outputs; in backward (``again``) it holds this step's.
     """
@@ -29,7 +29,7 @@ def between_layers(step: Step, kept: Instant, *, layer_inputs: int, again: bool 
     static = static._replace(activations=static.activations + step.front)
     if step.scenario.train.gradient_checkpointing:
         inputs = layer_inputs * step.bytes(profile.stream) - step.narrow_first_input
-        return static._replace(activations=static.activations + inputs, logits=held)
+        static = static._replace(activations=static.activations + inputs)
     memory = step.plus(static, kept)
     return memory._replace(logits=memory.logits + held)
 

@@ -54,6 +54,8 @@ class Part(NamedTuple):
     """One kind of layer, or the head: what it keeps and what can be its peak."""
 
     kept: Instant
+    lasting: Instant
+    """What lasts from this layer's forward to its backward: all that is kept, or what its checkpoint cannot free."""
     forward: tuple[Instant, ...]
     recompute: tuple[Instant, ...]
     backward: tuple[Instant, ...]
@@ -68,7 +70,7 @@ class Turn(NamedTuple):
     kind: int
     before: int
     kept_before: Instant
-    """What the layers before it keep when nothing is checkpointed."""
+    """What lasts of the layers before it, besides their inputs."""
     weight_grad_after: int
 
 
@@ -94,7 +96,7 @@ class Profile:
     turns: tuple[Turn, ...]
     """The first and the last layer of each kind: one of them holds the largest instant."""
     all_kept: Instant
-    """What all layers keep when nothing is checkpointed."""
+    """What lasts of all layers, besides their inputs."""
     largest_block: int
     """Parameters of the largest layer."""
 
@@ -194,7 +196,8 @@ def _profile(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Profile:
     recipe, storage = recipe_of(model, key, stack), storage_of(key, stack)
     inventory = take_inventory(model, storage)
     layers = tuple(
-        _part(block_tape(block, model.hidden_size, recipe), own_source=not key.checkpointing) for block in model.blocks
+        _layer(block_tape(block, model.hidden_size, recipe), key.checkpointing, reentrant=stack.reentrant_checkpoint)
+        for block in model.blocks
     )
     hidden = hidden_tape(model, recipe)
     full, logits = loss_tape_of(model, key, stack)
@@ -234,11 +237,25 @@ def _head_bytes(key: ProfileKey, stack: Behaviour) -> int:
     return 2 if key.mixed_shards else storage_of(key, stack).outer_bytes
 
 
+def _layer(tape: Tape, checkpointed: bool, *, reentrant: bool) -> Part:
+    """One kind of layer. Hooks of a checkpoint free what is saved, not what hangs on a node; re-entry has no node."""
+    part = _part(tape, own_source=not checkpointed)
+    if not checkpointed:
+        return part
+    attached = () if reentrant else tape.attached()
+    return part._replace(
+        lasting=Instant(total(tensor.size for tensor in attached)),
+        forward=forward_instants(tape, keep=False, held=attached),
+    )
+
+
 def _part(
     tape: Tape, *, own_source: bool, held: tuple[Tensor, ...] = (), held_in_backward: tuple[Tensor, ...] = ()
 ) -> Part:
+    kept = tape.saved_by_owner(own_source=own_source)
     return Part(
-        kept=tape.saved_by_owner(own_source=own_source),
+        kept=kept,
+        lasting=kept,
         forward=forward_instants(tape, keep=False, held=held, own_source=own_source),
         recompute=forward_instants(tape, keep=True, held=held, own_source=own_source),
         backward=backward_instants(tape, held=held_in_backward, own_source=own_source),
@@ -285,7 +302,7 @@ def _turns(model: ModelSpec, layers: tuple[Part, ...]) -> tuple[Turn, ...]:
 
 
 def _kept_by(kinds: tuple[int, ...], layers: tuple[Part, ...]) -> Instant:
-    counts = [(part.kept, kinds.count(kind)) for kind, part in enumerate(layers)]
+    counts = [(part.lasting, kinds.count(kind)) for kind, part in enumerate(layers)]
     return Instant(
         total(kept.activations.times(count) for kept, count in counts),
         total(kept.logits.times(count) for kept, count in counts),

@@ -75,7 +75,7 @@ def falcon(fields: Fields) -> ModelSpec:
         qkv_bias="bias", out_bias="bias", mlp_bias="bias", activation="hidden_act", eager_softmax="native",
     )  # fmt: skip
     if new or fields.flag("multi_query"):
-        style = replace(style, fused_kv="expanded" if new else "copy")
+        style = replace(style, fused_kv="expanded" if new else "copy", sdpa_shares=False)
     if not new:  # the field counts only in the new architecture
         fields = fields.with_value("num_key_value_heads", 1 if fields.flag("multi_query") else None)
     return model(style, fields, None, attention)

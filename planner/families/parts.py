@@ -65,6 +65,7 @@ def attention(style: Style, fields: Fields, kind: Kind) -> Attention:
         rope_dim=rope_dim(style, fields, heads.dim) if kind.rotates else None,
         window=kind.window,
         fused_kv=style.fused_kv,
+        sdpa_shares=style.sdpa_shares,
         eager_softmax=style.eager_softmax,
         softcap=style.softcap is not None and fields.is_set(style.softcap),
         dropout=fields.rate("attention_dropout"),

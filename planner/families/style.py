@@ -75,6 +75,7 @@ class Style:
     softcap: str | None = None
     sinks: bool = False
     fused_kv: Literal["view", "copy", "expanded"] = "view"
+    sdpa_shares: bool = True
     eager_softmax: Literal["fp32", "native", "upcast"] = "fp32"
     mlp: str = "mlp"
     gate_up: tuple[str, ...] = ("gate_proj", "up_proj")

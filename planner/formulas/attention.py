@@ -2,7 +2,7 @@
 
 from planner.formulas.norms import norm
 from planner.formulas.operations import Recorder
-from planner.formulas.tape import Op, Size, Tensor
+from planner.formulas.tape import ZERO, Op, Size, Tensor
 from planner.spec import Attention, Norm
 
 
@@ -135,10 +135,11 @@ def _sdpa(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tenso
     """``scaled_dot_product_attention`` without a mask: the flash kernel, else the memory-efficient one.
 
     Only flash and math take shared key and value heads (torch 2.13 functional.py, ``enable_gqa``): where flash cannot
-    run, in fp32 or on a card without it, torch falls back to the math path, with every score.
+    run, in fp32 or on a card without it, torch falls back to the math path, with every score. Without ``enable_gqa``
+    flash refuses heads that differ too (sdp_utils_cpp.h, check_batch_size_and_num_heads_dense), and math broadcasts.
     """
     fp32 = query.e == 4 and not r.recipe.autocast
-    if r.width(key) < r.width(query) and (fp32 or not r.recipe.flash_kernel):
+    if r.width(key) < r.width(query) and (fp32 or not r.recipe.flash_kernel or not spec.sdpa_shares):
         return _math(r, spec, query, key, value)
     return _flash(r, spec, query, key, value)
 
@@ -155,7 +156,7 @@ def _math(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tenso
     scores = Tensor("scores", Size(score=4 * spec.num_attention_heads), "b n s s", 4, grad=True)
     raw = r.tape.add(Op("q k^T", (query, key), scores, saved=(query, key)))
     masked = r.unary(raw, "scores + mask", saves="nothing")
-    weights = r.unary(masked, "softmax", saves="output")
+    weights = r.unary(masked, "softmax", saves="output", scratch=1)
     out = r.tensor("attention output", r.width(value), value.e)
     return r.cast(r.tape.add(Op("probabilities v", (weights, value), out, saved=(weights, value))), e)
 
@@ -183,6 +184,21 @@ def _merged_heads(r: Recorder, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...
     )
 
 
+def _softmax(r: Recorder, spec: Attention, scores: Tensor) -> Tensor:
+    """The probabilities of eager attention, which it saves.
+
+    In fp32 where the class or autocast asks for it; 16-bit scores are copied to fp32 for the kernel then. Backward
+    makes the product of gradient and output beside its result. Source: torch 2.13 native/SoftMax.cpp, ``softmax``, and
+    native/cuda/SoftMax.cu, ``softmax_backward_cuda_out``; ``autocast_mode.h``, fp32 list.
+    """
+    e = scores.e if spec.eager_softmax == "native" and not r.recipe.autocast else 4
+    wide = _scores("probabilities", spec.num_attention_heads, e)
+    copied = wide.size if scores.e < e else ZERO
+    return r.tape.add(
+        Op("softmax", (scores,), wide, saved=(wide,), scratch_forward=copied, scratch_backward=wide.size)
+    )
+
+
 def _eager(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """``softmax(q k^T * scale + mask) v`` in separate operations: every (b, n, s, s) tensor exists.
 
@@ -191,24 +207,25 @@ def _eager(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tens
     """
     if r.width(key) < r.width(query):
         key, value = _repeat_kv(r, spec, key, "key"), _repeat_kv(r, spec, value, "value")
-    if r.recipe.autocast:
+    upcast: tuple[Tensor, ...] = ()
+    if spec.eager_softmax == "upcast":
+        query, key = r.cast(query, 4, "query as fp32"), r.cast(key, 4, "key as fp32")
+        upcast = (query, key)
+    if r.recipe.autocast:  # a product in 16 bit, whatever was cast before it
         query, key, value = _kernel_inputs(r, query, key, value)
     if r.recipe.several:
         query, key, value = _merged_heads(r, (query, key, value))
-    heads, e = spec.num_attention_heads, query.e
-    if spec.eager_softmax == "upcast":
-        query, key = r.cast(query, 4, "query as fp32"), r.cast(key, 4, "key as fp32")
+    heads, e = spec.num_attention_heads, value.e
     raw = r.tape.add(Op("q k^T", (query, key), _scores("scores", heads, query.e), saved=(query, key)))
     scaled = r.unary(raw, "scores * scale", saves="nothing")
     if spec.softcap:
         scaled = r.unary(r.unary(scaled, "scores / cap", saves="nothing"), "tanh(scores)", saves="output", scratch=1)
         scaled = r.unary(scaled, "scores * cap", saves="nothing")
     masked = r.unary(scaled, "scores + mask", saves="nothing")
-    wide = _scores("probabilities", heads, masked.e if spec.eager_softmax == "native" else 4)
-    wide = r.tape.add(Op("softmax", (masked,), wide, saved=(wide,)))
-    weights = r.cast(wide, e, "probabilities, as the values")
+    weights = r.cast(_softmax(r, spec, masked), e, "probabilities, as the values")
     if spec.dropout > 0:
         weights = r.dropout(weights, "dropped probabilities")
     out = r.tensor("attention output", r.width(value), e)
     out = r.tape.add(Op("probabilities v", (weights, value), out, saved=(weights, value)))
+    r.name(*upcast)
     return r.tape.add(Op("contiguous", (out,), r.tensor("attention output, contiguous", r.width(out), e)))

@@ -60,13 +60,26 @@ def _composed_gelu(r: Recorder, x: Tensor) -> Tensor:
 
 
 def _xielu(r: Recorder, x: Tensor) -> Tensor:
-    """XIELU (arXiv:2411.13010) in separate operations. Saves x, its masks and both branches' factors."""
-    square = r.mul(r.unary(x, "alpha_p * x", saves="input"), x, "alpha_p * x * x")
+    """XIELU (arXiv:2411.13010) in separate operations. Saves x, its mask, ``alpha_p * x`` and ``expm1``.
+
+    Autocast runs softplus and expm1 in fp32, and what they meet with them. A trained ``alpha_n`` saves its factor too.
+    Source: transformers 5.23 activations.py, ``_xielu_python``; torch ``autocast_mode.h``, fp32 list.
+    """
+    e = 4 if r.recipe.autocast else x.e
+    trained = "input" if r.recipe.full else "nothing"
+    scaled = _promoted(r, x, e, "alpha_p * x")
+    square = r.mul(scaled, x, "alpha_p * x * x")
     positive = r.add(square, r.unary(x, "beta * x", saves="nothing"), "positive branch")
-    small = r.unary(x, "min(x, eps)")
-    grown = r.unary(small, "expm1", saves="output")
-    negative = r.unary(r.add(grown, r.unary(x, "-x", saves="nothing"), "expm1 - x"), "alpha_n * (expm1 - x)")
-    negative = r.add(negative, r.unary(x, "beta * x", saves="nothing"), "negative branch")
+    grown = r.unary(r.cast(r.unary(x, "min(x, eps)"), e), "expm1", saves="output")
+    falling = r.unary(
+        r.add(grown, r.unary(x, "-x", saves="nothing"), "expm1 - x"), "alpha_n * (expm1 - x)", saves=trained
+    )
+    negative = r.add(falling, r.unary(x, "beta * x", saves="nothing"), "negative branch")
     mask = Tensor("x > 0", Size(token=r.width(x)), x.shape, 1, grad=False)
-    out = Tensor("xielu", x.size, x.shape, x.e, grad=True)
+    out = Tensor("xielu", x.size.times(e // x.e), x.shape, e, grad=True)
     return r.tape.add(Op("where", (positive, negative), out, saved=(mask,)))
+
+
+def _promoted(r: Recorder, x: Tensor, e: int, name: str) -> Tensor:
+    """The product of ``x`` and one number of a wider dtype, without a copy of ``x``."""
+    return r.tape.add(Op(name, (x,), Tensor(name, x.size.times(e // x.e), x.shape, e, x.grad)))

@@ -197,7 +197,8 @@ class Recorder:
         """LLM.int8(): saves its input as it came; the product has an int32 result; backward dequantises the weight.
 
         Forward makes a 16-bit copy of the input, its absolute values and outlier mask (threshold 6.0), and the 8-bit
-        rows. Source: bitsandbytes 0.45 to 0.50 autograd/_functions.py MatMul8bitLt.
+        rows. The input hangs on ``ctx.tensors``, not on ``save_for_backward``: a checkpoint that recomputes by hooks
+        does not free it. Source: bitsandbytes 0.45 to 0.50 autograd/_functions.py MatMul8bitLt.
         """
         out = self.tensor(f"{linear.name} output", linear.d_out, x.e, grad=x.grad)
         return self.tape.add(
@@ -206,6 +207,7 @@ class Recorder:
                 (x,),
                 out,
                 saved=(x,),
+                attached=(x,),
                 scratch_forward=Size(token=(2 + 2 + 1 + 1) * linear.d_in + 4 * linear.d_out),
                 scratch_backward=Size(fixed=linear.weight_params * x.e),
             )

@@ -79,7 +79,8 @@ class Op:
     """One autograd node: reads ``inputs``, writes ``output``, keeps ``saved`` until its backward has run.
 
     ``passes`` names the inputs that receive the output's gradient unchanged, without a new tensor. ``named``
-    tensors are not read, but Python variables of the running function still point at them. ``reloads`` says
+    tensors are not read, but Python variables of the running function still point at them. ``attached`` are those of
+    ``saved`` that hang on the node itself, where hooks of a checkpoint do not reach them. ``reloads`` says
     that backward needs something saved, a weight at least: in a checkpoint this starts the recomputation.
     ``scratch_*`` are temporaries of the kernel itself; ``weight_grad`` the parameter gradients it makes.
     """
@@ -90,6 +91,7 @@ class Op:
     saved: tuple[Tensor, ...] = ()
     passes: tuple[Tensor, ...] = ()
     named: tuple[Tensor, ...] = ()
+    attached: tuple[Tensor, ...] = ()
     reloads: bool = False
     scratch_forward: Size = ZERO
     scratch_backward: Size = ZERO
@@ -146,6 +148,16 @@ class Tape:
             total(tensor.size for tensor in kept if tensor.owner == "activations"),
             total(tensor.size for tensor in kept if tensor.owner == "logits"),
         )
+
+    def attached(self) -> tuple[Tensor, ...]:
+        """Every storage that hangs on a node, once: it lives as long as the graph, checkpoint or not."""
+        found: dict[int, Tensor] = {}
+        for op in self.ops:
+            if op.output.grad:
+                for tensor in op.attached:
+                    found.setdefault(id(tensor.root), tensor.root)
+        found.pop(id(self.source), None)
+        return tuple(found.values())
 
     def weight_grad(self) -> int:
         """Bytes of parameter gradients that one backward makes."""

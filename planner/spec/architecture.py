@@ -113,6 +113,8 @@ class Attention:
     window: int | None = None
     fused_kv: Literal["view", "copy", "expanded"] = "view"
     """How key and value leave a fused projection: as views, copied, or copied for every query head (Falcon)."""
+    sdpa_shares: bool = True
+    """sdpa is told that query heads share key heads (``enable_gqa``); who does not tell it gets the math path."""
     eager_softmax: Literal["fp32", "native", "upcast"] = "fp32"
     """Eager attention's probabilities: in fp32 and cast back, in the model's dtype, or with fp32 query and key too."""
     softcap: bool = False

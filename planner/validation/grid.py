@@ -122,9 +122,14 @@ def quick_grid() -> tuple[GridCase, ...]:
 
 
 def _case(name: str, setting: Setting) -> GridCase:
-    """A setting as the model can have it: another attention where its class lacks one, no more than its positions."""
+    """A setting as the model can have it: another attention where its class lacks one, no more than its positions.
+
+    No dropout before adapters of stacked experts, which PEFT does not have.
+    """
     model = load_model(name).model
     settings = {**setting.shape, **setting.others}
+    if model.is_moe:
+        settings.pop("lora_dropout", None)
     settings["attention"] = _offered(model, settings["attention"])
     settings["seq_len"] = min(settings["seq_len"], model.max_position_embeddings or settings["seq_len"])
     return GridCase(name, setting.method, setting.stack, setting.card, MappingProxyType(settings))

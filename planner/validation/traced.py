@@ -75,6 +75,9 @@ def traced_row(case: GridCase) -> Row:
         return Row(case.id, {}, str(error))
     except PlannerError as error:
         return Row(case.id, {}, str(error))
+    except Exception as error:  # the installed libraries' own, in the middle of a step
+        text = str(error).strip().partition("\n")[0][:200]
+        return Row(case.id, {}, f"the step itself fails: {type(error).__name__}: {text}")
 
 
 def traced_phases(scenario: Scenario) -> Mapping[Phase, Memory]:

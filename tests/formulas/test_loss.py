@@ -68,7 +68,7 @@ def test_trl_keeps_an_fp32_hidden_state_in_fp32() -> None:
 
 def test_trl_holds_two_copies_of_the_hidden_chunk_from_the_second_chunk_on() -> None:
     # `hidden_chunk = hidden[...].to(...)` in a loop: the old chunk goes when the new one has been made.
-    # 4096*4096*2 = 32 MiB each. Forward of 16,384 fp32 tokens: kept, its 256 MiB again, tile 256 MiB, statistics, chunks.
+    # 4096*4096*2 = 32 MiB each. Forward of 16,384 fp32 tokens: kept, its 256 MiB again, tile, statistics.
     found = trl_fused(LARGE._replace(hidden_bytes=4))
 
     assert found.forward - found.kept == 256 * MIB + 256 * MIB + 40 * 16384 + 2 * 32 * MIB
