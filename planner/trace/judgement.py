@@ -80,12 +80,12 @@ def _peak(cluster: Cluster, highest: Instant, reserved: int, capacity: int, mana
 
 
 def resolution(reserved: int) -> int:
-    """Steps in which a capacity is looked for: about a thousandth of it, in whole pages of the driver (bytes).
+    """Steps in which a capacity is looked for: a few thousandths of it, in whole pages of the driver (bytes).
 
     >>> resolution(16 * 2**30) // 2**20
-    16
+    40
     """
     return max(1, reserved // PARTS // RESOLUTION) * RESOLUTION
 
 
-PARTS = 1000
+PARTS = 400

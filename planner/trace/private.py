@@ -22,6 +22,17 @@ from torch.utils._pytree import tree_map as tree_map
 from planner.errors import UnsupportedScenario
 
 
+class DispatchMode(TorchDispatchMode):  # type: ignore[misc]  # torch has no types for us
+    """A dispatch mode that costs nothing but its own work: torch wraps others against compilation, call by call.
+
+    torch 2.9 to 2.13: ``_should_skip_dynamo``, where a version asks for it.
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
 @cache
 def bitsandbytes_cuda() -> Any:
     """The CUDA module of bitsandbytes, with its rules for which kernel runs; no kernel of it can run here.

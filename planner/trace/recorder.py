@@ -14,7 +14,7 @@ import torch
 
 from planner.allocator.events import OUTSIDE, Block, Mark, Trace
 from planner.result import Phase
-from planner.trace.private import TorchDispatchMode, tree_leaves
+from planner.trace.private import DispatchMode, tree_leaves
 
 Hidden = Callable[[Any, Sequence[Any], dict[str, Any], Any], Iterable[int]]
 """Blocks that an operator's kernel takes, all at once, and gives back within the call (bytes)."""
@@ -88,7 +88,7 @@ class Ledger:
         return Trace(tuple(kept), tuple(events), tuple(layers), marks)
 
 
-class Recorder(TorchDispatchMode):  # type: ignore[misc]  # torch has no types for us
+class Recorder(DispatchMode):
     """Watches storages while it is entered. ``phase``, ``layer`` and ``sites`` say what is at work."""
 
     def __init__(self, *, hidden: Hidden, kept: Kept, answer: Answer, logit_widths: frozenset[int]) -> None:
@@ -145,6 +145,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]  # torch has no types f
     # ------------------------------------------------------------ operators
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "prim":
+            return func(*args, **(kwargs or {}))  # where a tensor is, asked all the time: no memory, no values
         if any(hasattr(kind, "__tensor_flatten__") for kind in types):
             return NotImplemented  # a wrapper such as DTensor comes back with the tensors inside it
         kwargs = kwargs or {}

@@ -95,7 +95,6 @@ def naming_the_culprit(recorder: Recorder, scenario: Scenario) -> Iterator[None]
 @contextmanager
 def quiet_collector() -> Iterator[None]:
     """No garbage collection by chance: what is released when must not depend on what ran before."""
-    gc.collect()
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -109,7 +108,7 @@ def logit_widths(scenario: Scenario) -> frozenset[int]:
     """Last dimensions by which logits are known: the vocabulary, and the tiles of TRL's head."""
     vocabulary = scenario.model.vocab_size
     widths = {vocabulary}
-    if scenario.train.loss == "fused":
+    if scenario.train.loss == "fused" and scenario.stack.name == "trl":
         from trl.trainer import utils  # noqa: PLC0415  (present where this loss is)
 
         tile = utils._CHUNKED_LOGPROB_CHUNK_SIZE
