@@ -35,7 +35,7 @@ LAYERS: tuple[frozenset[str], ...] = (
 )
 """Design section 3, lowest first: a module imports from its own line or the lines above."""
 
-FRAMEWORKS = frozenset({"torch", "transformers", "accelerate", "peft", "trl", "bitsandbytes", "numpy"})
+FRAMEWORKS = frozenset({"torch", "transformers", "accelerate", "peft", "trl", "bitsandbytes", "liger_kernel", "numpy"})
 DOORS = frozenset({"build", "trace", "measure"})
 """The only folders that may import a framework."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from planner.build.kernels import check_kernels
+from planner.build.kernels import check_kernels, put_kernels
 from planner.build.method import extra_inputs, prepare_base, put_adapters
 from planner.build.model import DTYPES, config_of, decoder_layers, empty_model
 from planner.build.optimizer import make_optimizer
@@ -122,7 +122,7 @@ def assemble(
     the loop calls: the model, or a wrapper around it.
     """
     train = scenario.train
-    check_kernels(scenario)
+    check_kernels(scenario, real=place.real)
     config = config_of(scenario.model, layers)
     model = empty_model(config, dtype=train.weights_dtype, attention=attention, buffers=place.real)
     model.config.get_text_config().use_cache = False
@@ -134,6 +134,7 @@ def assemble(
     materialise(model, place)
     if train.uses_adapters:
         model = put_adapters(model, scenario, place, adapter)
+    put_kernels(model, scenario)
     loss = loss_of(model, scenario)
     enable_checkpoints(model, scenario)
     if train.sharding != "fsdp":  # whose own mixed precision takes its place: accelerator.py, _prepare_fsdp2

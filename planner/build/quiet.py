@@ -11,6 +11,7 @@ TALKERS = (
     "bitsandbytes",
     "peft",
     "trl",
+    "liger_kernel",
     "accelerate",
     "torch",
     "torch._subclasses.fake_tensor",

@@ -59,11 +59,11 @@ def loss_of(model: Any, scenario: Scenario) -> Loss:
     kind, stack = scenario.train.loss, scenario.stack.name
     if kind == "full":
         return _plain_loss if stack == "plain" else _trainer_loss
-    if stack == "trl" and kind == "fused":
-        return _trl_loss(model)
+    if kind == "fused":  # Liger's head is in the model's forward: planner.build.kernels
+        return _trl_loss(model) if stack == "trl" else _plain_loss if stack == "plain" else _trainer_loss
     raise UnsupportedScenario(
         f"the {kind} loss of stack {stack} is not in the installed libraries: "
-        "use --loss full, --stack trl --loss fused, or --evidence closed-form"
+        "use --loss full, --loss fused, or --evidence closed-form"
     )
 
 

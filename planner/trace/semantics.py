@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from planner.build.kernels import wants_liger
 from planner.spec import Gpu, Scenario
 from planner.trace.cpu import hidden_on_cpu, random_states_counted
 from planner.trace.cuda import (
@@ -52,7 +53,8 @@ def cuda_semantics(scenario: Scenario) -> Semantics:
 
     def patched() -> AbstractContextManager[None]:
         int8 = train.quantized and train.quant == "int8"
-        return as_on_cuda(train.attention, card, autocast=train.autocast != "none", int8=int8)
+        autocast, liger = train.autocast != "none", wants_liger(scenario)
+        return as_on_cuda(train.attention, card, autocast=autocast, int8=int8, liger=liger)
 
     return Semantics(IMPLEMENTATIONS[train.attention], patched, hidden_on(card), Workspaces(card).due, managed_states)
 

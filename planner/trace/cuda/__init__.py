@@ -14,6 +14,7 @@ flash, efficient      FlashAttention-2 and the memory-efficient kernel as alloca
 attention             installs them under transformers' code: ``cuda_attention``
 masks                 the branches of an unpadded batch: ``unpadded_masks``
 trl_kernels           TRL's fused head with its Triton kernels: ``triton_logprob``
+liger                 Liger's kernels, its Triton without effect: ``liger_on_cuda``
 quantised             bitsandbytes: hidden copies, ``cuda_int8``, states in managed memory
 kernels, reduction    what kernels allocate inside themselves, formulas
 hidden                the same by operator: ``hidden_bytes``, ``hidden_on``
@@ -31,6 +32,7 @@ from planner.trace.cuda.card import Card, card_of
 from planner.trace.cuda.context import as_on_cuda
 from planner.trace.cuda.defaults import cuda_defaults
 from planner.trace.cuda.hidden import hidden_bytes, hidden_on
+from planner.trace.cuda.liger import liger_on_cuda
 from planner.trace.cuda.masks import unpadded_masks
 from planner.trace.cuda.quantised import cuda_int8, managed_states
 from planner.trace.cuda.trl_kernels import triton_logprob
@@ -50,6 +52,7 @@ __all__ = [
     "cuda_int8",
     "hidden_bytes",
     "hidden_on",
+    "liger_on_cuda",
     "managed_states",
     "triton_logprob",
     "unpadded_masks",
