@@ -15,6 +15,8 @@ def _in_layer(step: Step, turn: Turn) -> Memory:
     part = step.profile.layers[turn.kind]
     before = between_layers(step, turn.kept_before, layer_inputs=turn.before + 1)
     instant = step.largest(part.forward if step.scenario.train.gradient_checkpointing else part.recompute)
+    if turn.before:
+        before = before._replace(activations=before.activations + step.bytes(part.aside))
     return step.plus(before, instant, extra=step.profile.autocast_cache + step.shards.forward)
 
 
@@ -24,7 +26,7 @@ def between_layers(step: Step, kept: Instant, *, layer_inputs: int, again: bool 
     In the forward pass a caller may still hold the last step's outputs; in backward (``again``) it holds this step's.
     """
     profile = step.profile
-    held = step.bytes(profile.held_logits)
+    held = step.held_logits
     static = step.static(gradients=standing_gradients(step), held=not again)
     static = static._replace(activations=static.activations + step.front)
     if step.scenario.train.gradient_checkpointing:

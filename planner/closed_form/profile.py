@@ -22,7 +22,7 @@ from planner.formulas.tape import (
     gradients_before_recompute,
     total,
 )
-from planner.spec import FLOAT_BYTES, Behaviour, ModelSpec, Scenario
+from planner.spec import FLOAT_BYTES, Behaviour, Block, ModelSpec, Scenario
 
 NO_ADAPTERS = Adapters(modules=frozenset(), parameters=frozenset(), saved=frozenset(), per_rank=0, saved_params=0)
 
@@ -56,6 +56,8 @@ class Part(NamedTuple):
     kept: Instant
     lasting: Instant
     """What lasts from this layer's forward to its backward: all that is kept, or what its checkpoint cannot free."""
+    aside: Size
+    """What a checkpointed layer returns beside its output: it lives until the next layer returns."""
     forward: tuple[Instant, ...]
     recompute: tuple[Instant, ...]
     backward: tuple[Instant, ...]
@@ -196,8 +198,7 @@ def _profile(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Profile:
     recipe, storage = recipe_of(model, key, stack), storage_of(key, stack)
     inventory = take_inventory(model, storage)
     layers = tuple(
-        _layer(block_tape(block, model.hidden_size, recipe), key.checkpointing, reentrant=stack.reentrant_checkpoint)
-        for block in model.blocks
+        _layer(block, block_tape(block, model.hidden_size, recipe), key.checkpointing, stack) for block in model.blocks
     )
     hidden = hidden_tape(model, recipe)
     full, logits = loss_tape_of(model, key, stack)
@@ -237,15 +238,17 @@ def _head_bytes(key: ProfileKey, stack: Behaviour) -> int:
     return 2 if key.mixed_shards else storage_of(key, stack).outer_bytes
 
 
-def _layer(tape: Tape, checkpointed: bool, *, reentrant: bool) -> Part:
+def _layer(block: Block, tape: Tape, checkpointed: bool, stack: Behaviour) -> Part:
     """One kind of layer. Hooks of a checkpoint free what is saved, not what hangs on a node; re-entry has no node."""
     part = _part(tape, own_source=not checkpointed)
     if not checkpointed:
         return part
-    attached = () if reentrant else tape.attached()
+    attached = () if stack.reentrant_checkpoint else tape.attached()
+    aside = () if tape.aside is None else (tape.aside,)
     return part._replace(
         lasting=Instant(total(tensor.size for tensor in attached)),
-        forward=forward_instants(tape, keep=False, held=attached),
+        aside=total(tensor.size for tensor in aside) if block.attention.returns_probabilities else ZERO,
+        forward=forward_instants(tape, keep=False, held=(*attached, *aside)),
     )
 
 
@@ -256,6 +259,7 @@ def _part(
     return Part(
         kept=kept,
         lasting=kept,
+        aside=ZERO,
         forward=forward_instants(tape, keep=False, held=held, own_source=own_source),
         recompute=forward_instants(tape, keep=True, held=held, own_source=own_source),
         backward=backward_instants(tape, held=held_in_backward, own_source=own_source),

@@ -73,6 +73,7 @@ def falcon(fields: Fields) -> ModelSpec:
     style = replace(
         NEOX, norms=norms, placement=placement, rope="none" if fields.flag("alibi") else "half", subclass=True,
         qkv_bias="bias", out_bias="bias", mlp_bias="bias", activation="hidden_act", eager_softmax="native",
+        holds_scores=True, returns_probabilities=True,
     )  # fmt: skip
     if new or fields.flag("multi_query"):
         style = replace(style, fused_kv="expanded" if new else "copy", sdpa_shares=False)
@@ -121,7 +122,10 @@ def narrow_vocabulary(spec: ModelSpec, fields: Fields) -> ModelSpec:
 
 def bloom(fields: Fields) -> ModelSpec:
     """BLOOM: ALiBi, a norm right after the embeddings, its own GELU that keeps only its input."""
-    spec = model(replace(NEOX, activation="gelu_bloom", attends=("eager",)), fields, None, attention)
+    style = replace(
+        NEOX, activation="gelu_bloom", attends=("eager",), holds_scores=True, returns_probabilities=True
+    )  # fmt: skip
+    spec = model(style, fields, None, attention)
     return replace(spec, extra_norms=(Norm("word_embeddings_layernorm", spec.hidden_size, "layer", bias=True),))
 
 
@@ -135,7 +139,7 @@ def mpt(fields: Fields) -> ModelSpec:
     style = replace(
         LAYER, norm_bias=False, norms=("norm_1", "norm_2"), final_norm="norm_f", qkv=("Wqkv",), out="out_proj",
         mlp="ffn", gate_up=("up_proj",), down="down_proj", activation="gelu", qkv_bias=False, out_bias=False,
-        mlp_bias=False, attends=("eager",),
+        mlp_bias=False, attends=("eager",), returns_probabilities=True,
     )  # fmt: skip
     return model(style, fields, None, attention)
 
@@ -168,7 +172,7 @@ FAMILIES = (
             replace(
                 LAYER, norms=("ln_1",), placement="parallel", qkv=("q_proj", "k_proj", "v_proj"),
                 out="out_proj", gate_up=("fc_in",), down="fc_out", head_bias=True, rope="interleaved",
-                eager_softmax="upcast",
+                eager_softmax="upcast", returns_probabilities=True,
                 partial_rotary=1.0, qkv_bias=False, out_bias=False, residual_dropout="resid_pdrop",
                 embedding_dropout="embd_pdrop", attends=("flash", "eager"),
             )

@@ -85,7 +85,7 @@ FAMILIES = (
         ignored=frozenset({"swiglu_limit", "swiglu_alpha", "experts_per_token", "initial_context_length"}),
         build=decoder(
             Style(
-                partial_rotary=1.0, eager_softmax="native",
+                partial_rotary=1.0, eager_softmax="scores",
                 norm="rms_fp32", qkv_bias="attention_bias", out_bias="attention_bias", sinks=True,
                 layers=sparse_layers(layers.alternating(2), everywhere), attends=("flash", "eager"),
             ),

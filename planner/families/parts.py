@@ -67,6 +67,8 @@ def attention(style: Style, fields: Fields, kind: Kind) -> Attention:
         fused_kv=style.fused_kv,
         sdpa_shares=style.sdpa_shares,
         eager_softmax=style.eager_softmax,
+        holds_scores=style.holds_scores,
+        returns_probabilities=style.returns_probabilities,
         softcap=style.softcap is not None and fields.is_set(style.softcap),
         dropout=fields.rate("attention_dropout"),
         tables=sinks,

@@ -76,7 +76,9 @@ class Style:
     sinks: bool = False
     fused_kv: Literal["view", "copy", "expanded"] = "view"
     sdpa_shares: bool = True
-    eager_softmax: Literal["fp32", "native", "upcast"] = "fp32"
+    eager_softmax: Literal["fp32", "native", "upcast", "scores"] = "fp32"
+    holds_scores: bool = False
+    returns_probabilities: bool = False
     mlp: str = "mlp"
     gate_up: tuple[str, ...] = ("gate_proj", "up_proj")
     down: str = "down_proj"

@@ -191,12 +191,11 @@ def _softmax(r: Recorder, spec: Attention, scores: Tensor) -> Tensor:
     makes the product of gradient and output beside its result. Source: torch 2.13 native/SoftMax.cpp, ``softmax``, and
     native/cuda/SoftMax.cu, ``softmax_backward_cuda_out``; ``autocast_mode.h``, fp32 list.
     """
-    e = scores.e if spec.eager_softmax == "native" and not r.recipe.autocast else 4
+    native = spec.eager_softmax == "native" and not r.recipe.autocast
+    e = scores.e if native or spec.eager_softmax == "scores" else 4
     wide = _scores("probabilities", spec.num_attention_heads, e)
     copied = wide.size if scores.e < e else ZERO
-    return r.tape.add(
-        Op("softmax", (scores,), wide, saved=(wide,), scratch_forward=copied, scratch_backward=wide.size)
-    )
+    return r.tape.add(Op("softmax", (scores,), wide, saved=(wide,), scratch_forward=copied, scratch_backward=wide.size))
 
 
 def _eager(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -207,6 +206,7 @@ def _eager(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tens
     """
     if r.width(key) < r.width(query):
         key, value = _repeat_kv(r, spec, key, "key"), _repeat_kv(r, spec, value, "value")
+    own = query.e
     upcast: tuple[Tensor, ...] = ()
     if spec.eager_softmax == "upcast":
         query, key = r.cast(query, 4, "query as fp32"), r.cast(key, 4, "key as fp32")
@@ -222,10 +222,12 @@ def _eager(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tens
         scaled = r.unary(r.unary(scaled, "scores / cap", saves="nothing"), "tanh(scores)", saves="output", scratch=1)
         scaled = r.unary(scaled, "scores * cap", saves="nothing")
     masked = r.unary(scaled, "scores + mask", saves="nothing")
-    weights = r.cast(_softmax(r, spec, masked), e, "probabilities, as the values")
+    weights = r.cast(_softmax(r, spec, masked), own, "probabilities, as the queries")
     if spec.dropout > 0:
         weights = r.dropout(weights, "dropped probabilities")
+    r.tape.aside = weights
+    weights = r.cast(weights, e, "probabilities, as the values")
     out = r.tensor("attention output", r.width(value), e)
     out = r.tape.add(Op("probabilities v", (weights, value), out, saved=(weights, value)))
-    r.name(*upcast)
+    r.name(*upcast, *((raw,) if spec.holds_scores else ()))
     return r.tape.add(Op("contiguous", (out,), r.tensor("attention output, contiguous", r.width(out), e)))

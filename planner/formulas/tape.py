@@ -119,6 +119,8 @@ class Tape:
 
     source: Tensor
     ops: list[Op] = field(default_factory=list)
+    aside: Tensor | None = None
+    """What a part returns beside its result, and nobody reads: it lives while its caller's variable does."""
 
     @property
     def result(self) -> Tensor:

@@ -115,8 +115,13 @@ class Attention:
     """How key and value leave a fused projection: as views, copied, or copied for every query head (Falcon)."""
     sdpa_shares: bool = True
     """sdpa is told that query heads share key heads (``enable_gqa``); who does not tell it gets the math path."""
-    eager_softmax: Literal["fp32", "native", "upcast"] = "fp32"
-    """Eager attention's probabilities: in fp32 and cast back, in the model's dtype, or with fp32 query and key too."""
+    eager_softmax: Literal["fp32", "native", "upcast", "scores"] = "fp32"
+    """Eager attention's probabilities: in fp32 and cast back; in the model's dtype, or autocast's; with fp32 query and
+    key too; or in the dtype of the scores, whatever autocast says."""
+    holds_scores: bool = False
+    """A variable of eager attention still points at the scores before mask and softmax."""
+    returns_probabilities: bool = False
+    """The layer returns them beside its output, and the model's loop holds them until the next layer returns."""
     softcap: bool = False
     dropout: float = 0.0
     tables: tuple[Table, ...] = ()

@@ -99,6 +99,23 @@ def test_fp32_softmax_of_16_bit_scores_copies_them() -> None:
     assert forward.activations + forward.temporaries > 32 * TOKENS**2 * 10
 
 
+def test_bloom_hands_its_probabilities_to_the_loop_over_layers() -> None:
+    # BLOOM-560m, 16 heads, 16-bit scores: the layer before's probabilities, scores without and with the mask, the fp32
+    # copy and the fp32 result at once: 16 * 2048^2 * (2 + 2 + 2 + 4 + 4) = 939,524,096
+    forward = estimate(scenario("bloom-560m", "lora", "hf", attention="eager")).phases["forward"]
+    given = 16 * TOKENS**2 * (2 + 2 + 2 + 4 + 4)
+
+    assert given < forward.activations + forward.temporaries < 1.4 * given
+
+
+def test_gpt_oss_names_the_dtype_of_its_softmax() -> None:
+    # ``softmax(..., dtype=combined_logits.dtype)``: 16 bit under autocast, one tensor: 24 layers, 64 heads
+    given = scenario("gpt-oss-20b", "lora", "hf", attention="eager", gradient_checkpointing=False)
+    saved = [item for item in itemise(given) if item.name.startswith("probabilities")]
+
+    assert sum(item.bytes for item in saved) == 24 * 64 * TOKENS**2 * 2
+
+
 # ---------------------------------------------------------------- activation functions
 
 
