@@ -140,7 +140,9 @@ def _peak_text(peak: Sample, parts: Sequence[Span]) -> str:
     part = parts[peak.span]
     steps = len({other.step for other in parts})
     where = f" in {words.phase(part.phase)}" if part.phase else ""
-    of = f" of the {step_name(part.step, steps)}" if steps > 1 and part.phase != "load" else ""
+    name = step_name(part.step, steps)
+    which = name if name[-1].isdigit() else f"the {name}"
+    of = f" of {which}" if steps > 1 and part.phase != "load" else ""
     return f"peak {format_gib(peak.memory.total, digits=2)} GiB{where}{of}"
 
 
