@@ -47,6 +47,11 @@ class Step(NamedTuple):
             return self.bytes(self.profile.stream) // 2
         return 0
 
+    @property
+    def held_logits(self) -> int:
+        """Logits in outputs that a caller keeps; a head without logits returns none."""
+        return self.bytes(self.profile.held_logits) if self.scenario.train.loss == "full" else 0
+
     def held_stream(self) -> int:
         """The embedding's output and its gradient: a leaf under checkpoints, held by outputs that a caller keeps."""
         train = self.scenario.train
