@@ -25,14 +25,16 @@ def prepare_base(model: Any, scenario: Scenario) -> None:
         from planner.build.quantise import quantise  # noqa: PLC0415  (bitsandbytes only where it is used)
 
         quantise(model, scenario.train)
-        _prepare(model, scenario.stack)
+        _prepare(model, scenario.stack, checkpoints=scenario.train.gradient_checkpointing)
 
 
-def _prepare(model: Any, stack: Behaviour) -> None:
-    """What the stack does to a quantised base before adapters come."""
+def _prepare(model: Any, stack: Behaviour, *, checkpoints: bool) -> None:
+    """What the stack does to a quantised base before adapters come; PEFT turns checkpoints on unless told not to."""
     if stack.kbit_upcast == "all":
         prepare_model_for_kbit_training(
-            model, gradient_checkpointing_kwargs={"use_reentrant": stack.reentrant_checkpoint}
+            model,
+            use_gradient_checkpointing=checkpoints,
+            gradient_checkpointing_kwargs={"use_reentrant": stack.reentrant_checkpoint},
         )
     elif stack.kbit_upcast == "norms":
         for name, parameter in model.named_parameters():
@@ -120,13 +122,13 @@ TROUBLE = (
 
 def _refuse(config: PeftConfig, train: TrainSpec) -> None:
     """Raise ``UnsupportedScenario`` for what does not survive recomputation."""
-    if config.peft_type in WITHOUT_CHECKPOINTS and train.gradient_checkpointing:
+    if config.peft_type.value in WITHOUT_CHECKPOINTS and train.gradient_checkpointing:
         raise UnsupportedScenario(
             f"PEFT's {config.peft_type.value} does not work with checkpoints: use --no-gradient-checkpointing"
         )
 
 
-WITHOUT_CHECKPOINTS = frozenset({PeftType.PREFIX_TUNING, PeftType.CARTRIDGE, PeftType.POLY})
+WITHOUT_CHECKPOINTS = frozenset({"PREFIX_TUNING", "CARTRIDGE", "POLY"})
 """A cache of keys and values is dropped (peft 0.21 peft_model.py, _setup_prompt_encoder, refuses it when checkpoints
 come first); Poly's layers know their tasks only during forward (tuners/poly/model.py, _enable_peft_forward_hooks)."""
 

@@ -138,7 +138,7 @@ def _flash(card: Card) -> Iterator[None]:
     """Let transformers find flash-attn installed and the device fit for it.
 
     What ``lazy_import_flash_attention`` would load stands in its module's globals, so its own code runs from there on.
-    ``_is_packed_sequence`` reads position ids; an unpacked batch answers no.
+    ``_is_packed_sequence`` reads position ids; an unpacked batch answers no. transformers 5.0 to 5.23.
     """
     from transformers import modeling_flash_attention_utils as utils  # noqa: PLC0415
     from transformers import modeling_utils  # noqa: PLC0415
@@ -153,20 +153,34 @@ def _flash(card: Card) -> Iterator[None]:
         "_unpad_fn": utils._unpad_input,
         "_process_flash_kwargs_fn": utils._lazy_define_process_function(varlen),
         "_process_with_kvcache_kwargs_fn": dict,
-        "_is_packed_sequence": lambda _position_ids, _batch_size: False,
+        "_is_packed_sequence": lambda *_args, **_kwargs: False,
     }
-    available = {"general_availability_check": lambda: True, "supported_devices": ((lambda: True, "cuda"),)}
+    loaded = {name: value for name, value in loaded.items() if name not in LATER or name in vars(utils)}
     with (
         patch.multiple(utils, **loaded),
-        patch.dict(utils.FLASH_ATTENTION_COMPATIBILITY_MATRIX[2], available),
-        patch.object(modeling_utils.PreTrainedModel, "_flash_attn_import_error", lambda *_args, **_kwargs: None),
         patch.object(modeling_utils, "lazy_import_flash_attention", _only_the_package),
         patch.object(utils, "is_flash_attn_available", lambda **_kwargs: True),
         ExitStack() as stack,
     ):
+        for installed in _installed(utils, modeling_utils):
+            stack.enter_context(installed)
         for module in _waiting_for_flash():
             stack.enter_context(patch.object(module, FORWARD, utils._flash_attention_forward, create=True))
         yield
+
+
+LATER = ("_flash_with_kvcache_fn", "_process_with_kvcache_kwargs_fn")
+"""What transformers 5.0 has not, and 5.10 has the first of: keys and values of generation, which training never asks."""
+
+
+def _installed(utils: Any, modeling_utils: Any) -> list[AbstractContextManager[Any]]:
+    """What answers transformers' questions for flash-attn and its device."""
+    matrix = getattr(utils, "FLASH_ATTENTION_COMPATIBILITY_MATRIX", None)
+    if matrix is None:  # transformers 5.0 asks for each generation by name
+        return [patch.object(modeling_utils, "is_flash_attn_2_available", lambda: True)]
+    available = {"general_availability_check": lambda: True, "supported_devices": ((lambda: True, "cuda"),)}
+    fit = patch.object(modeling_utils.PreTrainedModel, "_flash_attn_import_error", lambda *_args, **_kwargs: None)
+    return [patch.dict(matrix[2], available), fit]
 
 
 def _waiting_for_flash() -> list[Any]:
