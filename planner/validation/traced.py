@@ -81,11 +81,18 @@ def traced_row(case: GridCase) -> Row:
 
 
 def traced_phases(scenario: Scenario) -> Mapping[Phase, Memory]:
-    """Bytes by phase and owner of the step that counts; the card's own capacity is not looked for."""
+    """Bytes by phase and owner of the steady step, and the peak of an earlier one that goes higher.
+
+    The smallest card on which the step runs is not looked for.
+    """
     from planner.trace.estimator import highest_by_phase, telling_step, trace  # noqa: PLC0415  (loads torch)
 
     recorded = trace(scenario).trace
-    return highest_by_phase(telling_step(peaks(recorded, replay(recorded).handed_out)))
+    instants = peaks(recorded, replay(recorded).handed_out)
+    steady = max(instant.step for instant in instants)
+    found = highest_by_phase([instant for instant in instants if instant.phase == "load" or instant.step == steady])
+    top = max(telling_step(instants), key=lambda instant: instant.memory.total)
+    return {**found, top.phase: max(found[top.phase], top.memory, key=lambda memory: memory.total)}
 
 
 # ---------------------------------------------------------------- the file
