@@ -24,7 +24,8 @@ def _loss(step: Step) -> Memory:
         return memory._replace(gradients=memory.gradients + made)
     hidden, head = step.plus(before, step.profile.hidden.kept), head_bytes(step)
     return hidden._replace(
-        activations=hidden.activations + head.kept,
+        gradients=hidden.gradients + head.gradients,
+        activations=hidden.activations + head.kept - head.gradients,
         logits=hidden.logits + head.backward_logits,
         temporaries=hidden.temporaries + head.backward - head.kept - head.backward_logits,
     )
@@ -83,6 +84,5 @@ def _new_gradients(step: Step, made: int) -> int:
 def _end(step: Step) -> Memory:
     """All gradients made; a tied embedding's two gradients still lie beside their sum."""
     static = step.static(gradients=step.shards.gradients)
-    held = step.bytes(step.profile.held_logits) if step.scenario.train.loss == "full" else 0
     extra = 2 * step.profile.tied_grad + step.bytes(step.profile.stream)
-    return static._replace(logits=held, temporaries=static.temporaries + extra + step.shards.backward)
+    return static._replace(logits=step.held_logits, temporaries=static.temporaries + extra + step.shards.backward)

@@ -14,7 +14,8 @@ def loss_phase(step: Step) -> Memory:
         return step.plus(before, step.largest(step.profile.loss.recompute))
     hidden, head = step.plus(before, step.profile.hidden.kept), head_bytes(step)
     return hidden._replace(
-        activations=hidden.activations + head.forward - head.forward_logits,
+        gradients=hidden.gradients + head.gradients,
+        activations=hidden.activations + head.forward - head.forward_logits - head.gradients,
         logits=hidden.logits + head.forward_logits,
     )
 
@@ -39,4 +40,8 @@ def head_bytes(step: Step) -> LossBytes:
     )
     if scenario.train.loss == "chunked":
         return checkpointed_chunks(head, upcasts_weight=scenario.stack.chunks_upcast_head)
-    return trl_fused(head) if scenario.stack.name == "trl" else liger_fused(head)
+    if scenario.stack.name == "trl":
+        return trl_fused(head)
+    found, train = liger_fused(head), scenario.train
+    alone = train.sharding == "none" and train.grad_accumulation == 1 and not profile.tied_grad
+    return found if alone else found._replace(gradients=0)  # it is added to another, or reduced

@@ -7,5 +7,5 @@ from planner.result import Memory
 def optimizer_phase(step: Step) -> Memory:
     """States, gradients and the update's temporaries; a caller that keeps the outputs still has the logits."""
     static = step.static(gradients=step.shards.gradients, held=True)
-    held = step.bytes(step.profile.held_logits) if step.scenario.train.loss == "full" else 0
+    held = step.held_logits
     return static._replace(logits=held, temporaries=static.temporaries + step.shards.update)

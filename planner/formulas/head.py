@@ -42,7 +42,8 @@ def loss_tape(
 
     Copies of the logits: the head's output (16 bit), ``.float()``, before transformers 4.49 a shifted copy, the
     log-softmax; in backward the gradients of the last two meet the saved log-softmax. A fused cross entropy writes its
-    gradient over the fp32 logits. Until the loss returns, variables hold the fp32 logits and the last hidden state.
+    gradient over the fp32 logits (liger-kernel 0.8 ops/cross_entropy.py). Until the loss returns, variables hold the
+    fp32 logits and the last hidden state.
     """
     base = hidden_tape(model, recipe)
     outside = recipe._replace(quant="", weight_bytes=head_bytes, full=head_trained)
@@ -56,11 +57,23 @@ def loss_tape(
     scored = recorder.unary(wide, "shifted logits", saves="nothing") if shift_copy else wide
     loss = Tensor("loss", Size(fixed=4), "1", 4, grad=True, owner="logits")
     if "loss" in recipe.fused:
+        if recipe.autocast and upcast != "in_place" and not shift_copy:
+            _converted(recorder, logits)
         recorder.tape.add(Op("fused cross entropy", (scored,), loss))
     else:
         recorder.tape.add(Op("nll_loss", (recorder.unary(scored, "log_softmax", saves="output"),), loss))
     recorder.name(hidden, *(() if wide is logits else (wide,)))
     return LossTape(recorder.tape, wide if upcast == "in_place" else logits)
+
+
+def _converted(recorder: Recorder, logits: Tensor) -> None:
+    """The fp32 outputs that autocast's wrapper returns, beside what a fused loss keeps.
+
+    Without a wrapper's copy, where logits are fp32 already, and where the loss had more copies, this is not the peak.
+    Source: accelerate 1.15 utils/operations.py, convert_outputs_to_fp32.
+    """
+    out = recorder.tensor("outputs as fp32", recorder.width(logits), 4, grad=False, owner="logits")
+    recorder.tape.add(Op("outputs as fp32", (logits,), out))
 
 
 def _logits(recorder: Recorder, model: ModelSpec, hidden: Tensor) -> Tensor:

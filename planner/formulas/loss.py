@@ -26,6 +26,7 @@ class LossBytes(NamedTuple):
     """What the head and the loss take: kept until backward, at the peak of forward, at the peak of backward.
 
     ``forward_logits`` and ``backward_logits`` are the parts of both that hold logits; ``kept`` has none.
+    ``gradients`` is the part of all three that becomes the weight's gradient.
     """
 
     kept: int
@@ -33,6 +34,7 @@ class LossBytes(NamedTuple):
     backward: int
     forward_logits: int = 0
     backward_logits: int = 0
+    gradients: int = 0
 
 
 class Head(NamedTuple):
@@ -106,19 +108,25 @@ def liger_fused(head: Head) -> LossBytes:
     """Liger's fused linear cross entropy: gradients of hidden states and weight are made in forward, in chunks.
 
     Shapes:    grad_input (t, h); grad_weight (V, h); logits (c, V) with c = next_power_of_2(ceil(t / ceil(V / h)))
-    Formula:   kept t*h*eh (+ V*h*ew); forward + t*h*eh + 2*c*V*e
-    Source:    Hsu 2024, arXiv:2410.10989, section 3.2; liger-kernel 0.6 ops/fused_linear_cross_entropy.py
-    Valid:     Liger 0.3 to 0.8; other fused heads keep as little
+    Formula:   kept t*h*eh (+ V*h*ew); forward + t*h*eh + c*V*e (+ V*h*e, trained 2*V*h*e, if ew is not e)
+    Source:    Hsu 2024, arXiv:2410.10989, section 3.2; liger-kernel 0.8 ops/fused_linear_cross_entropy.py: one buffer
+               of logits, in which their gradient is written; autocast keeps its copy of a trained weight, and makes one
+               of the transposed weight for each chunk
+    Valid:     Liger 0.8 on compute capability 8.0 and newer; up to 0.7 two buffers, and for a trained weight a chunk's
+               gradient as 16 bit and as fp32 besides (6*V*h)
     Excludes:  the head's weight itself
 
     >>> liger_fused(Head(16384, 4096, 32000, 2, 2, 2, False)).kept
     134217728
     """
-    hidden = head.t * head.h * head.hidden_bytes
+    hidden, weight = head.t * head.h * head.hidden_bytes, head.V * head.h
     chunk = min(next_power_of_2(-(-head.t // max(-(-head.V // head.h), 1))), head.t)
-    kept = hidden + (head.V * head.h * head.weight_bytes if head.trained else 0)
-    tile = 2 * chunk * head.V * head.e
-    return LossBytes(kept, kept + hidden + tile, kept, forward_logits=tile)
+    gradient = weight * head.weight_bytes if head.trained else 0
+    copies = 0 if head.weight_bytes == head.e else 2 if head.trained and chunk < head.t else 1
+    tile = chunk * head.V * head.e
+    kept = hidden + gradient
+    forward = kept + hidden + tile + copies * weight * head.e
+    return LossBytes(kept, forward, kept, forward_logits=tile, gradients=gradient)
 
 
 def next_power_of_2(count: int) -> int:

@@ -114,6 +114,15 @@ def test_a_fused_cross_entropy_works_in_place() -> None:
     assert per_logit(found.recompute) == 10
 
 
+def test_a_fused_cross_entropy_meets_the_fp32_outputs_of_autocast() -> None:
+    # 16-bit logits 2, fp32 copy with its gradient in place 4, the outputs as accelerate returns them 4
+    train = TrainSpec(method="lora", autocast="bf16", micro_batch_size=2, loss="full", kernels="fused")
+    behaviour = load_stack("hf").behaviour
+    found = profile_of(Scenario(model=spec(), train=train, cluster=Cluster(gpu=CARD), stack=behaviour)).loss
+
+    assert per_logit(found.recompute) == 10
+
+
 def test_softcapped_logits_keep_the_tanh() -> None:
     # Gemma 2: logits / cap, tanh (saved, 2), times cap (the outputs' logits, 2), float 4, log-softmax 4
     forward, _ = peaks("hf", b=2, model=spec(softcap=True))

@@ -112,30 +112,40 @@ def test_gradient_of_a_trained_head_in_chunks(upcasts: bool, bytes_per_entry: in
 
 def test_liger_chunks() -> None:
     # V/h = 32000/4096 -> 8 chunks of 16384/8 = 2048 tokens; gradient of hidden 16384*4096*2 = 128 MiB kept and made
-    # beside hidden itself; two chunks of logits 2*2048*32000*2 = 262,144,000
+    # beside hidden itself; one chunk of logits 2048*32000*2 = 131,072,000
     found = liger_fused(Head(t=16384, h=4096, V=32000, e=2, hidden_bytes=2, weight_bytes=2, trained=False))
 
-    assert found == LossBytes(128 * MIB, 256 * MIB + 262_144_000, 128 * MIB, 262_144_000)
+    assert found == LossBytes(128 * MIB, 256 * MIB + 131_072_000, 128 * MIB, 131_072_000)
 
 
 def test_liger_keeps_the_weight_gradient_of_a_trained_head() -> None:
     head = Head(t=16384, h=4096, V=32000, e=2, hidden_bytes=2, weight_bytes=2, trained=False)
 
-    assert liger_fused(head._replace(trained=True)).kept - liger_fused(head).kept == 2 * 32000 * 4096
+    trained = liger_fused(head._replace(trained=True))
+    assert trained.kept - liger_fused(head).kept == trained.gradients == 2 * 32000 * 4096
+
+
+@pytest.mark.parametrize(("trained", "tokens", "copies"), [(False, 16384, 1), (True, 16384, 2), (True, 1, 1)])
+def test_liger_casts_an_fp32_weight(trained: bool, tokens: int, copies: int) -> None:
+    # autocast keeps one copy of a leaf; a second one, of its transposed view, comes beside it from the next chunk on
+    head = Head(t=tokens, h=4096, V=32000, e=2, hidden_bytes=2, weight_bytes=2, trained=trained)
+    narrow, wide = liger_fused(head), liger_fused(head._replace(weight_bytes=4))
+
+    assert wide.forward - wide.gradients - (narrow.forward - narrow.gradients) == copies * 32000 * 4096 * 2
 
 
 def test_liger_rounds_its_chunk_to_a_power_of_two() -> None:
     # 128256/4096 -> 32 chunks of 3000/32 -> 94 tokens -> 128
     found = liger_fused(Head(t=3000, h=4096, V=128256, e=2, hidden_bytes=2, weight_bytes=2, trained=False))
 
-    assert found.forward - 2 * 3000 * 4096 * 2 == 2 * 128 * 128256 * 2
+    assert found.forward - 2 * 3000 * 4096 * 2 == 128 * 128256 * 2
 
 
 def test_liger_never_has_more_rows_than_tokens() -> None:
     # 3 tokens in one chunk: next_power_of_2(3) = 4 rows would be more than there are
     found = liger_fused(Head(t=3, h=4096, V=4096, e=2, hidden_bytes=2, weight_bytes=2, trained=False))
 
-    assert found.forward - 2 * 3 * 4096 * 2 == 2 * 3 * 4096 * 2
+    assert found.forward - 2 * 3 * 4096 * 2 == 3 * 4096 * 2
 
 
 @pytest.mark.parametrize(("count", "expected"), [(0, 1), (1, 1), (2, 2), (3, 4), (1024, 1024), (1025, 2048)])

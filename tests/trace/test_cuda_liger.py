@@ -15,6 +15,7 @@ pytest.importorskip("transformers")
 from planner.allocator.events import OUTSIDE  # noqa: E402
 from planner.build import kernels  # noqa: E402
 from planner.catalog import load_model  # noqa: E402
+from planner.closed_form import estimate as closed_form  # noqa: E402
 from planner.errors import UnsupportedScenario, UsageError  # noqa: E402
 from planner.hardware import load_gpu  # noqa: E402
 from planner.spec import Cluster, Method, Scenario  # noqa: E402
@@ -199,6 +200,26 @@ def test_fused_kernels_are_never_ignored(stack: str) -> None:
     ]
 
     assert kept[1].activations < 0.8 * kept[0].activations
+
+
+@needs_liger
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "qwen3-8b", "mistral-7b-v0.3", "gemma-2-9b"])
+@pytest.mark.parametrize("loss", ["fused", "full"])
+def test_closed_form_agrees_in_every_phase(model: str, loss: str) -> None:
+    asked = scenario(model=model, kernels="fused", loss=loss)
+    traced, closed = estimate(asked), closed_form(asked)
+
+    for name, memory in traced.phases.items():
+        assert closed.phases[name].total == pytest.approx(memory.total, rel=0.001), name
+
+
+@needs_liger
+@pytest.mark.parametrize("settings", [{"stack": "plain"}, {"weights_dtype": "fp32"}])
+def test_closed_form_agrees_where_the_head_differs(settings: dict[str, Any]) -> None:
+    # nobody holds logits that were never there; fp32 weights are cast twice
+    asked = scenario(model="llama-3.1-8b", kernels="fused", loss="fused", **settings)
+
+    assert closed_form(asked).phases["loss"].total == pytest.approx(estimate(asked).phases["loss"].total, rel=0.001)
 
 
 @needs_liger
