@@ -10,6 +10,10 @@ from planner.errors import UnsupportedScenario
 
 RATE = 1e-5
 
+DECAY = 0.0
+"""TrainingArguments.weight_decay. transformers 5.23 training_args.py. Decay that is not decoupled (SGD's) would copy
+every gradient."""
+
 _TORCH: Mapping[str, Callable[[list[Any]], Any]] = {
     "adamw_fused": lambda groups: torch.optim.AdamW(groups, lr=RATE, fused=True),
     "adamw_foreach": lambda groups: torch.optim.AdamW(groups, lr=RATE, foreach=True),
@@ -34,7 +38,7 @@ def make_optimizer(name: str, named: Iterable[tuple[str, torch.nn.Parameter]], d
     """The optimizer ``name`` over the trained ones of ``named``; ``decayed`` names those with weight decay."""
     trained = [(key, parameter) for key, parameter in named if parameter.requires_grad]
     groups = [
-        {"params": [parameter for key, parameter in trained if key in decayed], "weight_decay": 0.01},
+        {"params": [parameter for key, parameter in trained if key in decayed], "weight_decay": DECAY},
         {"params": [parameter for key, parameter in trained if key not in decayed], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]

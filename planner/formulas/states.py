@@ -121,7 +121,7 @@ def optimizer_bytes(name: str, tensors: Iterable[Trainable], *, e: int, shards: 
     >>> optimizer_bytes("adamw_foreach", [Trainable(1024, 1024, 10)], e=2)
     OptimizerBytes(states=41943040, managed=0, temporary=20971520)
     """
-    states = managed = largest = 0
+    states = managed = largest = matrix = rest = 0
     groups: dict[int, int] = {}
     for tensor in tensors:
         size = tensor.e or e
@@ -131,6 +131,12 @@ def optimizer_bytes(name: str, tensors: Iterable[Trainable], *, e: int, shards: 
         managed += tensor.copies * paged
         groups[size] = groups.get(size, 0) + tensor.copies * numel * size
         largest = max(largest, numel)
+        if tensor.embedding or tensor.columns == 1:
+            rest += tensor.copies * numel * size
+        else:
+            matrix = max(matrix, numel)
+    if name == "muon":
+        return OptimizerBytes(states, managed, max(_temporary_bytes(name, matrix, 0, e), rest))
     return OptimizerBytes(states, managed, _temporary_bytes(name, largest, max(groups.values(), default=0), e))
 
 
@@ -176,7 +182,8 @@ def _temporary_bytes(name: str, largest: int, total: int, e: int) -> int:
 
     foreach AdamW makes the square roots of all second moments of one dtype at once; the loop makes two tensors of one
     parameter's size; transformers' Adafactor an update and its square, beside fp32 copies of a 16-bit gradient and
-    parameter; Muon orthogonalises one matrix at a time in five 16-bit copies, besides an fp32 update of fp32 gradients.
+    parameter; Muon orthogonalises one matrix at a time in five 16-bit copies, besides an fp32 update of fp32 gradients,
+    and embeddings, head and vectors are left to foreach AdamW, which steps on its own.
     """
     if name == "adamw_foreach":
         return total

@@ -117,6 +117,14 @@ def test_muon_leaves_vectors_and_embeddings_to_adamw() -> None:
     assert states("muon", Trainable(32000, 4096, 1, embedding=True)).states == 2 * 2 * 32000 * 4096
 
 
+def test_muons_step_is_that_of_its_largest_matrix_or_of_adamw_on_the_rest() -> None:
+    # Five 16-bit copies of 1024 x 4096, or the square roots of all second moments of a 32000 x 1024 embedding.
+    matrix, table = Trainable(1024, 4096, 8), Trainable(32000, 1024, 1, embedding=True)
+
+    assert states("muon", matrix).temporary == 10 * 1024 * 4096
+    assert optimizer_bytes("muon", [matrix, table], e=2).temporary == 2 * 32000 * 1024
+
+
 # ---------------------------------------------------------------- temporaries
 
 PAIR = (Trainable(1000, 100, 3), Trainable(200, 100, 5))  # 300,000 + 100,000 elements, the largest 100,000
