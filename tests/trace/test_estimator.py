@@ -90,7 +90,6 @@ def test_the_closed_form_says_the_same(settings: dict[str, Any]) -> None:
     ("settings", "message"),
     [
         ({"method": "full", "sharding": "zero2", "gpus": 2}, "closed-form"),
-        ({"method": "full", "kernels": "fused"}, "closed-form|liger"),
         ({"method": "full", "stack": "hf", "loss": "chunked"}, "closed-form"),
         ({"method": "full", "stack": "hf,transformers=4.48.1"}, "transformers 4.48.1 is asked for and .* is installed"),
     ],
