@@ -5,15 +5,27 @@ from planner.cli.output import check_format, write, write_lines
 from planner.cli.request import build_request
 from planner.errors import EXIT_FITS, EXIT_NOTHING_FITS
 from planner.planning import plan
+from planner.recommend.request import Request
 from planner.result import Plan
 
 
 def main(values: Values) -> int:
     """Plan, print, and say by the exit code whether anything fits."""
     format_name = check_format(values["format"])
-    answer = plan(build_request(values, command="plan"))
+    answer = _answer(build_request(values, command="plan"))
     _write(answer, format_name)
     return EXIT_FITS if answer.fits else EXIT_NOTHING_FITS
+
+
+def _answer(request: Request) -> Plan:
+    """The plan; where it takes seconds, a terminal sees how far it has come."""
+    if request.evidence == "closed-form":
+        return plan(request)
+    from planner.cli.progress import Progress  # noqa: PLC0415  (closed forms need none)
+    from planner.trace.told import telling  # noqa: PLC0415
+
+    with Progress() as progress, telling(progress.bar):
+        return plan(request)
 
 
 def _write(answer: Plan, format_name: str) -> None:

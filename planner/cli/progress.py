@@ -4,6 +4,9 @@ import sys
 from types import TracebackType
 from typing import Self
 
+WIDTH = 20
+"""Characters of a bar."""
+
 
 class Progress:
     """Shows the latest text while it is entered."""
@@ -18,6 +21,11 @@ class Progress:
             self._stream.write(f"\r{text:<{self._shown}}")
             self._stream.flush()
             self._shown = len(text)
+
+    def bar(self, done: float, text: str) -> None:
+        """Show how much of 1 is done, and of what."""
+        full = round(WIDTH * min(max(done, 0.0), 1.0))
+        self(f"{'█' * full}{'·' * (WIDTH - full)} {text}")
 
     def __enter__(self) -> Self:
         return self

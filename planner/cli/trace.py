@@ -15,8 +15,8 @@ from planner.planning import as_installed
 from planner.recommend.candidates import scenario as scenario_of
 from planner.recommend.names import understand
 from planner.render.traced import traced_document, traced_sheets
-from planner.spec import Scenario
 from planner.trace.lengths import read_lengths
+from planner.trace.told import telling
 from planner.tracing import Tracing, trace_scenario
 
 
@@ -31,9 +31,13 @@ def main(values: Values) -> int:
     found = []
     with Progress() as progress:
         for method in ask.methods:
-            progress(f"tracing {method}")
-            scenario = scenario_of(ask, method)
-            found.append(_traced(scenario, lengths, settings, all_layers=values["all_layers"]))
+            progress(f"loading what {method} needs")
+            with telling(lambda done, text, method=method: progress.bar(done, f"{method}: {text}")):  # type: ignore[misc]
+                found.append(
+                    trace_scenario(
+                        scenario_of(ask, method), lengths=lengths, all_layers=values["all_layers"], settings=settings
+                    )
+                )
         progress("drawing")
         _write_pictures(values, found[0], settings)
     show(
@@ -43,10 +47,6 @@ def main(values: Values) -> int:
     )
     fits = any(one.candidate.verdict != "does_not_fit" for one in found)
     return EXIT_FITS if fits else EXIT_NOTHING_FITS
-
-
-def _traced(scenario: Scenario, lengths: tuple[int, ...], settings: Settings, *, all_layers: bool) -> Tracing:
-    return trace_scenario(scenario, lengths=lengths, all_layers=all_layers, settings=settings)
 
 
 def _check_pictures(values: Values, methods: int) -> None:

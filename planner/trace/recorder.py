@@ -97,6 +97,8 @@ class Recorder(DispatchMode):
         self.phase: Phase = "load"
         self.step = 0
         self.layer = OUTSIDE
+        self.tell: Callable[[], None] = lambda: None
+        """Called when another phase or layer is at work."""
         self.sites: list[str] = []
         """Modules whose forward pass is running, the innermost last."""
         self._hidden = hidden
@@ -119,10 +121,12 @@ class Recorder(DispatchMode):
         if phase != "loss":
             self.layer = OUTSIDE
         self.ledger.mark(phase, self.step)
+        self.tell()
 
     def enter_layer(self, number: int) -> None:
         """A decoder layer, or none, is at work from now on."""
         self.layer = number
+        self.tell()
 
     @contextmanager
     def owned(self, owner: str) -> Iterator[None]:

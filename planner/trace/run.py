@@ -20,6 +20,7 @@ from planner.trace.recorder import Recorder, storage_of
 from planner.trace.semantics import Semantics
 from planner.trace.sharded import engine
 from planner.trace.standins import Answers
+from planner.trace.told import tell
 
 STEPS = 2
 """The first allocates the optimizer's states; the second is what every further one looks like."""
@@ -58,6 +59,9 @@ def record(
             answer=Answers(),
             logit_widths=logit_widths(scenario),
         )
+        steps = lengths or (scenario.train.seq_len,) * STEPS
+        depth = len(decoder_layers(job.model))
+        recorder.tell = lambda: tell(recorder.phase, recorder.step, len(steps), recorder.layer, depth)
         seed(recorder, job)
         sharding.seed(recorder)
         with ExitStack() as stack:
@@ -68,7 +72,7 @@ def record(
             stack.enter_context(watch_layers(recorder, job))
             stack.enter_context(watch_gradients(recorder, job))
             stack.enter_context(watch_modules(recorder, job))
-            for number, length in enumerate(lengths or (scenario.train.seq_len,) * STEPS):
+            for number, length in enumerate(steps):
                 recorder.step = number
                 with refusing(adapter, scenario):
                     job.step(recorder.begin, length)
