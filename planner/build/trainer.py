@@ -10,7 +10,7 @@ import torch
 from accelerate.utils import convert_outputs_to_fp32
 from transformers import Trainer
 
-from planner.build.installed import require
+from planner.build.installed import installed_versions, require
 from planner.build.model import DTYPES, first_line
 from planner.errors import UnsupportedScenario
 from planner.spec import Scenario
@@ -62,8 +62,7 @@ def loss_of(model: Any, scenario: Scenario) -> Loss:
     if kind == "fused":  # Liger's head is in the model's forward: planner.build.kernels
         return _trl_loss(model) if stack == "trl" else _plain_loss if stack == "plain" else _trainer_loss
     raise UnsupportedScenario(
-        f"the {kind} loss of stack {stack} is not in the installed libraries: "
-        "use --loss full, --loss fused, or --evidence closed-form"
+        f"the {kind} loss of stack {stack} cannot be traced yet: use --loss full, or --evidence closed-form"
     )
 
 
@@ -107,13 +106,17 @@ class _One(float):
 def _trl_loss(model: Any) -> Loss:
     """``SFTTrainer.compute_loss`` with the fused head that SFTTrainer puts on every model."""
     require("trl")
-    from trl.trainer.sft_trainer import SFTTrainer  # noqa: PLC0415  (slow to import)
-    from trl.trainer.utils import add_fused_lm_head  # noqa: PLC0415
+    from trl.trainer import utils  # noqa: PLC0415  (slow to import)
+    from trl.trainer.sft_trainer import SFTTrainer  # noqa: PLC0415
 
+    if not hasattr(utils, "add_fused_lm_head"):  # it came with trl 1.15
+        raise UnsupportedScenario(
+            f"trl {installed_versions()['trl']} has no fused head: use --loss full, or --evidence closed-form"
+        )
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     if inner.base_model is inner:  # which TRL's head calls for hidden states, and gets logits
         raise UnsupportedScenario(f"TRL's fused head finds no backbone in {type(inner).__name__}: use --stack hf")
-    add_fused_lm_head(inner, outputs=("log_probs", "entropy", "is_top1"))
+    utils.add_fused_lm_head(inner, outputs=("log_probs", "entropy", "is_top1"))
     accelerator = SimpleNamespace(parallelism_config=None, num_processes=1, gather_for_metrics=lambda _value: _One(1))
     stand_in = SimpleNamespace(
         model=model,

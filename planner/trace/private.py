@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 from unittest.mock import patch
 
@@ -60,11 +62,15 @@ def real_tensors() -> Iterator[None]:
 def fake_process_group(ranks: int) -> Iterator[None]:
     """The default process group, in which this process is rank 0 of ``ranks`` and every collective returns at once.
 
-    torch 2.9 to 2.13: ``torch.testing._internal.distributed.fake_pg`` registers the backend and has its store.
+    torch 2.9 to 2.13: ``torch.testing._internal.distributed.fake_pg`` registers the backend and has its store. What
+    collectives do with fake tensors is registered by ``torch.distributed._meta_registrations`` where torch has it, which
+    2.11 to 2.13 load by themselves, and before by ``torch.distributed._tools.fake_collectives``.
     """
     import torch.distributed as dist  # noqa: PLC0415  (only for several ranks)
     from torch.testing._internal.distributed.fake_pg import FakeStore  # noqa: PLC0415
 
+    if find_spec("torch.distributed._meta_registrations") is None:
+        import_module("torch.distributed._tools.fake_collectives")
     if dist.is_initialized():
         raise UnsupportedScenario("several ranks cannot be traced inside a process that is one of several itself")
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
