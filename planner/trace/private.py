@@ -63,8 +63,8 @@ def fake_process_group(ranks: int) -> Iterator[None]:
     """The default process group, in which this process is rank 0 of ``ranks`` and every collective returns at once.
 
     torch 2.9 to 2.13: ``torch.testing._internal.distributed.fake_pg`` registers the backend and has its store. What
-    collectives do with fake tensors is registered by ``torch.distributed._meta_registrations`` where torch has it, which
-    2.11 to 2.13 load by themselves, and before by ``torch.distributed._tools.fake_collectives``.
+    collectives do with fake tensors stands in ``torch.distributed._meta_registrations``, which 2.11 to 2.13 load by
+    themselves, and where torch has no such file in ``torch.distributed._tools.fake_collectives``.
     """
     import torch.distributed as dist  # noqa: PLC0415  (only for several ranks)
     from torch.testing._internal.distributed.fake_pg import FakeStore  # noqa: PLC0415
