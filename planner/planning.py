@@ -26,6 +26,8 @@ def plan(request: Request, *, estimator: Estimator | None = None) -> Plan:
     asked, missing = candidates(question, remember(estimator or estimator_for(request.evidence)))
     shown, recommendation = recommend(asked, question, remember(estimator or closed_form))
     absent = tuple(f"{method} is left out: {why}" for method, why in missing.items())
+    if request.evidence != "closed-form" and (recommendation.changes or recommendation.rent):
+        notes = (*notes, "candidates are traced; changes and other cards are closed-form estimates")
     return Plan(
         model=question.model,
         cluster=question.cluster,

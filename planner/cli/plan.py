@@ -25,6 +25,7 @@ def _answer(request: Request) -> Plan:
     from planner.trace.told import telling  # noqa: PLC0415
 
     with Progress() as progress, telling(progress.bar):
+        progress("loading the libraries")
         return plan(request)
 
 
