@@ -43,6 +43,8 @@ def rotate(r: Recorder, spec: Attention, x: Tensor, name: str) -> Tensor:
     """Rotary embedding: ``x * cos + rotate_half(x) * sin``. Saves the tables only, which all layers share."""
     if spec.rope == "none":
         return x
+    if "rope" in r.recipe.fused and x.root is not x:  # a part of one product: Liger 0.8 ops/rope.py, ``.contiguous()``
+        return r.unary(x, f"rotated {name}", saves="nothing")
     if "rope" in r.recipe.fused:
         return r.view(x, f"rotated {name}")
     if spec.rope_dim is None:

@@ -214,6 +214,14 @@ def test_closed_form_agrees_in_every_phase(model: str, loss: str) -> None:
 
 
 @needs_liger
+def test_closed_form_copies_queries_and_keys_of_one_product() -> None:
+    asked = scenario(model="phi-3.5-mini", kernels="fused", loss="fused", gradient_checkpointing=False)
+    traced, closed = estimate(asked).phases["forward"], closed_form(asked).phases["forward"]
+
+    assert closed.total == pytest.approx(traced.total, rel=0.005)
+
+
+@needs_liger
 @pytest.mark.parametrize("settings", [{"stack": "plain"}, {"weights_dtype": "fp32"}])
 def test_closed_form_agrees_where_the_head_differs(settings: dict[str, Any]) -> None:
     # nobody holds logits that were never there; fp32 weights are cast twice
