@@ -4,14 +4,27 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 from planner.errors import UnsupportedScenario, UsageError
-from planner.spec import Behaviour
+from planner.spec import Behaviour, Scenario
 from planner.stacks import load_stack
 
 LIBRARIES = ("torch", "transformers", "accelerate", "peft", "trl", "bitsandbytes")
 INSTALL = 'pip install "finetune-planner[trace]"'
 
-OLDEST: Mapping[str, tuple[int, ...]] = {"torch": (2, 9), "transformers": (5, 0), "peft": (0, 18)}
-"""What the builder and the recorder were written for; anything older is refused."""
+OLDEST: Mapping[str, tuple[int, ...]] = {
+    "torch": (2, 9),
+    "transformers": (5, 0),
+    "accelerate": (1, 10),
+    "peft": (0, 18),
+    "trl": (1, 0),
+    "bitsandbytes": (0, 48),
+}
+"""What the builder and the recorder have been run with; anything older is refused."""
+
+NEWEST: Mapping[str, tuple[int, ...]] = {"torch": (2, 13), "transformers": (5,)}
+"""The newest of those whose insides a trace touches; anything newer is tried, and named where the trial fails."""
+
+BITSANDBYTES = ("adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion", "lion_8bit")
+"""Optimizers of ours that are its."""
 
 
 def installed_versions() -> dict[str, str]:
@@ -23,6 +36,26 @@ def installed_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def needed(scenario: Scenario) -> tuple[str, ...]:
+    """The libraries that a trace of this scenario runs."""
+    train = scenario.train
+    names = ["torch", "transformers", "accelerate", "peft"]
+    if train.quantized or train.optimizer in BITSANDBYTES:
+        names.append("bitsandbytes")
+    if scenario.stack.name == "trl" and train.loss == "fused":
+        names.append("trl")
+    return tuple(names)
+
+
+def newer_than_known() -> str:
+    """What of the installed libraries is newer than what was tried here, for a message; empty when nothing is."""
+    found = installed_versions()
+    newer = [
+        f"{name} {found[name]}" for name, most in NEWEST.items() if numbers(found.get(name, ""))[: len(most)] > most
+    ]
+    return f"{' and '.join(newer)}, newer than what was tried" if newer else ""
 
 
 def require(*names: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from planner.allocator.depth import NotPeriodic, extend
 from planner.allocator.events import OUTSIDE
-from planner.build.installed import check_versions, require
+from planner.build.installed import check_versions, needed, require
 from planner.build.model import config_of, decoder_layers, empty_model
 from planner.result import Estimate, Parameters
 from planner.spec import Scenario
@@ -32,7 +32,7 @@ def trace(scenario: Scenario, *, lengths: tuple[int, ...] = (), all_layers: bool
 
     ``lengths`` asks for one step of each length instead. ``all_layers`` runs every layer, not a few that stand for all.
     """
-    require("torch", "transformers", "accelerate", "peft")
+    require(*needed(scenario))
     check_versions(scenario.stack)
     adapter = scenario.train.adapter
     depth = _every(scenario) if all_layers or tells_layers_apart(scenario, adapter) else depth_of(scenario)

@@ -2,6 +2,7 @@
 
 from planner.allocator.config import Settings
 from planner.allocator.replay import DEFAULT
+from planner.build.installed import needed, require
 from planner.build.quiet import quiet
 from planner.result import Estimate
 from planner.spec import Scenario
@@ -21,6 +22,7 @@ def trace(
     """``planner.trace.estimator.trace``, once for each scenario and set of installed libraries."""
 
     def make() -> Traced:
+        require(*needed(scenario))
         with quiet():
             from planner.trace.estimator import trace as record  # noqa: PLC0415  (the door to torch)
 

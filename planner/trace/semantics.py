@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from planner.build.installed import BITSANDBYTES
 from planner.build.kernels import wants_liger
 from planner.spec import Gpu, Scenario
 from planner.trace.cpu import hidden_on_cpu, random_states_counted
@@ -54,7 +55,14 @@ def cuda_semantics(scenario: Scenario) -> Semantics:
     def patched() -> AbstractContextManager[None]:
         int8 = train.quantized and train.quant == "int8"
         autocast, liger = train.autocast != "none", wants_liger(scenario)
-        return as_on_cuda(train.attention, card, autocast=autocast, int8=int8, liger=liger)
+        return as_on_cuda(
+            train.attention,
+            card,
+            autocast=autocast,
+            int8=int8,
+            liger=liger,
+            bitsandbytes=train.optimizer in BITSANDBYTES,
+        )
 
     return Semantics(IMPLEMENTATIONS[train.attention], patched, hidden_on(card), Workspaces(card).due, managed_states)
 

@@ -170,7 +170,7 @@ def _flash(card: Card) -> Iterator[None]:
 
 
 LATER = ("_flash_with_kvcache_fn", "_process_with_kvcache_kwargs_fn")
-"""What transformers 5.0 has not, and 5.10 has the first of: keys and values of generation, which training never asks."""
+"""For keys and values of generation, which training never asks: transformers 5.0 has neither, 5.10 the first."""
 
 
 def _installed(utils: Any, modeling_utils: Any) -> list[AbstractContextManager[Any]]:

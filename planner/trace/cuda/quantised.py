@@ -85,6 +85,29 @@ def int8_product_bytes(rows: int, n: int, *, dtype: torch.dtype) -> tuple[int, .
     return (product,) if dtype == torch.float16 else (product, 2 * rows * n)
 
 
+# ---------------------------------------------------------------- optimizers
+
+
+@contextmanager
+def states_anywhere() -> Iterator[None]:
+    """Optimizers of bitsandbytes take states on the CPU, where a trace has all, the paged ones too.
+
+    bitsandbytes 0.48 and 0.49 refuse them (functional.py, is_on_gpu) and ask the driver for pages (optim/optimizer.py,
+    get_state_buffer); 0.50 does neither on the CPU.
+    """
+    from bitsandbytes import functional  # noqa: PLC0415
+    from bitsandbytes.optim import optimizer  # noqa: PLC0415
+
+    def get_state_buffer(_self: Any, p: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.zeros_like(p, dtype=dtype)
+
+    with (
+        patch.object(functional, "is_on_gpu", lambda _tensors: True),
+        patch.object(optimizer.Optimizer8bit, "get_state_buffer", get_state_buffer),
+    ):
+        yield
+
+
 # ---------------------------------------------------------------- 8-bit products
 
 
