@@ -10,6 +10,9 @@ What is answered, and why no other answer would do:
 - counts of equal numbers (``bincount``): as many counts as are asked for, or one for each number.
 - whether two tensors are equal (``equal``): they are, so that what is looked for is found (aLoRA's invocation tokens).
 - distinct numbers (``unique``): one, so that a loop over them (CPT's, over kinds of tokens) runs once.
+
+And one operator whose fake kernel knows less than the real one: grouped products of other dtypes than bfloat16, which
+CUDA runs group by group (torch 2.10 and newer, native/cuda/GroupedBlas.cpp, ``_grouped_mm_fallback``).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,9 +38,20 @@ class Answers:
             return _selected(func, args, kwargs)
         if func in (aten.index_put.default, aten.index_put_.default):
             return _put(func, args, kwargs)
+        if func is aten._grouped_mm.default:
+            return _grouped(func, args, kwargs)
         if func.overloadpacket.__name__ in DOUBTS:
             return _marked(func(*args, **kwargs))
         return NotImplemented
+
+
+def _grouped(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """A grouped product with the layout that it has in bfloat16."""
+    left, right, *others = args
+    if left.dtype == torch.bfloat16:
+        return NotImplemented
+    narrow = func(left.to(torch.bfloat16), right.to(torch.bfloat16), *others, **kwargs)
+    return left.new_empty_strided(narrow.shape, narrow.stride())
 
 
 def _marked(result: torch.Tensor) -> torch.Tensor:
