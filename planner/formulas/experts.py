@@ -135,17 +135,21 @@ def _one_expert(r: Recorder, spec: Experts, x: Tensor, weights: Tensor) -> Tenso
 
 
 def _grouped(r: Recorder, table: Table, x: Tensor, width: int, *, rank_factor: int) -> Tensor:
-    """A grouped product. Saves its rows when the experts are trained or adapted.
+    """A grouped product, in the dtype of the stored experts. Saves its rows when the experts are trained or adapted.
+
+    Autocast does not know the operator: rows are cast to the weight's dtype (transformers 5.23 integrations/moe.py,
+    ``_grouped_mm``), which PEFT's k-bit preparation makes fp32.
 
     PEFT adapts a stacked tensor by adding the low-rank product to a copy of the whole tensor, which the product then
     uses and saves (peft 0.21 tuners/lora/layer.py, ParamWrapper).
     """
     name = f"{table.name} output"
+    x = r.cast(x, r.recipe.expert_bytes, f"{table.name} rows")
     if table.name in r.recipe.stacked:
         merged = _merged_experts(r, table, rank_factor)
         return r.tape.add(Op(table.name, (x, merged), r.tensor(name, width, x.e), saved=(x, merged), reloads=True))
     trained = r.recipe.full
-    gradient = table.params * r.recipe.weight_bytes if trained else 0
+    gradient = table.params * r.recipe.expert_bytes if trained else 0
     return r.tape.add(
         Op(
             table.name,
@@ -161,7 +165,7 @@ def _grouped(r: Recorder, table: Table, x: Tensor, width: int, *, rank_factor: i
 def _merged_experts(r: Recorder, table: Table, rank_factor: int) -> Tensor:
     experts_count, rows, columns = table.shape
     low = experts_count * (rows + columns) * r.recipe.rank * rank_factor
-    e = r.recipe.weight_bytes
+    e = r.recipe.expert_bytes
     size = Size(fixed=table.params * e)
     merged = Tensor(f"{table.name} with adapter", size, f"{experts_count} {rows} {columns}", e, grad=True)
     copies: tuple[Tensor, ...] = ()

@@ -43,6 +43,8 @@ class Recipe(NamedTuple):
     repeats_kv: bool
     """Key and value heads are expanded before the attention kernel."""
     fused_experts: bool
+    expert_bytes: int
+    """Of stacked expert tensors as they are stored, in which their products run."""
 
     def adapts(self, linear: Linear) -> bool:
         """Whether PEFT puts an adapter on this matrix."""

@@ -116,6 +116,19 @@ def test_gpt_oss_names_the_dtype_of_its_softmax() -> None:
     assert sum(item.bytes for item in saved) == 24 * 64 * TOKENS**2 * 2
 
 
+# ---------------------------------------------------------------- experts
+
+
+@pytest.mark.parametrize(("stack", "e"), [("hf", 4), ("trl", 2)])
+def test_stacked_experts_with_adapters_have_the_dtype_of_the_stored_ones(stack: str, e: int) -> None:
+    # Mixtral 8x7B: PEFT's k-bit preparation makes 3-D experts fp32, and the copy with its adapter is fp32 then:
+    # 32 layers * 8 experts * 28672 * 4096 entries; TRL prepares nothing
+    given = scenario("mixtral-8x7b", "qlora", stack, gradient_checkpointing=False)
+    merged = [item for item in itemise(given) if item.name == "mlp.experts.gate_up_proj with adapter"]
+
+    assert [item.bytes for item in merged] == [32 * 8 * 28672 * 4096 * e]
+
+
 # ---------------------------------------------------------------- activation functions
 
 
