@@ -1,9 +1,10 @@
 """The libraries that a job really runs on: present, in versions that we know, and the ones that the user named."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 
-from planner.errors import UnsupportedScenario, UsageError
+from planner.errors import PlannerError, UnsupportedScenario, UsageError
 from planner.spec import Behaviour, Scenario
 from planner.stacks import load_stack
 
@@ -49,13 +50,30 @@ def needed(scenario: Scenario) -> tuple[str, ...]:
     return tuple(names)
 
 
-def newer_than_known() -> str:
-    """What of the installed libraries is newer than what was tried here, for a message; empty when nothing is."""
+def newer_than_tried() -> list[str]:
+    """Name and version of every installed library that is newer than what a trace has been run with."""
     found = installed_versions()
-    newer = [
+    return [
         f"{name} {found[name]}" for name, most in NEWEST.items() if numbers(found.get(name, ""))[: len(most)] > most
     ]
-    return f"{' and '.join(newer)}, newer than what was tried" if newer else ""
+
+
+@contextmanager
+def naming_newer() -> Iterator[None]:
+    """What fails with libraries too new to have been tried is refused by their names; anything else is a bug."""
+    try:
+        yield
+    except PlannerError:
+        raise
+    except Exception as error:
+        newer = newer_than_tried()
+        if not newer:
+            raise
+        words = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
+        raise UnsupportedScenario(
+            f"traces have not been tried with {' and '.join(newer)}, and this one fails: {words} "
+            f"(install torch up to {'.'.join(map(str, NEWEST['torch']))}, or use --evidence closed-form)"
+        ) from error
 
 
 def require(*names: str) -> dict[str, str]:

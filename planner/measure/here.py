@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from types import MappingProxyType
 
-from planner.build.installed import check_versions, require
+from planner.build.installed import check_versions, needed, require
 from planner.errors import UnsupportedScenario, UsageError, show
 from planner.measure.task import Device
 from planner.spec import Gpu, Scenario
@@ -14,7 +14,7 @@ from planner.spec import Gpu, Scenario
 DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 """One of these is there wherever CUDA or ROCm can be: without any, nobody has to ask."""
 
-LIBRARIES = ("torch", "transformers", "accelerate", "peft", "bitsandbytes")
+LIBRARIES = ("torch", "transformers", "accelerate", "peft")
 """What every job is built with."""
 
 PROCESSORS = Path("/proc/cpuinfo")
@@ -76,6 +76,6 @@ def check_measurable(scenario: Scenario, layers: int | None) -> None:
 
 def check_libraries(scenario: Scenario, *, exact: bool) -> None:
     """Raise ``PlannerError`` when a library is missing, or (``exact``) is another version than the scenario's."""
-    require(*LIBRARIES, *(("trl",) if scenario.stack.name == "trl" else ()))
+    require(*needed(scenario))
     if exact:
         check_versions(scenario.stack)

@@ -2,7 +2,7 @@
 
 from planner.allocator.config import Settings
 from planner.allocator.replay import DEFAULT
-from planner.build.installed import needed, require
+from planner.build.installed import naming_newer, needed, require
 from planner.build.quiet import quiet
 from planner.result import Estimate
 from planner.spec import Scenario
@@ -23,10 +23,11 @@ def trace(
 
     def make() -> Traced:
         require(*needed(scenario))
-        with quiet():
-            from planner.trace.estimator import trace as record  # noqa: PLC0415  (the door to torch)
+        with naming_newer():
+            with quiet():
+                from planner.trace.estimator import trace as record  # noqa: PLC0415  (the door to torch)
 
-        return record(scenario, lengths=lengths, all_layers=all_layers)
+            return record(scenario, lengths=lengths, all_layers=all_layers)
 
     key = trace_key(scenario, lengths=lengths, all_layers=all_layers)
     return (cache or default_cache()).cached(key, TRACED, make)
