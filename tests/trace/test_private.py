@@ -57,7 +57,9 @@ def private_names(source: str) -> list[str]:
     found += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     for node in nodes:
         if isinstance(node, ast.Attribute):
-            found.append(f"torch.nn.Module.{node.attr}" if node.attr in OF_MODULES else dotted(node, bound))
+            own = isinstance(node.value, ast.Name) and node.value.id == "self"
+            of_module = node.attr in OF_MODULES and not own
+            found.append(f"torch.nn.Module.{node.attr}" if of_module else dotted(node, bound))
         elif isinstance(node, ast.Call) and isinstance(second(node), str):
             found.append(f"{dotted(node.args[0], bound)}.{second(node)}")
     return sorted({name for name in found if is_private(name)})
@@ -102,6 +104,7 @@ def test_a_private_name_is_found(source: str) -> None:
         "import torch\ntorch.Tensor.__deepcopy__",
         "from transformers.utils import _hidden",
         "def f(pair): return pair._replace(a=1)",
+        "def f(self): return self._apply(1)",
     ],
 )
 def test_nothing_else_is_found(source: str) -> None:
