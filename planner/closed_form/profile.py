@@ -188,7 +188,7 @@ def recipe_of(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Recipe:
         several=key.several,
         repeats_kv=stack.repeats_kv if key.attention == "sdpa" else model.model_type in stack.flash_repeats_kv,
         fused_experts=stack.fused_experts,
-        expert_bytes=2 if key.mixed_shards else storage.outer_bytes,
+        stored_bytes=2 if key.mixed_shards else storage.outer_bytes,
     )
     widest = max(block_tape(block, model.hidden_size, recipe).result.e for block in model.blocks)
     return recipe._replace(stream_bytes=max(recipe.stream_bytes, widest))

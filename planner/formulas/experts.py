@@ -144,12 +144,12 @@ def _grouped(r: Recorder, table: Table, x: Tensor, width: int, *, rank_factor: i
     uses and saves (peft 0.21 tuners/lora/layer.py, ParamWrapper).
     """
     name = f"{table.name} output"
-    x = r.cast(x, r.recipe.expert_bytes, f"{table.name} rows")
+    x = r.cast(x, r.recipe.stored_bytes, f"{table.name} rows")
     if table.name in r.recipe.stacked:
         merged = _merged_experts(r, table, rank_factor)
         return r.tape.add(Op(table.name, (x, merged), r.tensor(name, width, x.e), saved=(x, merged), reloads=True))
     trained = r.recipe.full
-    gradient = table.params * r.recipe.expert_bytes if trained else 0
+    gradient = table.params * r.recipe.stored_bytes if trained else 0
     return r.tape.add(
         Op(
             table.name,
@@ -165,7 +165,7 @@ def _grouped(r: Recorder, table: Table, x: Tensor, width: int, *, rank_factor: i
 def _merged_experts(r: Recorder, table: Table, rank_factor: int) -> Tensor:
     experts_count, rows, columns = table.shape
     low = experts_count * (rows + columns) * r.recipe.rank * rank_factor
-    e = r.recipe.expert_bytes
+    e = r.recipe.stored_bytes
     size = Size(fixed=table.params * e)
     merged = Tensor(f"{table.name} with adapter", size, f"{experts_count} {rows} {columns}", e, grad=True)
     copies: tuple[Tensor, ...] = ()

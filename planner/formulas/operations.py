@@ -43,8 +43,13 @@ class Recipe(NamedTuple):
     repeats_kv: bool
     """Key and value heads are expanded before the attention kernel."""
     fused_experts: bool
-    expert_bytes: int
-    """Of stacked expert tensors as they are stored, in which their products run."""
+    stored_bytes: int
+    """Of matrices and stacked experts that are not quantised, where others are: PEFT's preparation makes them fp32."""
+
+    @property
+    def matrix_bytes(self) -> int:
+        """Of a matrix that is not quantised."""
+        return self.stored_bytes if self.quant else self.weight_bytes
 
     def adapts(self, linear: Linear) -> bool:
         """Whether PEFT puts an adapter on this matrix."""
@@ -151,12 +156,12 @@ class Recorder:
         return self._matmul(x, linear, trained=self.recipe.full)
 
     def _matmul_bytes(self, x: Tensor) -> int:
-        return self.recipe.compute_bytes if self.recipe.autocast else max(x.e, self.recipe.weight_bytes)
+        return self.recipe.compute_bytes if self.recipe.autocast else max(x.e, self.recipe.matrix_bytes)
 
     def _matmul(self, x: Tensor, linear: Linear, *, trained: bool) -> Tensor:
         """Saves its input when the weight is trained, and the cast copy of a weight that autocast had to make."""
         out = self.tensor(f"{linear.name} output", linear.d_out, x.e, grad=x.grad or trained)
-        weight_bytes = self.recipe.weight_bytes
+        weight_bytes = self.recipe.matrix_bytes
         copy: tuple[Tensor, ...] = ()
         scratch = ZERO
         if x.e < weight_bytes:

@@ -116,6 +116,16 @@ def test_gpt_oss_names_the_dtype_of_its_softmax() -> None:
     assert sum(item.bytes for item in saved) == 24 * 64 * TOKENS**2 * 2
 
 
+def test_matrices_that_bitsandbytes_passes_over_are_cast_where_preparation_made_them_fp32() -> None:
+    # Falcon-7B: its own subclass of nn.Linear stays unquantised. After PEFT's preparation every product saves a 16-bit
+    # copy of the weight: 4544 * (4672 + 4544 + 18176 + 18176) entries in 32 layers
+    given = scenario("falcon-7b", "qlora", "hf", gradient_checkpointing=False)
+    copies = [item for item in itemise(given) if item.group == "layers" and item.name.endswith("weight as 16-bit")]
+    base = [item.bytes for item in copies if "lora" not in item.name]
+
+    assert sum(base) == 32 * 4544 * (4672 + 4544 + 2 * 18176) * 2
+
+
 # ---------------------------------------------------------------- experts
 
 
