@@ -4,7 +4,9 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import gettempdir
 
 TALKERS = (
     "transformers",
@@ -18,6 +20,26 @@ TALKERS = (
     "kernels",
     "datasets",
 )
+
+
+@contextmanager
+def tidy() -> Iterator[None]:
+    """No empty folder for compiled kernels is left among the temporary files: nothing here compiles any.
+
+    ``import torch._dynamo``, which PEFT and transformers' masks do, makes ``torchinductor_USER`` there.
+    """
+    place = Path(gettempdir())
+    before = {*place.glob(KERNELS)}
+    try:
+        yield
+    finally:
+        for folder in {*place.glob(KERNELS)} - before:
+            with suppress(OSError):  # somebody uses it after all
+                folder.rmdir()
+
+
+KERNELS = "torchinductor_*"
+"""torch 2.9 to 2.13 _inductor/runtime/cache_dir_utils.py, default_cache_dir."""
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def _start(folder: Path, log: Any) -> "subprocess.Popen[bytes]":
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=log,
-        env={**os.environ, **QUIET},
+        env={**os.environ, **QUIET, "TORCHINDUCTOR_CACHE_DIR": str(folder)},  # which torch makes on import
         start_new_session=True,
     )
 

@@ -3,7 +3,7 @@
 from planner.allocator.config import Settings
 from planner.allocator.replay import DEFAULT
 from planner.build.installed import naming_newer, needed, require
-from planner.build.quiet import quiet
+from planner.build.quiet import quiet, tidy
 from planner.result import Estimate
 from planner.spec import Scenario
 from planner.trace.cache import Cache, default_cache
@@ -23,7 +23,7 @@ def trace(
 
     def make() -> Traced:
         require(*needed(scenario))
-        with naming_newer():
+        with naming_newer(), tidy():
             with quiet():
                 from planner.trace.estimator import trace as record  # noqa: PLC0415  (the door to torch)
 
