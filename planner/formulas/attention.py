@@ -195,6 +195,8 @@ def _softmax(r: Recorder, spec: Attention, scores: Tensor) -> Tensor:
     """
     native = spec.eager_softmax == "native" and not r.recipe.autocast
     e = scores.e if native or spec.eager_softmax == "scores" else 4
+    if spec.tables:  # sinks, which are concatenated to the scores and may be wider
+        e = max(e, r.recipe.stored_bytes)
     wide = _scores("probabilities", spec.num_attention_heads, e)
     copied = wide.size if scores.e < e else ZERO
     return r.tape.add(Op("softmax", (scores,), wide, saved=(wide,), scratch_forward=copied, scratch_backward=wide.size))

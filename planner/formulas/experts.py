@@ -69,9 +69,9 @@ def _all_experts(r: Recorder, spec: Experts, x: Tensor, weights: Tensor) -> Tens
     repeated = r.tape.add(Op("repeat", (x,), r.tensor("input of all experts", n * h, x.e)))
     scores = r.tape.add(Op("scatter", (weights,), r.tensor("scores of all experts", n, x.e)))
     rows = r.mul(repeated, scores, "scaled input of all experts")
-    first = _grouped(r, matrices[0], rows, n * f * 2, rank_factor=2)
+    first = _batched(r, matrices[0], rows, n * f * 2, rank_factor=2)
     hidden = gated(r, spec.activation, r.part(first, "expert gate", n * f), r.part(first, "expert up", n * f))
-    out = _grouped(r, matrices[1], hidden, n * h, rank_factor=1)
+    out = _batched(r, matrices[1], hidden, n * h, rank_factor=1)
     return r.tape.add(Op("sum over experts", (out,), r.tensor("experts output", h, out.e)))
 
 
@@ -158,6 +158,33 @@ def _grouped(r: Recorder, table: Table, x: Tensor, width: int, *, rank_factor: i
             saved=(x,) if trained else (),
             reloads=True,
             weight_grad=gradient,
+        )
+    )
+
+
+def _batched(r: Recorder, table: Table, x: Tensor, width: int, *, rank_factor: int) -> Tensor:
+    """``torch.bmm``, which autocast knows: in 16 bit, on a copy of wider weights, which it saves.
+
+    Source: torch 2.13 ``autocast_mode.h``, lower precision list; transformers 5.23 modeling_llama4.py,
+    ``Llama4TextExperts``.
+    """
+    name, e = f"{table.name} output", r.recipe.compute_bytes if r.recipe.autocast else r.recipe.stored_bytes
+    x = r.cast(x, e, f"{table.name} rows")
+    trained, adapted = r.recipe.full, table.name in r.recipe.stacked
+    if adapted:
+        weight: tuple[Tensor, ...] = (r.cast(_merged_experts(r, table, rank_factor), e, f"{table.name} as 16-bit"),)
+    elif r.recipe.stored_bytes > e:
+        weight = (r.constant(f"{table.name} as 16-bit", Size(fixed=table.params * e), f"{table.shape}", e),)
+    else:
+        weight = ()
+    return r.tape.add(
+        Op(
+            table.name,
+            (x, *weight) if adapted else (x,),
+            r.tensor(name, width, e),
+            saved=(*weight, *((x,) if trained or adapted else ())),
+            reloads=True,
+            weight_grad=table.params * r.recipe.stored_bytes if trained else 0,
         )
     )
 

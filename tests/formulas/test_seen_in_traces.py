@@ -139,6 +139,18 @@ def test_stacked_experts_with_adapters_have_the_dtype_of_the_stored_ones(stack: 
     assert [item.bytes for item in merged] == [32 * 8 * 28672 * 4096 * e]
 
 
+def test_batched_products_of_fp32_experts_save_16_bit_copies_of_them() -> None:
+    # Llama 4 Scout after PEFT's preparation: 48 layers * 16 experts * 5120 * (2 + 1) * 8192 entries; TRL: no copies
+    targets = {"lora_targets": ("q_proj", "k_proj", "v_proj", "o_proj"), "gradient_checkpointing": False}
+    names = ("feed_forward.experts.gate_up_proj as 16-bit", "feed_forward.experts.down_proj as 16-bit")
+    copies = {
+        stack: sum(item.bytes for item in itemise(scenario("llama-4-scout", "qlora", stack, **targets)) if item.name in names)
+        for stack in ("hf", "trl")
+    }  # fmt: skip
+
+    assert copies == {"hf": 48 * 16 * 5120 * 3 * 8192 * 2, "trl": 0}
+
+
 # ---------------------------------------------------------------- activation functions
 
 
