@@ -54,8 +54,8 @@ def put_adapters(model: Any, scenario: Scenario, place: Place, adapter: Mapping[
     try:
         with place.inside(), nullcontext() if place.real else stand_ins(config):
             model = get_peft_model(model, config, autocast_adapter_dtype=train.adapter_dtype == "fp32")
-            if train.quantized:
-                _cast_adapters(model, train)
+            if train.quantized and train.adapter_dtype != "fp32":
+                _cast_adapters(model, DTYPES[train.adapter_dtype], whole=scenario.stack.name == "trl")
             if not place.real:
                 finish(model, config)
     except PlannerError:
@@ -70,11 +70,15 @@ def put_adapters(model: Any, scenario: Scenario, place: Place, adapter: Mapping[
     return model.train()
 
 
-def _cast_adapters(model: Any, train: TrainSpec) -> None:
-    """TRL casts what is trained on a quantised base. trl 1.16 trainer/sft_trainer.py, SFTTrainer.__init__."""
+def _cast_adapters(model: Any, dtype: torch.dtype, *, whole: bool) -> None:
+    """Adapters on a quantised base, which PEFT leaves in fp32, in ``dtype``; ``whole``: saved modules with them.
+
+    TRL casts both. trl 1.16 trainer/sft_trainer.py, SFTTrainer.__init__.
+    """
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and parameter.is_floating_point() and "lora_magnitude_vector" not in name:
-            parameter.data = parameter.data.to(DTYPES[train.adapter_dtype])
+        meant = (whole or "modules_to_save" not in name) and "lora_magnitude_vector" not in name
+        if meant and parameter.requires_grad and parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
 
 
 def _lora(train: TrainSpec) -> LoraConfig:

@@ -41,17 +41,18 @@ def enable_checkpoints(model: Any, scenario: Scenario) -> None:
 
 
 def wrap_autocast(model: Any, scenario: Scenario, device: str) -> None:
-    """Forward under autocast with fp32 outputs, as accelerate 1.15 accelerator.py, prepare_model wraps it."""
+    """Forward under autocast with fp32 outputs, as accelerate 1.15 accelerator.py, prepare_model wraps it.
+
+    A bare loop has autocast alone: its outputs stay 16-bit.
+    """
     name = scenario.train.autocast
     if name == "none":
         return
-    forward = model.forward.__func__ if hasattr(model.forward, "__func__") else model.forward
-    wrapped = torch.autocast(device_type=device, dtype=DTYPES[name])(forward)
-    if hasattr(model.forward, "__func__"):
-        model.forward = MethodType(wrapped, model)
-        model.forward = MethodType(convert_outputs_to_fp32(model.forward.__func__), model)
-    else:
-        model.forward = convert_outputs_to_fp32(wrapped)
+    bound = hasattr(model.forward, "__func__")
+    wrapped = torch.autocast(device_type=device, dtype=DTYPES[name])(model.forward.__func__ if bound else model.forward)
+    if scenario.stack.name != "plain":
+        wrapped = convert_outputs_to_fp32(wrapped)
+    model.forward = MethodType(wrapped, model) if bound else wrapped
 
 
 def loss_of(model: Any, scenario: Scenario) -> Loss:

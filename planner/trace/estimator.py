@@ -59,13 +59,19 @@ def _every(scenario: Scenario) -> Depth:
 BY_LAYER = ("layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "layer_replication")
 """Fields of an ``adapter_config.json`` that may treat one layer unlike another. peft 0.21 tuners/lora/config.py."""
 
+NAMING = ("target_modules", "exclude_modules", "modules_to_save", "target_parameters")
+"""Fields that name modules or parameters, and may do so layer by layer. Same file."""
+
+NUMBERED = re.compile(r"\d|\\d|\[")
+"""A number in a path, or a class of characters in a regular expression, which may stand for some numbers only."""
+
 
 def tells_layers_apart(scenario: Scenario, adapter: Fields | None) -> bool:
     """Whether an adapter may differ between layers that are otherwise alike."""
-    fields = adapter or {}
-    targets = fields.get("target_modules", scenario.train.lora_targets)
-    names = targets if isinstance(targets, list | tuple) else [targets]
-    numbered = any("." in str(name) and re.search(r"\d", str(name)) for name in names)
+    train, fields = scenario.train, adapter or {}
+    named = [fields.get(name) for name in NAMING] if fields else [train.lora_targets, train.modules_to_save]
+    texts = [str(text) for names in named for text in (names if isinstance(names, list | tuple) else [names])]
+    numbered = any("." in text and NUMBERED.search(text) for text in texts)
     return numbered or fields.get("peft_type") == "ADAPTION_PROMPT" or any(fields.get(name) for name in BY_LAYER)
 
 

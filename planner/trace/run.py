@@ -116,7 +116,7 @@ def logit_widths(scenario: Scenario) -> frozenset[int]:
         from trl.trainer import utils  # noqa: PLC0415  (present where this loss is)
 
         tile = utils._CHUNKED_LOGPROB_CHUNK_SIZE
-        widths |= {min(tile, vocabulary), vocabulary % tile or tile}
+        widths |= {tile, vocabulary % tile or tile}
     return frozenset(widths)
 
 

@@ -14,7 +14,7 @@ import planner
 from planner.allocator.events import OUTSIDE, Block, Instant, Mark, Trace, peaks
 from planner.closed_form import estimate as closed_form
 from planner.result import OWNERS, PHASES, Memory
-from planner.trace.estimator import trace
+from planner.trace.estimator import tells_layers_apart, trace
 from planner.trace.judgement import judge, telling_step
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]
@@ -134,3 +134,56 @@ def test_published_runs_of_peft(settings: dict[str, Any], published: int, reserv
 
     assert peak.reserved_bytes == pytest.approx(published, rel=reserved)
     assert peak.allocated_bytes == pytest.approx(published, rel=allocated)
+
+
+APART: list[tuple[dict[str, Any], dict[str, object], bool]] = [
+    ({}, {}, False),
+    ({"lora_targets": "q_proj,mlp.down_proj"}, {}, False),
+    ({"lora_targets": "layers.3.mlp.down_proj"}, {}, True),
+    ({"modules_to_save": "lm_head"}, {}, False),
+    ({"modules_to_save": "layers.3.mlp"}, {}, True),
+    ({}, {"target_modules": ["q_proj"], "modules_to_save": ["layers.29.mlp"]}, True),
+    ({}, {"target_modules": ["q_proj"], "exclude_modules": ["model.layers.0.self_attn.q_proj"]}, True),
+    ({}, {"target_modules": r".*\.layers\.\d\.self_attn\.q_proj"}, True),
+    ({}, {"target_modules": r".*\.layers\.[^0]\.self_attn\.q_proj"}, True),
+    ({}, {"target_modules": r".*\.self_attn\.(q|v)_proj"}, False),
+    ({}, {"target_parameters": ["layers.1.mlp.experts.gate_up_proj"]}, True),
+    ({}, {"target_modules": ["q_proj"], "layers_to_transform": [0]}, True),
+]
+
+
+@pytest.mark.parametrize(("settings", "fields", "apart"), APART)
+def test_what_names_single_layers_is_not_extended_from_a_few(
+    settings: dict[str, Any], fields: dict[str, object], apart: bool
+) -> None:
+    scenario = planner.scenario(method="lora", **SMALL, **settings)
+
+    assert bool(tells_layers_apart(scenario, fields)) == apart
+
+
+def test_a_module_saved_in_one_layer_counts_once() -> None:
+    scenario = planner.scenario(method="lora", **SMALL, modules_to_save="layers.3.mlp")
+    alone = planner.scenario(method="lora", **SMALL)
+    adapters = 16 * 3 * (576 + 1536)
+
+    added = trace(scenario).parameters.trainable - trace(alone).parameters.trainable
+
+    assert added == 3 * 576 * 1536 - adapters
+
+
+def test_a_bare_loop_holds_the_logits_that_autocast_made() -> None:
+    scenario = planner.scenario(method="lora", stack="plain", autocast="bf16", **SMALL)
+
+    assert judge(scenario, trace(scenario)).estimate.phases["forward"].logits == 2 * 128 * 49152
+
+
+@pytest.mark.parametrize(("stack", "dtype", "saved", "lora"), [("plain", "fp32", 2, 4), ("hf", "bf16", 4, 2)])
+def test_a_saved_module_beside_4_bits_keeps_the_dtype_of_its_base(
+    stack: str, dtype: str, saved: int, lora: int
+) -> None:
+    options = {**SMALL, "stack": stack, "adapter_dtype": dtype, "modules_to_save": "embed_tokens"}
+    found = trace(planner.scenario(method="qlora", **options))
+    whole = 49152 * 576
+
+    expected = saved * whole + lora * (found.parameters.trainable - whole)
+    assert peaks(found.trace)[0].memory.adapters == expected
