@@ -2,7 +2,7 @@
 
 from planner.cli.options import Values
 from planner.cli.output import check_format, write, write_lines
-from planner.cli.request import build_request
+from planner.cli.request import build_request, refuse_traced
 from planner.cli.show import show
 from planner.errors import EXIT_FITS, UnknownName, UsageError
 from planner.recommend.rules import RULES, Rule, documentation, find
@@ -38,7 +38,8 @@ def _memory(values: Values, format_name: str) -> None:
     from planner.recommend.candidates import candidates  # noqa: PLC0415
     from planner.recommend.names import understand  # noqa: PLC0415
 
-    ask, _ = understand(build_request(values, command="plan explain memory"))
+    command = "plan explain memory"
+    ask, _ = understand(refuse_traced(build_request(values, command=command), command=command))
     able, missing = candidates(ask, estimate)
     left_out = tuple(f"{method} is left out: {why}" for method, why in missing.items())
     found = [(one, *itemised(one.scenario)) for one in able]

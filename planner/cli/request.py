@@ -28,6 +28,13 @@ def build_request(values: Values, *, command: str) -> Request:
     )
 
 
+def refuse_traced(request: Request, *, command: str) -> Request:
+    """The request, where it asks for closed forms, which are all that ``command`` knows; else raise ``UsageError``."""
+    if request.evidence != "closed-form":
+        raise UsageError(f"{command} rests on closed forms: leave out --evidence {request.evidence}, or run plan trace")
+    return request
+
+
 def check_evidence(text: str | None) -> Evidence:
     """The kind of evidence that is asked for."""
     if text is None:

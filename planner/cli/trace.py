@@ -1,6 +1,7 @@
 """``plan trace --model M --gpu G``: the real step on fake tensors, without a device and without weights."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from planner.allocator.config import Settings, parse
@@ -23,6 +24,8 @@ from planner.tracing import Tracing, trace_scenario
 def main(values: Values) -> int:
     """Trace every method in question, and write the pictures that are asked for."""
     format_name = check_format(values["format"])
+    if values["evidence"] not in (None, "traced"):
+        raise UsageError(f"plan trace traces: leave out --evidence {shown(values['evidence'])}, or run plan")
     request = build_request({**values, "evidence": "traced"}, command="plan trace")
     ask, notes = understand(as_installed(request))
     lengths = read_lengths(values["lengths"]) if values["lengths"] else ()
@@ -54,12 +57,21 @@ def _check_pictures(values: Values, methods: int) -> None:
     for name in ("snapshot", "timeline"):
         if values[name] and methods > 1:
             raise UsageError(f"--{name} draws one method: name one --method")
-        if values[name] and not Path(values[name]).expanduser().absolute().parent.is_dir():
+        if values[name] is not None and not _has_folder(values[name]):
             raise UsageError(f"--{name} {shown(values[name])}: no such folder")
     if values["timeline"]:
         from planner.render.timeline import check_picture  # noqa: PLC0415  (only for pictures)
 
         check_picture(Path(values["timeline"]))
+
+
+def _has_folder(text: str) -> bool:
+    """Whether a file could stand there: a path without a name, home or folder is none."""
+    try:
+        path = Path(text).expanduser().absolute()
+        return bool(text.strip()) and path.parent.is_dir()
+    except (OSError, RuntimeError):
+        return False
 
 
 def _write_pictures(values: Values, found: Tracing, settings: Settings) -> None:
@@ -89,5 +101,7 @@ def _save(path: Path, content: bytes) -> None:
         unfinished.write_bytes(content)
         unfinished.replace(path)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         raise BrokenInput(f"cannot write {shown(str(path))}: {error.strerror or error}") from None
+    finally:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)

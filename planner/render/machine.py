@@ -68,7 +68,7 @@ def _shared(candidates: Sequence[Candidate], name: str) -> Setting:
 
 def _request(plan: Plan) -> dict[str, Setting]:
     cluster, first = plan.cluster, plan.candidates[0]
-    stack, given = first.scenario.stack, first.scenario.origins
+    stack, given, evidence = first.scenario.stack, first.scenario.origins, first.estimate.evidence
     amounts = {"gpus": (cluster.gpus, 1), "nodes": (cluster.nodes, 1), "headroom_bytes": (cluster.headroom_bytes, 0)}
     return {
         "model": _setting(plan.model.name, "user"),
@@ -80,7 +80,7 @@ def _request(plan: Plan) -> dict[str, Setting]:
         "method": _setting(plan.named or METHODS, "user" if plan.named else "default"),
         "stack": _setting(stack.name, given.get("stack", "default" if stack.name == DEFAULT_STACK else "user")),
         "versions": _setting(dict(stack.versions), "stack"),
-        "evidence": _setting(first.estimate.evidence, given.get("evidence", "default")),
+        "evidence": _setting(evidence, "default" if evidence == "closed-form" else "user"),
     }
 
 

@@ -54,9 +54,10 @@ def timeline(
         unfinished.write_bytes(content)
         unfinished.replace(out)
     except OSError as error:
-        with suppress(OSError):
-            unfinished.unlink()
         raise UsageError(f"cannot write {printable(str(out))[:200]}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
 
 
 def _rendered(picture: Picture, suffix: str) -> bytes:

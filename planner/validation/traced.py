@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from planner.allocator.events import peaks
 from planner.allocator.replay import replay
-from planner.errors import BrokenInput, PlannerError, UsageError
+from planner.errors import BrokenInput, PlannerError, UsageError, show
 from planner.result import PHASES, Memory, Phase
 from planner.spec import Scenario
 from planner.validation.grid import GridCase
@@ -103,7 +103,7 @@ def _begun(path: Path | None) -> TracedFile:
     from planner.build.installed import require  # noqa: PLC0415  (only where something is traced)
 
     versions = require("torch", "transformers", "accelerate", "peft", "trl", "bitsandbytes")
-    if path is not None and path.exists():
+    if path is not None and _stands(path):
         found = _checked(path, read_traced(path), versions)
         _cut_unfinished(path)
         return found
@@ -111,6 +111,14 @@ def _begun(path: Path | None) -> TracedFile:
     if path is not None:
         _write(path, "w", json.dumps({"versions": versions, "date": fresh.date}))
     return fresh
+
+
+def _stands(path: Path) -> bool:
+    """Whether there is such a file; a name that cannot be one is refused."""
+    try:
+        return path.exists()
+    except OSError as error:
+        raise UsageError(f"--out {show(str(path))}: {error.strerror or 'no such file'}") from None
 
 
 def _checked(path: Path, found: TracedFile, versions: Mapping[str, str]) -> TracedFile:

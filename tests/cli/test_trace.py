@@ -94,6 +94,11 @@ def test_a_snapshot_opens(run: Run, model: str, tmp_path: Path) -> None:
         (("--method", "lora", "--alloc-conf", "expandable"), "is not a key:value pair"),
         (("--method", "lora", "--stack", "hf,transformers=4.48.1"), "is installed: a trace runs what is installed"),
         (("--method", "full", "--peft-config", "absent.json"), "no such file"),
+        (("--method", "lora", "--evidence", "closed-form"), "plan trace traces"),
+        (("--method", "lora", "--snapshot", "~nobody-of-this-name/x.pickle"), "no such folder"),
+        (("--method", "lora", "--timeline", "~nobody-of-this-name/x.html"), "no such folder"),
+        (("--method", "lora", "--snapshot", "x" * 300 + "/x.pickle"), "no such folder"),
+        (("--method", "lora", "--snapshot", ""), "no such folder"),
     ],
 )
 def test_what_has_no_meaning_is_one_line(run: Run, model: str, arguments: tuple[str, ...], message: str) -> None:
@@ -124,7 +129,15 @@ def test_a_plan_on_traced_evidence(run: Run, model: str) -> None:
 
     assert answer.code == 0
     assert found["candidates"][0]["evidence"] == "traced"
-    assert found["scenario"]["evidence"]["value"] == "traced"
+    assert found["scenario"]["evidence"] == {"value": "traced", "from": "user"}
+
+
+@pytest.mark.parametrize("command", [("compare",), ("explain", "memory")])
+def test_commands_of_closed_forms_refuse_other_evidence(run: Run, command: tuple[str, ...]) -> None:
+    answer = run(*command, "--model", "8b", "--gpu", "4090", "--evidence", "traced")
+
+    assert (answer.code, answer.out, answer.err.count("\n")) == (2, "", 1)
+    assert "rests on closed forms" in answer.err
 
 
 def test_an_adapter_from_a_file(run: Run, model: str, tmp_path: Path) -> None:
