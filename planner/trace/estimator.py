@@ -10,6 +10,7 @@ from planner.allocator.depth import NotPeriodic, extend
 from planner.allocator.events import OUTSIDE
 from planner.build.installed import check_versions, needed, require
 from planner.build.model import config_of, decoder_layers, empty_model
+from planner.build.quiet import quiet
 from planner.result import Estimate, Parameters
 from planner.spec import Scenario
 from planner.trace.judgement import Finding, Traced, highest_by_phase, judge, resolution, telling_step
@@ -46,8 +47,8 @@ def trace(scenario: Scenario, *, lengths: tuple[int, ...] = (), all_layers: bool
 
 def depth_of(scenario: Scenario) -> Depth:
     """Which layers are alike, from the real model's modules; no memory is taken."""
-    config = config_of(scenario.model)
-    model = empty_model(config, dtype=scenario.train.weights_dtype, attention="eager")
+    with quiet():
+        model = empty_model(config_of(scenario.model), dtype=scenario.train.weights_dtype, attention="eager")
     return find_depth([signature(layer) for layer in decoder_layers(model)])
 
 

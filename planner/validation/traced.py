@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from planner.allocator.events import peaks
 from planner.allocator.replay import replay
+from planner.build.quiet import quiet
 from planner.errors import BrokenInput, PlannerError, UsageError, show
 from planner.result import PHASES, Memory, Phase
 from planner.spec import Scenario
@@ -85,7 +86,8 @@ def traced_phases(scenario: Scenario) -> Mapping[Phase, Memory]:
 
     The smallest card on which the step runs is not looked for.
     """
-    from planner.trace.estimator import highest_by_phase, telling_step, trace  # noqa: PLC0415  (loads torch)
+    with quiet():
+        from planner.trace.estimator import highest_by_phase, telling_step, trace  # noqa: PLC0415  (loads torch)
 
     recorded = trace(scenario).trace
     instants = peaks(recorded, replay(recorded).handed_out)
