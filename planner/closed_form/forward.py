@@ -1,6 +1,7 @@
 """Phase ``forward``: from the embedding to the last layer's output."""
 
 from planner.closed_form.profile import Turn
+from planner.closed_form.shards import COMPUTE_BYTES
 from planner.closed_form.step import Step
 from planner.formulas.tape import Instant
 from planner.result import Memory
@@ -37,5 +38,14 @@ def between_layers(step: Step, kept: Instant, *, layer_inputs: int, again: bool 
 
 
 def standing_gradients(step: Step) -> int:
-    """Gradients that exist before backward begins: those of earlier micro-steps."""
-    return step.shards.gradients if step.scenario.train.grad_accumulation > 1 else 0
+    """Gradients that exist before backward begins: those of earlier micro-steps.
+
+    Trainers reduce them once a step, so under FSDP every rank holds them whole until then, as wide as it computes:
+    accelerate 1.15 accelerator.py, no_sync. A bare loop reduces each time.
+    """
+    train, inventory = step.scenario.train, step.profile.inventory
+    if train.grad_accumulation == 1:
+        return 0
+    if train.sharding != "fsdp" or step.scenario.stack.name == "plain":
+        return step.shards.gradients
+    return inventory.gradients if train.autocast == "none" else COMPUTE_BYTES * inventory.trainable

@@ -161,3 +161,16 @@ def test_xielu_keeps_fp32_factors_under_autocast(autocast: str, per_channel: int
 
     assert len(saved) == 4
     assert sum(saved) == 32 * TOKENS * 21504 * per_channel
+
+
+# ---------------------------------------------------------------- accumulation under FSDP
+
+
+@pytest.mark.parametrize(("stack", "entry", "ranks"), [("trl", 2, 1), ("hf", 2, 1), ("plain", 2, 4)])
+def test_trainers_hold_whole_gradients_between_micro_steps(stack: str, entry: int, ranks: int) -> None:
+    # Llama 3.2 1B: 1,235,814,400 parameters; no_sync keeps them whole on every rank, a bare loop reduces each time
+    four = replace(CARD, gpus=4)
+    settings = {"seq_len": TOKENS, "sharding": "fsdp", "grad_accumulation": 2}
+    given = resolve(load_model("llama-3.2-1b").model, four, "full", settings, stack)
+
+    assert estimate(given).phases["forward"].gradients == entry * 1_235_814_400 // ranks
