@@ -3,7 +3,7 @@
 import dataclasses
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -51,6 +51,7 @@ def put_adapters(model: Any, scenario: Scenario, place: Place, adapter: Mapping[
     config = _lora(train) if adapter is None else _from_fields(adapter)
     base = [tensor for _, tensor in tensors_of(model)]
     _refuse(config, train)
+    _refuse_unknown(getattr(config, "modules_to_save", None) or (), model, scenario)
     try:
         with place.inside(), nullcontext() if place.real else stand_ins(config):
             model = get_peft_model(model, config, autocast_adapter_dtype=train.adapter_dtype == "fp32")
@@ -130,6 +131,14 @@ def _refuse(config: PeftConfig, train: TrainSpec) -> None:
         raise UnsupportedScenario(
             f"PEFT's {config.peft_type.value} does not work with checkpoints: use --no-gradient-checkpointing"
         )
+
+
+def _refuse_unknown(saved: Iterable[str], model: Any, scenario: Scenario) -> None:
+    """Raise ``UsageError`` for a module to save that the model lacks, which PEFT passes over in silence."""
+    names = [name for name, _ in model.named_modules()]
+    for wanted in saved:
+        if not any(name.endswith(wanted) for name in names):
+            raise UsageError(f"module to save {show(wanted)} is no module of {scenario.model.name}")
 
 
 WITHOUT_CHECKPOINTS = frozenset({"PREFIX_TUNING", "CARTRIDGE", "POLY"})

@@ -64,6 +64,8 @@ def engine(scenario: Scenario, mode: Any) -> Iterator[Engine]:
             f"stack {scenario.stack.name} uses FSDP version {scenario.stack.fsdp_version}, and only version 2 can be "
             "traced: use --evidence closed-form"
         )
+    if sharding == "fsdp" and scenario.train.quantized and scenario.train.quant == "int8":
+        raise UnsupportedScenario("fully_shard takes the scales from 8-bit weights: use --quant nf4, or --sharding ddp")
     with fake_process_group(ranks):
         yield _fsdp(scenario.train, ranks, mode) if sharding == "fsdp" else _ddp([])
 

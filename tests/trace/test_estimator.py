@@ -13,6 +13,7 @@ pytest.importorskip("bitsandbytes")
 import planner
 from planner.allocator.events import OUTSIDE, Block, Instant, Mark, Trace, peaks
 from planner.closed_form import estimate as closed_form
+from planner.errors import UsageError
 from planner.result import OWNERS, PHASES, Memory
 from planner.trace.estimator import tells_layers_apart, trace
 from planner.trace.judgement import judge, telling_step
@@ -169,6 +170,11 @@ def test_a_module_saved_in_one_layer_counts_once() -> None:
     added = trace(scenario).parameters.trainable - trace(alone).parameters.trainable
 
     assert added == 3 * 576 * 1536 - adapters
+
+
+def test_a_module_to_save_that_is_not_there_is_refused() -> None:
+    with pytest.raises(UsageError, match="module to save 'lm_haed' is no module of smollm2-135m"):
+        trace(planner.scenario(method="lora", **SMALL, modules_to_save="lm_haed"))
 
 
 def test_a_bare_loop_holds_the_logits_that_autocast_made() -> None:
