@@ -1,8 +1,7 @@
 """What a trainer does around a model: checkpoints, autocast, the loss, clipping. Each is the trainer's own code."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import MethodType, SimpleNamespace
 from typing import Any
 
@@ -142,15 +141,3 @@ def _trl_loss(model: Any) -> Loss:
 def decayed_names(model: Any) -> set[str]:
     """Parameters with weight decay, as the Trainer chooses them."""
     return set(Trainer.get_decay_parameter_names(None, model))
-
-
-@contextmanager
-def without_cache(model: Any) -> Iterator[None]:
-    """No keys and values are kept for generation: TrainingArguments.use_cache is false in transformers 5."""
-    config = model.config.get_text_config()
-    before = getattr(config, "use_cache", None)
-    config.use_cache = False
-    try:
-        yield
-    finally:
-        config.use_cache = before
