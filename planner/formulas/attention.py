@@ -190,16 +190,19 @@ def _softmax(r: Recorder, spec: Attention, scores: Tensor) -> Tensor:
     """The probabilities of eager attention, which it saves.
 
     In fp32 where the class or autocast asks for it; 16-bit scores are copied to fp32 for the kernel then. Backward
-    makes the product of gradient and output beside its result. Source: torch 2.13 native/SoftMax.cpp, ``softmax``, and
-    native/cuda/SoftMax.cu, ``softmax_backward_cuda_out``; ``autocast_mode.h``, fp32 list.
+    makes the product of gradient and output beside its result, which is fp32 before it becomes 16 bit. Source: torch
+    2.13 native/SoftMax.cpp, ``softmax``, and native/cuda/SoftMax.cu, ``softmax_backward_cuda_out``;
+    ``autocast_mode.h``, fp32 list.
     """
     native = spec.eager_softmax == "native" and not r.recipe.autocast
     e = scores.e if native or spec.eager_softmax == "scores" else 4
     if spec.tables:  # sinks, which are concatenated to the scores and may be wider
         e = max(e, r.recipe.stored_bytes)
     wide = _scores("probabilities", spec.num_attention_heads, e)
+    heads = spec.num_attention_heads
     copied = wide.size if scores.e < e else ZERO
-    return r.tape.add(Op("softmax", (scores,), wide, saved=(wide,), scratch_forward=copied, scratch_backward=wide.size))
+    product = Size(score=heads * e + heads * (e - scores.e))
+    return r.tape.add(Op("softmax", (scores,), wide, saved=(wide,), scratch_forward=copied, scratch_backward=product))
 
 
 def _eager(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
