@@ -16,7 +16,7 @@ class Site(NamedTuple):
 
     owner: str
     place: str
-    count: int
+    blocks: int
     bytes: int
 
 
@@ -26,7 +26,7 @@ def alive_at(trace: Trace, index: int, handed_out: Sequence[int] = ()) -> tuple[
     >>> from planner.allocator.events import Block
     >>> blocks = (Block(8, "weights", "model.layers.0.mlp"), Block(8, "weights", "model.layers.1.mlp"))
     >>> alive_at(Trace(blocks, (0, 1), (-1, -1), ()), 1)
-    (Site(owner='weights', place='model.layers.*.mlp', count=2, bytes=16),)
+    (Site(owner='weights', place='model.layers.*.mlp', blocks=2, bytes=16),)
     """
     live: set[int] = set()
     for event in trace.events[: index + 1]:

@@ -31,9 +31,7 @@ MEASURED = (MODEL[0], *HERE, *(option for option in JOB if option.name not in ("
 
 TRACE = (
     Option("all_layers", "flag", "run every layer, not a few that stand for all"),
-    Option(
-        "lengths", "path", "padded lengths of successive batches, one a line, or with a count", metavar="FILE"
-    ),
+    Option("lengths", "path", "padded lengths of successive batches, one a line, or with a count", metavar="FILE"),
     Option("alloc_conf", "text", "the allocator's settings, as in PYTORCH_ALLOC_CONF", metavar="TEXT"),
     Option("snapshot", "path", "write a memory snapshot for PyTorch's memory viewer", metavar="FILE"),
     Option("timeline", "path", "draw memory over the step: .html, .png or .svg", metavar="FILE"),

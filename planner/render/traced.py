@@ -114,12 +114,12 @@ def sites_sheet(found: "Tracing", notes: Sequence[str]) -> Sheet:
         Column("GiB", numeric=True),
     )
     rows = [
-        row((words.OWNER_WORDS[site.owner], _place(site.place), f"{site.count:,}", words.gib(site.bytes)))  # type: ignore[index]
+        row((words.OWNER_WORDS[site.owner], _place(site.place), f"{site.blocks:,}", words.gib(site.bytes)))  # type: ignore[index]
         for site in found.sites[:SITES]
     ]
     rest = found.sites[SITES:]
     if rest:
-        count, size = sum(site.count for site in rest), sum(site.bytes for site in rest)
+        count, size = sum(site.blocks for site in rest), sum(site.bytes for site in rest)
         rows.append(row(("", f"{len(rest):,} other places", f"{count:,}", words.gib(size))))
     title = f"Alive at the peak, in {words.phase(found.peak.phase)} of step {found.peak.step + 1}"
     return Sheet(title, columns, tuple(rows), notes=(_depth(found), *notes))
@@ -165,7 +165,7 @@ def traced_document(found: "Tracing") -> dict[str, object]:
             ],
             "peak": {"step": found.peak.step, "phase": found.peak.phase},
             "alive": [
-                {"owner": site.owner, "place": _place(site.place), "blocks": site.count, "bytes": site.bytes}
+                {"owner": site.owner, "place": _place(site.place), "blocks": site.blocks, "bytes": site.bytes}
                 for site in found.sites
             ],
             "lengths": list(found.lengths),
