@@ -86,6 +86,8 @@ def resolve(
         chosen[name], origins[name] = value, "user"
     _adopt(chosen, origins)
     _settle(chosen, origins, defaults, cluster)
+    if origins["attention"] != "user" and chosen["attention"] == "flash" and _computes_in_fp32(chosen):
+        chosen["attention"] = next(name for name in ("sdpa", "eager") if name in model.attends)
     _refuse(chosen, model, cluster)
     return Scenario(model=model, train=TrainSpec(**chosen), cluster=cluster, stack=defaults.behaviour, origins=origins)
 
@@ -103,6 +105,11 @@ def _defaults(model: ModelSpec, cluster: Cluster, method: Method) -> dict[str, A
 
 def _can_run(attention: str, cluster: Cluster) -> bool:
     return attention != "flash" or cluster.gpu.supports_flash
+
+
+def _computes_in_fp32(chosen: Mapping[str, Any]) -> bool:
+    """Whether queries and keys reach attention in fp32, which FlashAttention-2 refuses."""
+    return bool(chosen["weights_dtype"] == "fp32" and chosen["autocast"] == "none")
 
 
 def _from_stack(defaults: Defaults, cluster: Cluster, method: Method) -> dict[str, Any]:
@@ -150,6 +157,12 @@ def _refuse(chosen: Mapping[str, Any], model: ModelSpec, cluster: Cluster) -> No
         raise UnsupportedScenario(f"{model.name} has no {chosen['attention']} attention in transformers: use {offered}")
     if not _can_run(chosen["attention"], cluster):
         raise UnsupportedScenario(f"{gpu.id} cannot run FlashAttention-2: use --attention sdpa")
+    if chosen["attention"] == "flash" and _computes_in_fp32(chosen):
+        raise UnsupportedScenario("FlashAttention-2 takes 16-bit inputs only: use --attention sdpa or --autocast bf16")
+    if chosen["method"] == "qlora" and chosen["quant"] == "int8" and sharding in SHARDS_WEIGHTS:
+        raise UnsupportedScenario(
+            f"bitsandbytes' 8-bit weights cannot be sharded by {sharding}: use --quant nf4 or ddp"
+        )
     if chosen["weights_dtype"] == "fp16" and chosen["method"] == "full":
         raise UnsupportedScenario(
             "full fine-tuning of fp16 weights: a gradient scaler cannot unscale them; "

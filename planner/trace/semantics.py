@@ -68,5 +68,5 @@ def cuda_semantics(scenario: Scenario) -> Semantics:
 
 
 def card_for(gpu: Gpu) -> Card:
-    """What kernels ask the driver about a card of ours; AMD's are taken for the newest that torch treats alike."""
-    return card_of(gpu.compute_capability or (9, 0), gpu.sm_count)
+    """What kernels ask the driver about a card of ours; AMD's, which have no capability, are taken for an A100."""
+    return card_of(gpu.compute_capability or (8, 0), gpu.sm_count)

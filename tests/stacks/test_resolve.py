@@ -256,3 +256,18 @@ def test_equal_questions_are_equal_scenarios() -> None:
     # who chose a value does not change the question
     assert made(seq_len=2048) == made()
     assert hash(made(seq_len=2048)) == hash(made())
+
+
+def test_fp32_queries_take_no_flash_attention() -> None:
+    # transformers 5.23 modeling_flash_attention_utils.py, get_target_dtype: fp32 stays fp32 without autocast.
+    settings = {"weights_dtype": "fp32", "autocast": "none"}
+
+    assert resolve(LLAMA, A100, "full", settings).train.attention == "sdpa"
+    with pytest.raises(UnsupportedScenario, match="16-bit inputs only"):
+        resolve(LLAMA, A100, "full", {**settings, "attention": "flash"})
+
+
+@pytest.mark.parametrize("sharding", ["fsdp", "zero3"])
+def test_8_bit_weights_are_not_sharded(sharding: str) -> None:
+    with pytest.raises(UnsupportedScenario, match="8-bit weights cannot be sharded"):
+        resolve(LLAMA, several(2), "qlora", {"quant": "int8", "sharding": sharding})
