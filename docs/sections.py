@@ -334,12 +334,12 @@ def traced_refusals() -> str:
         ("Refused by the trace, answered by the closed form", found.only_closed),
         ("Refused by both", found.neither),
     )
-    return "\n\n".join(f"{title}: {_refused(pairs)}" for title, pairs in lists)
+    return "\n\n".join(f"{title}:{_refused(pairs)}" for title, pairs in lists)
 
 
 def _refused(pairs: tuple[tuple[str, str], ...]) -> str:
     if not pairs:
-        return "none."
+        return " none."
     return "\n\n" + "\n".join(f"- {code(name)}: {escape(why)}" for name, why in pairs)
 
 
