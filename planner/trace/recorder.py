@@ -162,7 +162,7 @@ class Recorder(DispatchMode):
             return result
         self._watch_result(func, args, result)
         if standing := self._kept(func, backward=self.phase == "backward"):
-            self.ledger.allocate(standing, "temporaries", str(func), OUTSIDE)
+            self.ledger.allocate(standing, "temporaries", "cuBLAS workspace", OUTSIDE)
         hidden = [
             self.ledger.allocate(size, "temporaries", self.site_of(func), self.layer)
             for size in self._hidden(func, args, kwargs, result)
