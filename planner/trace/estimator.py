@@ -11,8 +11,9 @@ from planner.allocator.events import OUTSIDE
 from planner.build.installed import check_versions, needed, require
 from planner.build.model import config_of, decoder_layers, empty_model
 from planner.build.quiet import quiet
+from planner.errors import UnsupportedScenario
 from planner.result import Estimate, Parameters
-from planner.spec import Scenario
+from planner.spec import ModelSpec, Scenario
 from planner.trace.judgement import Finding, Traced, highest_by_phase, judge, resolution, telling_step
 from planner.trace.layers import Depth, find_depth, signature
 from planner.trace.run import Run, record
@@ -35,6 +36,7 @@ def trace(scenario: Scenario, *, lengths: tuple[int, ...] = (), all_layers: bool
     """
     require(*needed(scenario))
     check_versions(scenario.stack)
+    check_positions(scenario.model, max(lengths, default=scenario.train.seq_len))
     adapter = scenario.train.adapter
     depth = _every(scenario) if all_layers or tells_layers_apart(scenario, adapter) else depth_of(scenario)
     run = record(scenario, cuda_semantics(scenario), layers=depth.recorded, adapter=adapter, lengths=lengths)
@@ -43,6 +45,13 @@ def trace(scenario: Scenario, *, lengths: tuple[int, ...] = (), all_layers: bool
     except NotPeriodic:
         return trace(scenario, lengths=lengths, all_layers=True)
     return Traced(whole, *_totals(run, depth), depth)
+
+
+def check_positions(model: ModelSpec, length: int) -> None:
+    """Raise ``UnsupportedScenario`` for a sequence that leaves a table of learned positions: the real step fails."""
+    most = model.max_position_embeddings
+    if len(model.embeddings) > 1 and most is not None and length > most:
+        raise UnsupportedScenario(f"{model.name} has learned positions for {most} tokens, and {length} are asked for")
 
 
 def depth_of(scenario: Scenario) -> Depth:
