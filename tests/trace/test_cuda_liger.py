@@ -267,7 +267,7 @@ def test_fused_adapters_are_in_no_library(method: Method) -> None:
 @needs_liger
 def test_models_that_liger_does_not_know_are_refused() -> None:
     with pytest.raises(UnsupportedScenario, match="Liger has no kernels for gpt2 models: use --kernels eager, or"):
-        estimate(scenario(model="gpt2", kernels="fused"))
+        estimate(scenario(model="gpt2", kernels="fused", seq_len=1024))
 
 
 @needs_liger
