@@ -1,7 +1,5 @@
 """``plan trace --model M --gpu G``: the real step on fake tensors, without a device and without weights."""
 
-import os
-from contextlib import suppress
 from pathlib import Path
 
 from planner.allocator.config import Settings, parse
@@ -10,11 +8,12 @@ from planner.cli.output import check_format
 from planner.cli.progress import Progress
 from planner.cli.request import build_request
 from planner.cli.show import show
-from planner.errors import EXIT_FITS, EXIT_NOTHING_FITS, BrokenInput, UsageError
+from planner.errors import EXIT_FITS, EXIT_NOTHING_FITS, UsageError
 from planner.errors import show as shown
 from planner.planning import as_installed
 from planner.recommend.candidates import scenario as scenario_of
 from planner.recommend.names import understand
+from planner.render.saved import save
 from planner.render.traced import traced_document, traced_sheets
 from planner.trace.lengths import read_lengths
 from planner.trace.told import telling
@@ -78,7 +77,7 @@ def _write_pictures(values: Values, found: Tracing, settings: Settings) -> None:
     if values["snapshot"]:
         from planner.allocator.snapshot import write  # noqa: PLC0415  (only for pictures)
 
-        _save(Path(values["snapshot"]), write(found.traced.trace, settings))
+        save(Path(values["snapshot"]), write(found.traced.trace, settings))
     if values["timeline"]:
         from planner.render.timeline import timeline  # noqa: PLC0415
 
@@ -91,17 +90,3 @@ def _write_pictures(values: Values, found: Tracing, settings: Settings) -> None:
             handed_out=found.replay.handed_out,
             context_bytes=scenario.cluster.gpu.context_bytes,
         )
-
-
-def _save(path: Path, content: bytes) -> None:
-    """The whole file or none of it."""
-    path = path.expanduser()
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_bytes(content)
-        unfinished.replace(path)
-    except OSError as error:
-        raise BrokenInput(f"cannot write {shown(str(path))}: {error.strerror or error}") from None
-    finally:
-        with suppress(OSError):
-            unfinished.unlink(missing_ok=True)

@@ -3,15 +3,14 @@
 import html
 import importlib.util
 import json
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from io import BytesIO, StringIO
 from pathlib import Path
 
 from planner.allocator.events import Trace
 from planner.errors import UsageError
 from planner.render.picture import Picture
+from planner.render.saved import save
 from planner.render.sheet import printable
 from planner.render.vegalite import FONT, INK, WIDTH, Spec, chart
 
@@ -46,18 +45,8 @@ def timeline(
     ``usable_bytes``; of those, ``context_bytes`` are not the allocator's, and another line says so.
     """
     check_picture(out)
-    out = out.expanduser()
     picture = Picture.of(trace, handed_out, title, usable_bytes, context_bytes)
-    content = _rendered(picture, out.suffix.lower())
-    unfinished = out.with_name(f"{out.name}.{os.getpid()}")
-    try:
-        unfinished.write_bytes(content)
-        unfinished.replace(out)
-    except OSError as error:
-        raise UsageError(f"cannot write {printable(str(out))[:200]}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            unfinished.unlink(missing_ok=True)
+    save(out, _rendered(picture, out.suffix.lower()))
 
 
 def _rendered(picture: Picture, suffix: str) -> bytes:
