@@ -132,3 +132,14 @@ def rotary_tables(model: Any) -> Iterator[list[Any]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def largest_sum(profiler: Any) -> int:
+    """The highest point of the running sum of allocations and releases."""
+    events = profiler.profiler.kineto_results.events()
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    level = peak = 0
+    for _, change in changes:
+        level += change
+        peak = max(peak, level)
+    return peak

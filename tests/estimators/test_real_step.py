@@ -12,7 +12,7 @@ torch: Any = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 peft: Any = pytest.importorskip("peft")
 
-from tests.estimators.real import CARD, Config, batch, build, scenario, settings_of, spec_of  # noqa: E402
+from tests.estimators.real import CARD, Config, batch, build, largest_sum, scenario, settings_of, spec_of  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]
 
@@ -65,17 +65,6 @@ def step_peak(model: Any, make_optimizer: Callable[[list[Any]], Any], *, b: int,
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
     return standing + largest_sum(profiler)
-
-
-def largest_sum(profiler: Any) -> int:
-    """The highest point of the running sum of allocations and releases."""
-    events = profiler.profiler.kineto_results.events()
-    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
-    level = peak = 0
-    for _, change in changes:
-        level += change
-        peak = max(peak, level)
-    return peak
 
 
 STEPS = [

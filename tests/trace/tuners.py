@@ -17,6 +17,7 @@ from planner.families import model_from_config
 from planner.hardware import load_gpu
 from planner.spec import Cluster, ModelSpec, Scenario, TrainSpec
 from planner.stacks import load_stack
+from tests.estimators.real import largest_sum
 
 Fields = dict[str, Any]
 
@@ -201,14 +202,3 @@ def real_run(fields: Fields) -> Real:
 def storage_bytes(tensors: list[Any]) -> int:
     """Bytes of distinct storages."""
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
-
-
-def largest_sum(profiler: Any) -> int:
-    """The highest point of the running sum of allocations and releases."""
-    events = profiler.profiler.kineto_results.events()
-    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
-    level = peak = 0
-    for _, change in changes:
-        level += change
-        peak = max(peak, level)
-    return peak
