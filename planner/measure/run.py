@@ -17,6 +17,8 @@ STARTING_SECONDS = 300.0
 """For what comes before any step: a slow disk takes a minute to load the libraries."""
 
 STEPS = 3
+WARMUP = 1
+"""Steps that a median leaves out: the first allocates the optimizer's states and loads kernels."""
 TIMEOUT_SECONDS = 600.0
 
 
@@ -50,12 +52,32 @@ def measure(
     device: DeviceKind,
     *,
     steps: int = STEPS,
+    warmup: int = WARMUP,
     layers: int | None = None,
+    lengths: tuple[int, ...] = (),
     timeout: float = TIMEOUT_SECONDS,
+    cap_bytes: int | None = None,
+    snapshot: str | None = None,
+    moments: tuple[str, ...] = (),
     tell: Tell = _nobody,
 ) -> Measurement:
-    """``steps`` real optimizer steps of the first ``layers`` layers, or of all; never raises for how they end."""
-    task = Task(kind="measure", scenario=scenario, device=device, steps=steps, layers=layers)
+    """``steps`` real optimizer steps of the first ``layers`` layers, or of all; never raises for how they end.
+
+    What the arguments mean is said by ``planner.measure.task.Task``. Raise ``PlannerError`` where the child refuses the
+    scenario, or cannot pretend the cap.
+    """
+    task = Task(
+        kind="measure",
+        scenario=scenario,
+        device=device,
+        steps=len(lengths) or steps,
+        warmup=warmup,
+        layers=layers,
+        lengths=lengths,
+        cap_bytes=cap_bytes,
+        snapshot=snapshot,
+        moments=moments,
+    )
     return measurement_of(task, run_child(task, timeout=timeout, tell=tell))
 
 
