@@ -3,9 +3,6 @@
 Every call records anew. What follows from the record is ``planner.trace.judgement``'s, which needs no torch.
 """
 
-import re
-from collections.abc import Mapping
-
 from planner.allocator.depth import NotPeriodic, extend
 from planner.allocator.events import OUTSIDE
 from planner.build.installed import check_versions, needed, require
@@ -15,13 +12,11 @@ from planner.errors import UnsupportedScenario
 from planner.result import Estimate, Parameters
 from planner.spec import ModelSpec, Scenario
 from planner.trace.judgement import Finding, Traced, highest_by_phase, judge, resolution, telling_step
-from planner.trace.layers import Depth, find_depth, signature
+from planner.trace.layers import Depth, find_depth, signature, tells_layers_apart
 from planner.trace.run import Run, record
 from planner.trace.semantics import cuda_semantics
 
 __all__ = ["Finding", "Traced", "estimate", "highest_by_phase", "judge", "resolution", "telling_step", "trace"]
-
-Fields = Mapping[str, object]
 
 
 def estimate(scenario: Scenario) -> Estimate:
@@ -64,25 +59,6 @@ def depth_of(scenario: Scenario) -> Depth:
 def _every(scenario: Scenario) -> Depth:
     layers = config_of(scenario.model).get_text_config().num_hidden_layers
     return Depth(layers, 0, layers)
-
-
-BY_LAYER = ("layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "layer_replication")
-"""Fields of an ``adapter_config.json`` that may treat one layer unlike another. peft 0.21 tuners/lora/config.py."""
-
-NAMING = ("target_modules", "exclude_modules", "modules_to_save", "target_parameters")
-"""Fields that name modules or parameters, and may do so layer by layer. Same file."""
-
-NUMBERED = re.compile(r"\d|\\d|\[")
-"""A number in a path, or a class of characters in a regular expression, which may stand for some numbers only."""
-
-
-def tells_layers_apart(scenario: Scenario, adapter: Fields | None) -> bool:
-    """Whether an adapter may differ between layers that are otherwise alike."""
-    train, fields = scenario.train, adapter or {}
-    named = [fields.get(name) for name in NAMING] if fields else [train.lora_targets, train.modules_to_save]
-    texts = [str(text) for names in named for text in (names if isinstance(names, list | tuple) else [names])]
-    numbered = any("." in text and NUMBERED.search(text) for text in texts)
-    return numbered or fields.get("peft_type") == "ADAPTION_PROMPT" or any(fields.get(name) for name in BY_LAYER)
 
 
 def _totals(run: Run, depth: Depth) -> tuple[Parameters, int]:

@@ -1,9 +1,11 @@
 """Which decoder layers are alike, so that a few of them stand for all."""
 
-from collections.abc import Hashable, Sequence
+import re
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from planner.allocator.depth import RECORDED_PERIODS, recording_depth
+from planner.spec import Scenario
 
 SCALARS = (int, float, str, bool, type(None))
 
@@ -74,3 +76,22 @@ def find_depth(kinds: Sequence[Hashable]) -> Depth:
         if found.recorded < best.recorded:
             best = found
     return best
+
+
+BY_LAYER = ("layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "layer_replication")
+"""Fields of an ``adapter_config.json`` that may treat one layer unlike another. peft 0.21 tuners/lora/config.py."""
+
+NAMING = ("target_modules", "exclude_modules", "modules_to_save", "target_parameters")
+"""Fields that name modules or parameters, and may do so layer by layer. Same file."""
+
+NUMBERED = re.compile(r"\d|\\d|\[")
+"""A number in a path, or a class of characters in a regular expression, which may stand for some numbers only."""
+
+
+def tells_layers_apart(scenario: Scenario, adapter: Mapping[str, object] | None) -> bool:
+    """Whether an adapter may differ between layers that are otherwise alike."""
+    train, fields = scenario.train, adapter or {}
+    named = [fields.get(name) for name in NAMING] if fields else [train.lora_targets, train.modules_to_save]
+    texts = [str(text) for names in named for text in (names if isinstance(names, list | tuple) else [names])]
+    numbered = any("." in text and NUMBERED.search(text) for text in texts)
+    return numbered or fields.get("peft_type") == "ADAPTION_PROMPT" or any(fields.get(name) for name in BY_LAYER)

@@ -15,8 +15,9 @@ from planner.allocator.events import OUTSIDE, Block, Instant, Mark, Trace, peaks
 from planner.closed_form import estimate as closed_form
 from planner.errors import UsageError
 from planner.result import OWNERS, PHASES, Memory
-from planner.trace.estimator import tells_layers_apart, trace
+from planner.trace.estimator import trace
 from planner.trace.judgement import judge, telling_step
+from planner.trace.layers import tells_layers_apart
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]
 
