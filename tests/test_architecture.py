@@ -27,6 +27,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "allocator",
         }
     ),
+    frozenset({"records"}),
     frozenset({"closed_form", "build", "trace", "measure", "throughput", "cost", "datasets", "calibration"}),
     frozenset({"recommend"}),
     frozenset({"planning", "tracing", "validation"}),
@@ -129,11 +130,12 @@ with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
     [
         ("import planner", FRAMEWORKS | {"rich", "typer", "pydantic"}),
         ("import planner.cli", FRAMEWORKS | {"rich"}),
+        ("import planner.records", FRAMEWORKS | {"rich", "typer", "pydantic", "sqlite3", "platformdirs"}),
         (PLAN, FRAMEWORKS | {"rich", "typer", "pydantic"}),
         (COMPARE, FRAMEWORKS | {"rich", "typer", "pydantic"}),
         (JSON, FRAMEWORKS | {"rich"}),
     ],
-    ids=["import planner", "import planner.cli", "plan", "compare", "plan --format json"],
+    ids=["import planner", "import planner.cli", "records", "plan", "compare", "plan --format json"],
 )
 def test_quick_paths_load_nothing_heavy(code: str, absent: frozenset[str]) -> None:
     loaded = loaded_by(code)
