@@ -10,9 +10,9 @@ name that this version does not know is refused: it means something, and we cann
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields, replace
 from functools import lru_cache
-from types import MappingProxyType
 from typing import Any
 
 from planner.errors import PlannerError, UnsupportedScenario
@@ -87,12 +87,10 @@ def _built(name: str, config: Document) -> ModelSpec | None:
     """The model that this version builds from a configuration; ``None`` where it builds none."""
     from planner.families.build import model_from_config, opaque_model  # noqa: PLC0415  (records are read without)
 
-    try:
-        return model_from_config(config, name=name)
-    except UnsupportedScenario:
-        return opaque_model(config, name=name)
-    except PlannerError:
-        return None
+    for build in (model_from_config, opaque_model):
+        with suppress(PlannerError):
+            return build(config, name=name)
+    return None
 
 
 @lru_cache(maxsize=256)
@@ -115,7 +113,8 @@ def _stack_document(stack: Behaviour) -> dict[str, Any]:
     built = _behaviour(stack.name, stack.versions)
     if built is None:
         return {"name": stack.name, "versions": dict(stack.versions), "spec": plain(stack)}
-    return {"name": stack.name, "versions": dict(stack.versions), "differs": _differences(stack, built)}
+    differs = _differences(stack, replace(built, versions=stack.versions))
+    return {"name": stack.name, "versions": dict(stack.versions), "differs": differs}
 
 
 def _behaviour(name: str, versions: Mapping[str, str]) -> Behaviour | None:
@@ -132,7 +131,8 @@ def _behaviour(name: str, versions: Mapping[str, str]) -> Behaviour | None:
 def _stack(document: Document) -> Behaviour:
     if "spec" in document:
         return restored(Behaviour, document["spec"])
-    built = _behaviour(document["name"], document["versions"])
+    versions = restored_field(Behaviour, "versions", document["versions"])
+    built = _behaviour(document["name"], versions)
     if built is None:
         raise Mismatch(f"there are no rules for stack {document['name']!r} with its versions")
-    return replace(built, versions=MappingProxyType(dict(document["versions"])), **_changed(Behaviour, document))
+    return replace(built, versions=versions, **_changed(Behaviour, document))

@@ -8,7 +8,6 @@ import pytest
 
 from planner.errors import BrokenInput
 from planner.records import Limits, Record, architecture_of, now, read_record, record_document, record_from, record_text
-
 from tests.records.builders import a_record, out_of_memory
 
 
