@@ -3,14 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
-from planner.closed_form import estimate as closed_form
-from planner.errors import UnsupportedScenario, UsageError, show
+from planner.estimators import Estimator, estimate, estimator_for, remember
 from planner.recommend.candidates import candidates
 from planner.recommend.candidates import scenario as scenario_of
 from planner.recommend.choice import recommend
 from planner.recommend.names import understand
-from planner.recommend.request import Estimator, Request, Setting
-from planner.result import Estimate, Evidence, Plan
+from planner.recommend.request import Request, Setting
+from planner.result import Evidence, Plan
 from planner.spec import Method, Scenario
 from planner.units import parse_bytes
 
@@ -24,7 +23,7 @@ def plan(request: Request, *, estimator: Estimator | None = None) -> Plan:
     """
     question, notes = understand(as_installed(request))
     asked, missing = candidates(question, remember(estimator or estimator_for(request.evidence)))
-    shown, recommendation = recommend(asked, question, remember(estimator or closed_form))
+    shown, recommendation = recommend(asked, question, remember(estimator or estimator_for("closed-form")))
     absent = tuple(f"{method} is left out: {why}" for method, why in missing.items())
     if request.evidence != "closed-form" and (recommendation.changes or recommendation.rent):
         notes = (*notes, "candidates are traced; changes and other cards are closed-form estimates")
@@ -95,27 +94,6 @@ def scenario(
     return scenario_of(question, method)
 
 
-def estimate(scenario: Scenario, evidence: Evidence = "closed-form") -> Estimate:
-    """What one optimizer step of ``scenario`` takes, by the evidence that is asked for."""
-    return estimator_for(evidence)(scenario)
-
-
-def estimator_for(evidence: Evidence) -> Estimator:
-    """The estimator behind a kind of evidence; raise ``UnsupportedScenario`` where this version has none."""
-    if evidence == "closed-form":
-        return closed_form
-    if evidence == "traced":
-        from planner.build.installed import require  # noqa: PLC0415  (the quick path has no use for it)
-        from planner.trace.front import estimate as traced  # noqa: PLC0415  (torch loads where no answer is stored)
-
-        require("torch", "transformers", "accelerate", "peft")
-
-        return traced
-    if evidence == "measured":
-        raise UnsupportedScenario("a plan cannot rest on measured evidence: run plan measure, or use --evidence traced")
-    raise UsageError(f"--evidence {show(evidence)} is not closed-form, traced or measured")
-
-
 def as_installed(request: Request) -> Request:
     """The request; for a trace, which runs what is there, on the installed versions where the user names none."""
     if request.evidence != "traced":
@@ -123,16 +101,3 @@ def as_installed(request: Request) -> Request:
     from planner.build.installed import with_installed  # noqa: PLC0415  (the door to torch)
 
     return replace(request, stack=with_installed(request.stack))
-
-
-def remember(estimator: Estimator) -> Estimator:
-    """``estimator``, asked once per scenario: rules and ways put the same questions more than once."""
-    known: dict[Scenario, Estimate] = {}
-
-    def remembered(scenario: Scenario) -> Estimate:
-        found = known.get(scenario)
-        if found is None:
-            found = known[scenario] = estimator(scenario)
-        return found
-
-    return remembered

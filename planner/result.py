@@ -8,10 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from planner.spec import Cluster, ModelSpec, Scenario
+from planner.spec import MOMENTS, Cluster, ModelSpec, Moment, Scenario
 
-Phase = Literal["load", "forward", "loss", "backward", "optimizer_step"]
+Phase = Literal["load", "forward", "loss", "backward", "optimizer_step"] | Moment
 PHASES: tuple[Phase, ...] = ("load", "forward", "loss", "backward", "optimizer_step")
+"""Loading and the step: what every estimate has."""
+ALL_PHASES: tuple[Phase, ...] = (*PHASES, *MOMENTS)
+"""With the moments that an estimate has where they are asked for."""
 Verdict = Literal["fits", "tight", "does_not_fit"]
 Evidence = Literal["closed-form", "traced", "measured"]
 
@@ -63,14 +66,38 @@ class Peak:
     host_bytes: int = 0
 
 
+BasisKind = Literal["stated", "published", "device", "neighbours", "scenario"]
+
+
+class Basis(NamedTuple):
+    """On what the interval of an estimate rests, narrowest last.
+
+    ``stated``: on nothing measured. ``published``: on ``n`` runs of ``sources`` that others measured, of the kind that
+    ``group`` names. ``device``, ``neighbours``, ``scenario``: on ``n`` of the user's own runs: on such a device, of the
+    same model, of this very scenario. ``coverage``: share of such runs that the interval holds, where that is known.
+    ``correction_bytes``: by how much own runs moved the requirement.
+    """
+
+    kind: BasisKind
+    n: int = 0
+    sources: tuple[str, ...] = ()
+    group: str = ""
+    coverage: float | None = None
+    correction_bytes: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What one optimizer step takes, phase by phase, and on which evidence we say so."""
+    """What one optimizer step takes, phase by phase, and on which evidence we say so.
+
+    Estimators leave ``basis`` empty, with ``low_bytes`` and ``high_bytes`` at the requirement: calibration sets them.
+    """
 
     evidence: Evidence
     parameters: Parameters
     phases: Mapping[Phase, Memory]
     peak: Peak
+    basis: Basis | None = None
 
     @property
     def peak_memory(self) -> Memory:

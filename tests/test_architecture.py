@@ -29,6 +29,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     ),
     frozenset({"records"}),
     frozenset({"closed_form", "build", "trace", "measure", "throughput", "cost", "datasets", "calibration"}),
+    frozenset({"estimators"}),
     frozenset({"recommend"}),
     frozenset({"planning", "tracing", "validation"}),
     frozenset({"configs", "jobs", "render"}),

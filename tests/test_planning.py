@@ -8,7 +8,8 @@ import pytest
 
 import planner
 from planner.errors import EXIT_UNSUPPORTED
-from planner.planning import Request, plan, remember
+from planner.estimators import remember
+from planner.planning import Request, plan
 from planner.result import Estimate
 from planner.spec import Scenario
 from planner.units import GIB

@@ -33,8 +33,8 @@ def main(values: Values) -> int:
 
 
 def _memory(values: Values, format_name: str) -> None:
-    from planner.closed_form import estimate  # noqa: PLC0415  (a rule's page needs no estimator)
-    from planner.closed_form.explain import itemised  # noqa: PLC0415
+    from planner.closed_form.explain import itemised  # noqa: PLC0415  (a rule's page needs no estimator)
+    from planner.estimators import estimate  # noqa: PLC0415
     from planner.recommend.candidates import candidates  # noqa: PLC0415
     from planner.recommend.names import understand  # noqa: PLC0415
 

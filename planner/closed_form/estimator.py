@@ -9,7 +9,7 @@ from planner.closed_form.loss import loss_phase
 from planner.closed_form.optimizer_step import optimizer_phase
 from planner.closed_form.step import Step, prepare
 from planner.errors import UnsupportedScenario
-from planner.formulas.overhead import INTERVAL, NCCL, SQUEEZED_FRACTION, spare_fraction
+from planner.formulas.overhead import NCCL, SQUEEZED_FRACTION, spare_fraction
 from planner.peft_config import beyond_plain_lora
 from planner.result import PHASES, Estimate, Memory, Peak, Phase
 from planner.spec import Scenario
@@ -56,8 +56,8 @@ def _peak(step: Step, phases: dict[Phase, Memory]) -> Peak:
         reserved_bytes=reserved,
         device_bytes=reserved + outside,
         required_bytes=required + shared,
-        low_bytes=int((required + shared) * (1 - INTERVAL)),
-        high_bytes=int((required + shared) * (1 + INTERVAL)),
+        low_bytes=required + shared,
+        high_bytes=required + shared,
         managed_bytes=step.managed,
         host_bytes=step.managed,
     )

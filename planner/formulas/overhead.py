@@ -36,9 +36,6 @@ NCCL = 1 * 2**30
 """Bytes per rank of NCCL's buffers and its extra context: 0.34 to 0.39 GiB (ai-dynamo/aiconfigurator systems/*.yaml)
 to 1.45 GiB (stas00/ml-engineering, two ranks, first barrier); the value is between them."""
 
-INTERVAL = 0.10
-"""Half width of the stated interval around required bytes, until measurements narrow it."""
-
 
 def spare_fraction(loss: str, kernels: str) -> float:
     """Share of varying bytes by which reserved exceeds allocated.

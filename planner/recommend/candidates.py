@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from planner.errors import UnsupportedScenario
-from planner.recommend.request import Ask, Estimator
+from planner.estimators import Estimator
+from planner.recommend.request import Ask
 from planner.recommend.verdict import judge
 from planner.result import Candidate
 from planner.spec import Method, Scenario

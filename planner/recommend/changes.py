@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from planner.errors import UnsupportedScenario
+from planner.estimators import Estimator
 from planner.recommend.candidates import candidate
-from planner.recommend.request import Ask, Estimator, Setting, command
+from planner.recommend.request import Ask, Setting, command
 from planner.result import Candidate, Verdict, Way
 from planner.spec import METHODS, Gpu
 

@@ -6,8 +6,9 @@ Gates and preferences are rules with codes; there is no score. Time, money and d
 from contextlib import suppress
 
 from planner.errors import UnsupportedScenario
+from planner.estimators import Estimator
 from planner.recommend.changes import NEUTRAL, RANKS, changes
-from planner.recommend.request import Ask, Estimator
+from planner.recommend.request import Ask
 from planner.recommend.rules import RULES, Case
 from planner.recommend.rules.qlt import SMALL_MODEL
 from planner.recommend.rules.qnt import MOSTLY

@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from planner.errors import PlannerError
+from planner.estimators import Estimator
 from planner.hardware import load_gpu
 from planner.recommend.candidates import candidate
 from planner.recommend.offers import MOST_CARDS, more_cards, sharded
-from planner.recommend.request import Ask, Estimator
+from planner.recommend.request import Ask
 from planner.recommend.rules.base import percent
 from planner.recommend.slowdown import SOURCE, Range, span
 from planner.result import Candidate

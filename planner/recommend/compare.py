@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from planner.closed_form import estimate as closed_form
 from planner.errors import UnsupportedScenario
+from planner.estimators import Estimator, estimator_for
 from planner.hardware import list_gpus
 from planner.recommend.candidates import candidate
 from planner.recommend.changes import RANKS, way
@@ -12,7 +12,7 @@ from planner.recommend.claims import Claim, Facts, check_claims
 from planner.recommend.names import understand
 from planner.recommend.offers import more_cards, servable, sharded
 from planner.recommend.prose import Prose, describe
-from planner.recommend.request import Ask, Estimator, Request, Setting
+from planner.recommend.request import Ask, Request, Setting
 from planner.recommend.slowdown import Range, ratio
 from planner.result import Candidate, Memory, Way
 from planner.spec import METHODS, Cluster, Gpu, Method, ModelSpec
@@ -53,11 +53,12 @@ class Comparison:
     notes: tuple[str, ...] = ()
 
 
-def compare(request: Request, *, estimator: Estimator = closed_form) -> Comparison:
+def compare(request: Request, *, estimator: Estimator | None = None) -> Comparison:
     """The comparison for a model, a card and settings; methods that were named play no part.
 
     Raise ``PlannerError``.
     """
+    estimator = estimator or estimator_for("closed-form")
     ask, notes = understand(replace(request, methods=()))
     found = {method: candidate(ask, method, estimator) for method in METHODS}
     views = tuple(_view(ask, found, method, estimator) for method in METHODS)

@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from planner.errors import UnsupportedScenario
+from planner.estimators import Estimator
 from planner.hardware import list_gpus
 from planner.recommend.candidates import candidate
 from planner.recommend.changes import RANKS, hourly, way
-from planner.recommend.request import Ask, Estimator, Setting
+from planner.recommend.request import Ask, Setting
 from planner.recommend.rules.gpu import CUDA_WHEELS_FROM
 from planner.recommend.rules.shd import SHARDS_WEIGHTS
 from planner.result import Verdict, Way

@@ -2,19 +2,18 @@
 
 import json
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
 from planner.errors import UsageError, show
 from planner.peft_config import adapter_text, method_of
-from planner.result import Estimate, Evidence
-from planner.spec import METHODS, Cluster, Gpu, Method, ModelSpec, Scenario
+from planner.result import Evidence
+from planner.spec import METHODS, Cluster, Gpu, Method, ModelSpec
 from planner.units import GIB, MIB
 
 Setting = str | int | float | bool | tuple[str, ...]
-Estimator = Callable[[Scenario], Estimate]
 
 DEFAULT_STACK = "trl"
 MAX_GPUS_PER_NODE = 8

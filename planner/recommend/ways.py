@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from planner.estimators import Estimator
 from planner.recommend.changes import RANKS, SHORTEST, changes, other_methods
 from planner.recommend.offers import RENTED_MACHINES, more_cards, other_cards, rank
-from planner.recommend.request import Ask, Estimator
+from planner.recommend.request import Ask
 from planner.result import Candidate, Way
 from planner.spec import Method
 

@@ -8,7 +8,7 @@ from planner.allocator.capacity import RESOLUTION, smallest_capacity
 from planner.allocator.config import Settings
 from planner.allocator.events import Instant, Trace, peaks
 from planner.allocator.replay import DEFAULT, Replay, replay
-from planner.formulas.overhead import INTERVAL, NCCL
+from planner.formulas.overhead import NCCL
 from planner.result import PHASES, Estimate, Memory, Parameters, Peak, Phase
 from planner.spec import Cluster, Scenario
 from planner.trace.layers import Depth
@@ -72,8 +72,8 @@ def _peak(cluster: Cluster, highest: Instant, reserved: int, capacity: int, mana
         reserved_bytes=reserved,
         device_bytes=outside + reserved,
         required_bytes=required,
-        low_bytes=int(required * (1 - INTERVAL)),
-        high_bytes=int(required * (1 + INTERVAL)),
+        low_bytes=required,
+        high_bytes=required,
         managed_bytes=managed,
         host_bytes=managed,
     )

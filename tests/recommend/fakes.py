@@ -5,8 +5,9 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+from planner.estimators import Estimator
 from planner.recommend.candidates import candidate
-from planner.recommend.request import Ask, Estimator, Request
+from planner.recommend.request import Ask, Request
 from planner.recommend.rules import Case
 from planner.result import Estimate, Memory, Parameters, Peak, Phase, Way
 from planner.spec import (

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from planner.errors import UnsupportedScenario
+from planner.estimators import Estimator
 from planner.recommend import recommend
 from planner.recommend.candidates import candidates
-from planner.recommend.request import Ask, Estimator
+from planner.recommend.request import Ask
 from planner.result import Candidate, Recommendation
 from planner.spec import Scenario
 from tests.recommend.fakes import ask, by_method, card, fake_estimate, llama, mixture, needs

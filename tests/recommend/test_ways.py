@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from planner.closed_form import estimate as closed_form
+from planner.estimators import Estimator
 from planner.planning import plan
 from planner.recommend.candidates import candidate
 from planner.recommend.changes import changes
 from planner.recommend.offers import more_cards, other_cards, rank
-from planner.recommend.request import Ask, Estimator, Request, Setting, command
+from planner.recommend.request import Ask, Request, Setting, command
 from planner.result import Plan, Way
 from planner.spec import Method, Scenario
 from planner.units import parse_bytes

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol
 
-from planner.recommend.request import Ask, Estimator, Setting
+from planner.estimators import Estimator
+from planner.recommend.request import Ask, Setting
 from planner.result import Candidate, Estimate, Memory, Reason, Way
 from planner.spec import Scenario, TrainSpec
 

@@ -166,7 +166,14 @@ class ChangedSettings:
 
 _VERDICT_WORDS = {"fits": "fits", "tight": "tight", "does_not_fit": "does not fit"}
 _OWNER_WORDS = {"optimizer": "optimizer states"}
+_PHASE_WORDS = {
+    "optimizer_step": "the optimizer step",
+    "save": "saving",
+    "resume": "resuming from a checkpoint",
+    "merge": "merging the adapters",
+}
 
 
 def _words(phase: str) -> str:
-    return "the optimizer step" if phase == "optimizer_step" else phase
+    """A phase in a sentence."""
+    return _PHASE_WORDS.get(phase, phase)

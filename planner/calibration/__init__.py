@@ -1,0 +1,26 @@
+"""Measurements -> correction and interval: how far from the truth an estimate may be, and where that is known from.
+
+``Calibration(table, runs).calibrated(estimate, scenario)`` sets ``low_bytes`` and ``high_bytes``, which rest on this
+and on nothing else. The table is made from published runs (``tests/anchors``); runs are the user's own. Without torch.
+"""
+
+from planner.calibration.conformal import COVERAGE
+from planner.calibration.interval import STATED, Calibration
+from planner.calibration.own import Run, Runs
+from planner.calibration.published import published_table
+from planner.calibration.residuals import Kind, Metric, Residual, Spread, fit, kind_of
+
+__all__ = [
+    "COVERAGE",
+    "STATED",
+    "Calibration",
+    "Kind",
+    "Metric",
+    "Residual",
+    "Run",
+    "Runs",
+    "Spread",
+    "fit",
+    "kind_of",
+    "published_table",
+]

@@ -1,0 +1,132 @@
+"""One prediction beside its measurement (``Residual``), and the groups in which such pairs resemble each other."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal, NamedTuple
+
+from planner.calibration.conformal import COVERAGE, balanced, bounds, median
+from planner.result import Estimate, Evidence
+from planner.spec import Cluster, Gpu, Scenario
+
+Metric = Literal["allocated", "reserved", "device"]
+METRICS: tuple[Metric, ...] = ("allocated", "reserved", "device")
+Cards = Literal["one", "several"]
+
+GENERATIONS: Mapping[int, str] = {6: "pascal", 7: "volta", 8: "ampere", 9: "hopper", 10: "blackwell", 12: "blackwell"}
+TURING, ADA = (7, 5), (8, 9)
+
+
+class Kind(NamedTuple):
+    """What sort of run: evidence and metric always; cards, stack and GPU architecture where the group is that narrow.
+
+    An empty word stands for all.
+    """
+
+    evidence: Evidence
+    metric: Metric
+    cards: Cards | Literal[""] = ""
+    stack: str = ""
+    architecture: str = ""
+
+    def wider(self) -> Iterator["Kind"]:
+        """This kind and all that hold it, narrowest first."""
+        yield self
+        yield self._replace(architecture="")
+        yield self._replace(architecture="", stack="")
+        yield self._replace(architecture="", stack="", cards="")
+
+    @property
+    def words(self) -> str:
+        """The group for people, without its evidence."""
+        cards = {"one": "one GPU", "several": "several GPUs", "": ""}[self.cards]
+        named = " on ".join(word for word in (self.stack, self.architecture.capitalize()) if word)
+        return ", ".join(word for word in (named or "all stacks", cards) if word)
+
+
+class Residual(NamedTuple):
+    """A signed relative error: measured / predicted - 1."""
+
+    kind: Kind
+    source: str
+    error: float
+
+
+class Spread(NamedTuple):
+    """How the errors of a group lie: ``low`` to ``high`` holds the next one with probability ``coverage``."""
+
+    n: int
+    sources: tuple[str, ...]
+    low: float
+    median: float
+    high: float
+    coverage: float = COVERAGE
+
+
+Table = Mapping[Kind, Spread]
+"""Spread of every group that has enough rows."""
+
+
+def fit(residuals: Iterable[Residual], coverage: float = COVERAGE) -> Table:
+    """The table of all groups, wide ones too, that have rows enough for an interval."""
+    groups: dict[Kind, list[Residual]] = {}
+    for residual in residuals:
+        for kind in residual.kind.wider():
+            groups.setdefault(kind, []).append(residual)
+    found = {kind: spread(rows, coverage) for kind, rows in groups.items()}
+    return {kind: one for kind, one in found.items() if one is not None}
+
+
+def spread(rows: Iterable[Residual], coverage: float = COVERAGE) -> Spread | None:
+    """How errors lie, or ``None`` for too few."""
+    kept = tuple(rows)
+    weighted = balanced((row.source, row.error) for row in kept)
+    found = bounds(weighted, coverage)
+    if found is None:
+        return None
+    sources = tuple(sorted({row.source for row in kept}))
+    return Spread(len(kept), sources, found[0], median(weighted), found[1], coverage)
+
+
+def look_up(table: Table, kind: Kind) -> tuple[Kind, Spread] | None:
+    """The narrowest group of ``kind`` that the table has."""
+    return next(((one, table[one]) for one in kind.wider() if one in table), None)
+
+
+def kind_of(scenario: Scenario, evidence: Evidence, metric: Metric = "allocated") -> Kind:
+    """The narrowest group of a scenario."""
+    return Kind(evidence, metric, cards_of(scenario.cluster), scenario.stack.name, architecture(scenario.cluster.gpu))
+
+
+def cards_of(cluster: Cluster) -> Cards:
+    """Whether others take part."""
+    return "one" if cluster.world_size == 1 else "several"
+
+
+def architecture(gpu: Gpu) -> str:
+    """The generation of a card in one word; from its compute capability where its profile says nothing.
+
+    >>> generation((8, 9)), generation((8, 6)), generation((7, 5))
+    ('ada', 'ampere', 'turing')
+    """
+    named = gpu.architecture.split()
+    return named[0].lower() if named else generation(gpu.compute_capability)
+
+
+def generation(capability: tuple[int, int] | None) -> str:
+    """NVIDIA's name of a compute capability; empty where there is none."""
+    if capability is None:
+        return ""
+    if capability == TURING:
+        return "turing"
+    if capability[0] == ADA[0] and capability >= ADA:
+        return "ada"
+    return GENERATIONS.get(capability[0], "")
+
+
+def predicted(estimate: Estimate, metric: Metric) -> int:
+    """What an estimate says of a metric, in bytes."""
+    peak = estimate.peak
+    return {
+        "allocated": peak.allocated_bytes,
+        "reserved": peak.reserved_bytes,
+        "device": peak.device_bytes,
+    }[metric]
