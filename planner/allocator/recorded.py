@@ -11,7 +11,7 @@ from typing import NamedTuple, cast
 from planner.allocator.events import OUTSIDE, Block, Mark, Trace
 from planner.allocator.plainpickle import Reader, load_plain
 from planner.errors import BrokenInput, UsageError
-from planner.result import OWNERS, PHASES, Phase
+from planner.result import ALL_PHASES, OWNERS, Phase
 
 WHAT = "CUDA memory snapshot"
 
@@ -188,6 +188,6 @@ def _with_own(trace: Trace, own: Reader) -> Trace:
 
 def _mark(reader: Reader) -> Mark:
     members = reader.each()
-    if len(members) != 3 or members[1].of(str) not in PHASES:
+    if len(members) != 3 or members[1].of(str) not in ALL_PHASES:
         raise BrokenInput(f"not a {WHAT}: {reader.path} is no mark")
     return Mark(members[0].size, cast(Phase, members[1].of(str)), members[2].size)

@@ -22,10 +22,13 @@ from planner.render.document import (
     WayDocument,
 )
 from planner.render.plan_text import requested
-from planner.result import PHASES, Candidate, Plan, Reason, Way
+from planner.result import ALL_PHASES, Candidate, Plan, Reason, Way
 from planner.spec import METHODS, Cluster, Origin, Sharding, TrainSpec
 
-SETTINGS = tuple(field.name for field in fields(TrainSpec) if field.name != "method")
+
+def settings_of(train: TrainSpec) -> tuple[str, ...]:
+    """Names of the settings that a document holds."""
+    return tuple(name for name in train.settings if name != "method")
 
 
 def to_json(document: object) -> str:
@@ -55,7 +58,10 @@ def schema() -> dict[str, object]:
 
 def _scenario(plan: Plan) -> dict[str, Setting]:
     """The request itself, then every training setting; one that differs between methods is given for each of them."""
-    return {**_request(plan), **{name: _shared(requested(plan), name) for name in SETTINGS}}
+    return {
+        **_request(plan),
+        **{name: _shared(requested(plan), name) for name in settings_of(plan.candidates[0].scenario.train)},
+    }
 
 
 def _shared(candidates: Sequence[Candidate], name: str) -> Setting:
@@ -112,12 +118,12 @@ def _gpu(cluster: Cluster) -> GpuDocument:
 
 
 def candidate_document(candidate: Candidate) -> CandidateDocument:
-    estimate = candidate.estimate
+    estimate, names = candidate.estimate, settings_of(candidate.scenario.train)
     return {
         "method": candidate.method,
         "peft_type": candidate.scenario.train.peft_type,
-        "settings": {name: _value(getattr(candidate.scenario.train, name)) for name in SETTINGS},
-        "from": {name: _origin(candidate, name) for name in SETTINGS},
+        "settings": {name: _value(getattr(candidate.scenario.train, name)) for name in names},
+        "from": {name: _origin(candidate, name) for name in names},
         "evidence": estimate.evidence,
         "parameters": {
             "total": estimate.parameters.total,
@@ -145,7 +151,7 @@ def _phases(candidate: Candidate) -> list[PhaseDocument]:
             "allocated_bytes": memories[name].total,
             "owners": cast("OwnersDocument", memories[name]._asdict()),
         }
-        for name in PHASES
+        for name in ALL_PHASES
         if name in memories
     ]
 

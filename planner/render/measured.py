@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from planner.render import words
-from planner.render.machine import SETTINGS
+from planner.render.machine import settings_of
 from planner.render.sheet import Cell, Column, Sheet, Tone, row
 from planner.units import format_bytes
 
@@ -117,7 +117,7 @@ def measured_document(found: Measured) -> dict[str, object]:
         "model": scenario.model.name,
         "method": scenario.train.method,
         "stack": scenario.stack.name,
-        "settings": {name: _plain(getattr(scenario.train, name)) for name in SETTINGS},
+        "settings": {name: _plain(getattr(scenario.train, name)) for name in settings_of(scenario.train)},
         "layers": measurement.layers,
         "device": None if measurement.device is None else measurement.device._asdict(),
         "versions": dict(measurement.versions),

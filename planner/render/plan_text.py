@@ -6,13 +6,25 @@ from types import MappingProxyType
 
 from planner.render import words
 from planner.render.sheet import Cell, Column, Sheet, Tone, row
-from planner.result import OWNERS, PHASES, Candidate, Plan, Way
-from planner.spec import Origin, TrainSpec
+from planner.result import ALL_PHASES, OWNERS, Candidate, Plan, Way
+from planner.spec import MOMENTS, Moment, Origin, TrainSpec
 from planner.units import format_count
 
 LORA_SETTINGS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "modules_to_save")
 QUANT_SETTINGS = ("quant", "double_quant", "quant_storage")
 
+
+MOMENTS_OF: Mapping[str, tuple[Moment, ...]] = MappingProxyType(
+    {
+        "moments": MOMENTS,
+        "eval_batch_size": ("evaluation", "generation"),
+        "eval_samples": ("evaluation",),
+        "eval_accumulation_steps": ("evaluation",),
+        "eval_logits": ("evaluation",),
+        "new_tokens": ("generation",),
+    }
+)
+"""Moments that a setting acts on."""
 
 TOTALS = {
     "allocated": "allocated_bytes",
@@ -34,6 +46,7 @@ SILENT: Mapping[str, object] = MappingProxyType(
         "kernels": "eager",
         "sharding": "none",
         "peft_config": "",
+        "eval_accumulation_steps": 0,
     }
 )
 """Defaults of ours that do nothing: JSON has them, two lines of text have not."""
@@ -161,7 +174,8 @@ def breakdown(plan: Plan) -> Sheet:
 def phases(plan: Plan) -> Sheet:
     """Allocated bytes by phase; the peak stands out."""
     rows = []
-    for name in PHASES:
+    present = {name for candidate in plan.candidates for name in candidate.estimate.phases}
+    for name in (name for name in ALL_PHASES if name in present):
         cells = [Cell(words.phase(name))]
         for candidate in plan.candidates:
             memory = candidate.estimate.phases.get(name)
@@ -283,4 +297,6 @@ def _relevant(candidates: Iterable[Candidate], name: str) -> bool:
         return any(train.uses_adapters for train in trains)
     if name in QUANT_SETTINGS:
         return any(train.quantized for train in trains)
+    if name in MOMENTS_OF:
+        return any(set(MOMENTS_OF[name]) & set(train.moments) for train in trains)
     return True

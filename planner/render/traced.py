@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from planner.render import words
 from planner.render.machine import candidate_document
 from planner.render.sheet import Cell, Column, Sheet, row
-from planner.result import OWNERS, PHASES
+from planner.result import ALL_PHASES, OWNERS
 from planner.units import format_bytes
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def traced_sheets(found: "Tracing", notes: Sequence[str] = ()) -> list[Sheet]:
 def phases_sheet(found: "Tracing") -> Sheet:
     """GiB by owner at the highest instant of every phase; allocated bytes of the first step below."""
     estimate = found.candidate.estimate
-    phases = [phase for phase in PHASES if phase in estimate.phases]
+    phases = [phase for phase in ALL_PHASES if phase in estimate.phases]
     columns = (Column("GiB at each phase's peak"), *(Column(words.phase(phase), numeric=True) for phase in phases))
     owners = [
         row((words.OWNER_WORDS[owner], *(words.gib(getattr(estimate.phases[phase], owner)) for phase in phases)))  # type: ignore[index]

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Literal
 
@@ -19,6 +19,20 @@ Loss = Literal["full", "chunked", "fused"]
 Sharding = Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp"]
 
 FLOAT_BYTES: Mapping[str, int] = MappingProxyType({"fp32": 4, "bf16": 2, "fp16": 2})
+
+Moment = Literal["evaluation", "generation", "save", "resume", "merge"]
+MOMENTS: tuple[Moment, ...] = ("evaluation", "generation", "save", "resume", "merge")
+"""What a job may do besides its steps, in the order in which it is planned: merging ends the adapters."""
+
+MOMENT_SETTINGS = (
+    "moments",
+    "eval_batch_size",
+    "eval_samples",
+    "eval_accumulation_steps",
+    "eval_logits",
+    "new_tokens",
+)
+"""Settings of a ``TrainSpec`` that act only where moments are asked for."""
 
 METHODS: tuple[Method, ...] = ("full", "lora", "qlora")
 """Methods that are planned when none is named."""
@@ -66,6 +80,30 @@ class TrainSpec:
     sharding: Sharding = "none"
     peft_config: str = ""
     """The fields of an ``adapter_config.json`` as one JSON object; empty where LoRA's settings above say it all."""
+    moments: tuple[Moment, ...] = ()
+    """Moments besides the step that the plan covers, in the order of ``MOMENTS``."""
+    eval_batch_size: int = 8
+    """Sequences in one batch of evaluation and of generation. transformers 5.23 training_args.py,
+    per_device_eval_batch_size."""
+    eval_samples: int = 32
+    """Sequences that are evaluated."""
+    eval_accumulation_steps: int = 0
+    """Batches after which gathered logits move to the host; 0: only at the end, as TrainingArguments has it."""
+    eval_logits: bool = True
+    """Logits are gathered for metrics; without, only losses are, as the Trainer does when it has no metrics."""
+    new_tokens: int = 128
+    """Tokens that are generated after a prompt of ``seq_len``."""
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Names of the settings that act: those of moments only where there are any."""
+        names = (field.name for field in fields(self))
+        return tuple(name for name in names if self.moments or name not in MOMENT_SETTINGS)
+
+    @property
+    def eval_batches(self) -> int:
+        """Batches of one evaluation."""
+        return -(-self.eval_samples // self.eval_batch_size)
 
     @property
     def adapter(self) -> Mapping[str, object] | None:

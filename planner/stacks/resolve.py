@@ -9,6 +9,7 @@ from typing import Any, get_args
 from planner.errors import UnknownName, UnsupportedScenario, UsageError, show
 from planner.peft_config import adapter_text, lora_settings
 from planner.spec import (
+    MOMENTS,
     OPTIMIZERS,
     Attend,
     Autocast,
@@ -18,6 +19,7 @@ from planner.spec import (
     Loss,
     Method,
     ModelSpec,
+    Moment,
     Origin,
     Quant,
     QuantStorage,
@@ -31,6 +33,8 @@ MAX_SEQ_LEN = 2**24
 MAX_MICRO_BATCH = 2**16
 MAX_RANK = 2**16
 MAX_GPUS = 4096
+MAX_SAMPLES = 2**20
+MAX_NEW_TOKENS = 2**17
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "method": get_args(Method),
@@ -50,8 +54,12 @@ _INTEGERS: Mapping[str, int] = {
     "micro_batch_size": MAX_MICRO_BATCH,
     "grad_accumulation": 2**20,
     "lora_rank": MAX_RANK,
+    "eval_batch_size": MAX_MICRO_BATCH,
+    "eval_samples": MAX_SAMPLES,
+    "eval_accumulation_steps": MAX_SAMPLES,
+    "new_tokens": MAX_NEW_TOKENS,
 }
-_BOOLEANS = ("double_quant", "gradient_checkpointing")
+_BOOLEANS = ("double_quant", "gradient_checkpointing", "eval_logits")
 _NAMES = ("lora_targets", "modules_to_save")
 _FILES = ("peft_config",)
 _FLOATS: Mapping[str, tuple[float, float]] = {"lora_alpha": (0.0, 1e9), "lora_dropout": (0.0, 0.99)}
@@ -141,6 +149,8 @@ def _settle(chosen: dict[str, Any], origins: dict[str, Origin], defaults: Defaul
         origins["optimizer"] = "stack"
     if origins["lora_alpha"] != "user":
         chosen["lora_alpha"] = 2.0 * chosen["lora_rank"]
+    if chosen["method"] == "full" and len(chosen["moments"]) > 1:  # beside others, merging is just not there
+        chosen["moments"] = tuple(moment for moment in chosen["moments"] if moment != "merge")
     if chosen["method"] == "qlora" and chosen["sharding"] in SHARDS_WEIGHTS and origins["quant_storage"] != "user":
         chosen["quant_storage"] = "bf16" if cluster.gpu.supports_bf16 else "fp16"
 
@@ -168,11 +178,28 @@ def _refuse(chosen: Mapping[str, Any], model: ModelSpec, cluster: Cluster) -> No
             "full fine-tuning of fp16 weights: a gradient scaler cannot unscale them; "
             "use --weights-dtype fp32 --autocast fp16"
         )
+    _refuse_moments(chosen)
     if not chosen["lora_targets"]:
         raise UsageError("--lora-targets is empty: name modules with commas, or all-linear")
 
 
+def _refuse_moments(chosen: Mapping[str, Any]) -> None:
+    """Moments that the method or the sharding does not have."""
+    moments = chosen["moments"]
+    if moments and chosen["sharding"] != "none":
+        raise UnsupportedScenario(
+            f"--moments {','.join(moments)} under --sharding {chosen['sharding']} is not planned yet: "
+            "use --gpus 1 --sharding none"
+        )
+    if "merge" in moments and chosen["method"] == "full":
+        raise UnsupportedScenario("--moments merge: full fine-tuning has no adapters to merge; use --method lora")
+    if "merge" in moments and chosen["method"] == "qlora" and chosen["quant"] == "int8":
+        raise UnsupportedScenario("--moments merge into 8-bit weights is not planned yet: use --quant nf4")
+
+
 def _checked(name: str, value: object) -> object:
+    if name == "moments":
+        return _moments(value)
     if name in _CHOICES:
         return _choice(name, value)
     if name in _INTEGERS:
@@ -225,9 +252,24 @@ def _float(name: str, value: object, least: float, most: float) -> float:
     return float(value)
 
 
-def _names(name: str, value: object) -> tuple[str, ...]:
+def _moments(value: object) -> tuple[Moment, ...]:
+    """Names of moments in the order in which they are planned; ``all`` stands for every one.
+
+    >>> _moments("merge,evaluation")
+    ('evaluation', 'merge')
+    """
+    names = _names("moments", value, "moments")
+    if names == ("all",):
+        return MOMENTS
+    for name in names:
+        if name not in MOMENTS:
+            raise UsageError(f"--moments {show(name)} is not one of {', '.join(MOMENTS)}, or all")
+    return tuple(moment for moment in MOMENTS if moment in names)
+
+
+def _names(name: str, value: object, what: str = "module names") -> tuple[str, ...]:
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
-        raise UsageError(f"{option(name)} {show(value)} is not a list of module names")
+        raise UsageError(f"{option(name)} {show(value)} is not a list of {what}")
     clean = tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
     return () if clean == ("none",) else clean

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from planner.allocator.events import Block, Instant, Mark, Trace
 from planner.allocator.replay import Replay, Usage
-from planner.result import OWNERS, PHASES, Estimate, Memory, Parameters, Peak
+from planner.result import ALL_PHASES, OWNERS, Estimate, Memory, Parameters, Peak
 from planner.trace.cache import Kind
 from planner.trace.judgement import Finding, Traced
 from planner.trace.layers import Depth
@@ -69,7 +69,7 @@ def _traced(content: bytes) -> Traced:
     owners, sites = [name[0] for name in names], [name[1] for name in names]
     columns = (sizes, map(owners.__getitem__, kinds), map(sites.__getitem__, kinds), places)
     blocks = tuple(map(Block._make, zip(*columns, strict=True)))
-    marks = tuple(Mark(index, _one_of(PHASES, phase), step) for index, phase, step in facts["marks"])
+    marks = tuple(Mark(index, _one_of(ALL_PHASES, phase), step) for index, phase, step in facts["marks"])
     if len(layers) != len(events) or (events and not -len(blocks) <= min(events) <= max(events) < len(blocks)):
         raise ValueError("events without blocks")
     trace = Trace(blocks, tuple(events), tuple(layers), marks)
@@ -93,13 +93,13 @@ def _from_judged(value: Judged) -> bytes:
 def _judged(content: bytes) -> Judged:
     facts, handed_out = _unpack(content)
     evidence, parameters, phases, peak = facts["estimate"]
-    by_phase = MappingProxyType({_one_of(PHASES, name): Memory(*owners) for name, owners in phases})
+    by_phase = MappingProxyType({_one_of(ALL_PHASES, name): Memory(*owners) for name, owners in phases})
     replayed = {**facts["replay"], "phases": tuple(Usage(*usage) for usage in facts["replay"]["phases"])}
     phase, step, index, owners = facts["peak"]
     return Judged(
         Estimate(evidence, Parameters(*parameters), by_phase, Peak(**peak)),
         Replay(**replayed, handed_out=tuple(handed_out)),
-        Instant(_one_of(PHASES, phase), step, index, Memory(*owners)),
+        Instant(_one_of(ALL_PHASES, phase), step, index, Memory(*owners)),
     )
 
 

@@ -286,6 +286,7 @@ OTHER: dict[str, Any] = {
     "kernels": "fused",
     "loss": "chunked",
     "sharding": "ddp",
+    "moments": ("save",),
 }
 
 
