@@ -85,7 +85,7 @@ def _moved(count: int, error: float) -> int:
 
 
 def _own_basis(own: Own) -> Basis:
-    return Basis(own.kind, len(own.runs), tuple(run.id for run in own.runs), coverage=own.coverage)
+    return Basis(own.kind, len(own.runs), own.runs, coverage=own.coverage)
 
 
 def _published_basis(found: tuple[Kind, Spread] | None) -> Basis:

@@ -1,10 +1,11 @@
 """The user's own measured runs, as far as they speak about a scenario: of it, of its model, of its kind of device."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from statistics import median
+from typing import NamedTuple
 
-from planner.calibration.residuals import Metric, Residual, architecture, kind_of, spread
+from planner.calibration.residuals import Kind, Metric, Residual, architecture, kind_of, spread
 from planner.result import BasisKind, Evidence
 from planner.spec import Scenario, TrainSpec
 
@@ -15,15 +16,25 @@ NEIGHBOURS = 0.02
 """The least that a run of another shape leaves open (stated)."""
 
 SHAPE = ("seq_len", "micro_batch_size", "grad_accumulation")
-"""Settings that change between neighbours as a matter of course; others count as long as method and stack agree."""
+"""Settings that change between neighbours as a matter of course; others count as long as model and method agree."""
+
+
+class Query(NamedTuple):
+    """Which runs may matter: software and kind of device agree, and the model, where one is named."""
+
+    stack: str
+    architecture: str
+    world_size: int
+    model: str = ""
+    method: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """A measured run: what it was, what was predicted and measured (bytes), and on which card it ran or failed.
 
-    ``layers``: only the first so many were run. ``held_bytes``: total memory of the device, or the cap that stood in for
-    a smaller one. ``id`` is that of its record.
+    ``layers``: only the first so many were run. ``held_bytes``: total memory of the device, or the cap that stood in
+    for a smaller one. ``id`` is that of its record.
     """
 
     id: str
@@ -40,12 +51,21 @@ class Run:
         return None if not real or not ours else real / ours - 1
 
 
+Find = Callable[[Query], tuple[Run, ...]]
+"""Runs that answer a query, newest first."""
+
+
+def nothing(_query: Query) -> tuple[Run, ...]:
+    """Of somebody who has measured nothing."""
+    return ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Own:
     """What own runs say: the median error, and how far below and above the prediction the next run may lie."""
 
     kind: BasisKind
-    runs: tuple[Run, ...]
+    runs: tuple[str, ...]
     low: float
     shift: float
     high: float
@@ -54,46 +74,48 @@ class Own:
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """All runs that may matter, by how near they are; found once for each scenario."""
+    """Runs by how near they are to a scenario; each query is put once."""
 
-    runs: tuple[Run, ...] = ()
-    _found: dict[Scenario, tuple[tuple[Run, ...], ...]] = field(default_factory=dict, repr=False, compare=False)
+    find: Find = nothing
+    _found: dict[Query, tuple[Run, ...]] = field(default_factory=dict, repr=False, compare=False)
 
-    def near(self, scenario: Scenario) -> tuple[tuple[Run, ...], ...]:
-        """Runs of this very scenario, of its model with other settings, and of its kind with other models."""
-        found = self._found.get(scenario)
-        if found is None:
-            comparable = [run for run in self.runs if _comparable(run.scenario, scenario)]
-            same = tuple(run for run in comparable if run.layers is None and _same(run.scenario, scenario))
-            neighbours = tuple(run for run in comparable if run not in same and _neighbours(run.scenario, scenario))
-            others = tuple(run for run in comparable if run not in same and run not in neighbours)
-            found = self._found[scenario] = (same, neighbours, others)
-        return found
+    def of_model(self, scenario: Scenario) -> tuple[Run, ...]:
+        """Runs of the scenario's model by its method, on its stack and kind of device."""
+        named = query_of(scenario)._replace(model=scenario.model.name, method=scenario.train.method)
+        return tuple(run for run in self._ask(named) if run.scenario.model == scenario.model)
+
+    def of_scenario(self, scenario: Scenario) -> tuple[Run, ...]:
+        """Runs of this very scenario, all layers of it."""
+        return tuple(
+            run for run in self.of_model(scenario) if run.layers is None and run.scenario.train == scenario.train
+        )
+
+    def of_neighbours(self, scenario: Scenario) -> tuple[Run, ...]:
+        """Runs that differ in shape alone, where there are any, else in any setting but the method."""
+        same = self.of_scenario(scenario)
+        others = tuple(run for run in self.of_model(scenario) if run not in same)
+        return tuple(run for run in others if same_but_shape(run.scenario.train, scenario.train)) or others
+
+    def of_kind(self, scenario: Scenario) -> tuple[Run, ...]:
+        """Runs of any model on its stack and kind of device."""
+        return self._ask(query_of(scenario))
+
+    def _ask(self, query: Query) -> tuple[Run, ...]:
+        if query not in self._found:
+            self._found[query] = self.find(query)
+        return self._found[query]
 
     def limits(self, scenario: Scenario) -> tuple[int | None, int | None]:
         """The largest card on which this very scenario ran out of memory, and the smallest on which it completed."""
-        same, _, _ = self.near(scenario)
+        same = self.of_scenario(scenario)
         failed = [run.held_bytes for run in same if run.out_of_memory and run.held_bytes]
         ran = [run.held_bytes for run in same if not run.out_of_memory and run.held_bytes]
         return max(failed, default=None), min(ran, default=None)
 
 
-def _comparable(run: Scenario, scenario: Scenario) -> bool:
-    """Same software and kind of device: errors of one say something about the other."""
-    cards = run.cluster.world_size == scenario.cluster.world_size
-    return (
-        cards
-        and run.stack.name == scenario.stack.name
-        and architecture(run.cluster.gpu) == architecture(scenario.cluster.gpu)
-    )
-
-
-def _same(run: Scenario, scenario: Scenario) -> bool:
-    return run.train == scenario.train and run.model == scenario.model
-
-
-def _neighbours(run: Scenario, scenario: Scenario) -> bool:
-    return run.model == scenario.model and run.train.method == scenario.train.method
+def query_of(scenario: Scenario) -> Query:
+    """What runs must have in common with a scenario to say anything about it."""
+    return Query(scenario.stack.name, architecture(scenario.cluster.gpu), scenario.cluster.world_size)
 
 
 def same_but_shape(one: TrainSpec, other: TrainSpec) -> bool:
@@ -104,39 +126,43 @@ def same_but_shape(one: TrainSpec, other: TrainSpec) -> bool:
 def own_spread(runs: Runs, scenario: Scenario, evidence: Evidence, metric: Metric, stated: float) -> Own | None:
     """What the nearest runs that were made say; ``stated`` is half the width that holds without them.
 
-    Formula:   of this scenario:    shift = median error;  width = max(1 %, largest distance from it)
-               of its model:        shift = median error;  width = max(2 %, largest distance, stated / (n + 1))
+    Formula:   of this scenario:     shift = median error;  width = max(1 %, largest distance from it)
+               of its model:         shift = median error;  width = max(2 %, largest distance, stated / (n + 1))
                of its kind, n >= 19: split conformal prediction around the median error
-    Source:    ours; the first two are judged by docs/validation.md, where published runs stand in for own ones
+    Source:    ours; docs/validation.md judges the first two, with published runs in place of own ones
     Valid:     runs of the same stack, GPU architecture and number of cards
     """
-    same, neighbours, others = runs.near(scenario)
-    for kind, near in (("scenario", same), ("neighbours", _nearest(neighbours, scenario))):
-        measured = tuple(run for run in near if run.error(evidence, metric) is not None)
-        if measured:
-            least = REPEATS if kind == "scenario" else max(NEIGHBOURS, stated / (len(measured) + 1))
-            return _around(kind, measured, _errors(measured, evidence, metric), least)  # type: ignore[arg-type]
-    found = spread(
-        Residual(kind_of(run.scenario, evidence, metric), run.scenario.model.name, error)
-        for run in (*neighbours, *others)
-        if (error := run.error(evidence, metric)) is not None
-    )
+    if same := _errors(runs.of_scenario(scenario), evidence, metric):
+        return _around("scenario", same, REPEATS)
+    if near := _errors(runs.of_neighbours(scenario), evidence, metric):
+        return _around("neighbours", near, max(NEIGHBOURS, stated / (len(near) + 1)))
+    kind = kind_of(scenario, evidence, metric)
+    errors = _errors(runs.of_kind(scenario), evidence, metric)
+    return _spread_of(kind, errors) if errors else None
+
+
+def _errors(runs: Iterable[Run], evidence: Evidence, metric: Metric) -> dict[str, tuple[str, float]]:
+    """Model and error of each run, by its id, where both sides are known."""
+    found = {run.id: (run.scenario.model.name, run.error(evidence, metric)) for run in runs}
+    return {name: (model, error) for name, (model, error) in found.items() if error is not None}
+
+
+def _around(kind: BasisKind, errors: Mapping[str, tuple[str, float]], least: float) -> Own:
+    values = [error for _, error in errors.values()]
+    shift = median(values)
+    width = max(least, *(abs(error - shift) for error in values))
+    return Own(kind=kind, runs=tuple(errors), low=shift - width, shift=shift, high=shift + width)
+
+
+def _spread_of(kind: Kind, errors: Mapping[str, tuple[str, float]]) -> Own | None:
+    found = spread(Residual(kind, model, error) for model, error in errors.values())
     if found is None:
         return None
-    return Own(kind="device", runs=others, low=found.low, shift=found.median, high=found.high, coverage=found.coverage)
-
-
-def _nearest(neighbours: tuple[Run, ...], scenario: Scenario) -> tuple[Run, ...]:
-    """Those that differ in shape alone, where there are any."""
-    shape = tuple(run for run in neighbours if same_but_shape(run.scenario.train, scenario.train))
-    return shape or neighbours
-
-
-def _errors(runs: Iterable[Run], evidence: Evidence, metric: Metric) -> list[float]:
-    return [error for run in runs if (error := run.error(evidence, metric)) is not None]
-
-
-def _around(kind: BasisKind, runs: tuple[Run, ...], errors: list[float], least: float) -> Own:
-    shift = median(errors)
-    width = max(least, *(abs(error - shift) for error in errors))
-    return Own(kind=kind, runs=runs, low=shift - width, shift=shift, high=shift + width)
+    return Own(
+        kind="device",
+        runs=tuple(errors),
+        low=found.low,
+        shift=found.median,
+        high=found.high,
+        coverage=found.coverage,
+    )

@@ -4,15 +4,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
 from planner.calibration.conformal import COVERAGE, balanced, bounds, median
+from planner.records import architecture_of
 from planner.result import Estimate, Evidence
 from planner.spec import Cluster, Gpu, Scenario
 
 Metric = Literal["allocated", "reserved", "device"]
 METRICS: tuple[Metric, ...] = ("allocated", "reserved", "device")
 Cards = Literal["one", "several"]
-
-GENERATIONS: Mapping[int, str] = {6: "pascal", 7: "volta", 8: "ampere", 9: "hopper", 10: "blackwell", 12: "blackwell"}
-TURING, ADA = (7, 5), (8, 9)
 
 
 class Kind(NamedTuple):
@@ -28,7 +26,7 @@ class Kind(NamedTuple):
     architecture: str = ""
 
     def wider(self) -> Iterator["Kind"]:
-        """This kind and all that hold it, narrowest first."""
+        """The kind itself and all that hold it, narrowest first."""
         yield self
         yield self._replace(architecture="")
         yield self._replace(architecture="", stack="")
@@ -102,24 +100,9 @@ def cards_of(cluster: Cluster) -> Cards:
 
 
 def architecture(gpu: Gpu) -> str:
-    """The generation of a card in one word; from its compute capability where its profile says nothing.
-
-    >>> generation((8, 9)), generation((8, 6)), generation((7, 5))
-    ('ada', 'ampere', 'turing')
-    """
+    """The generation of a card in one word: its profile's, else that of its compute capability."""
     named = gpu.architecture.split()
-    return named[0].lower() if named else generation(gpu.compute_capability)
-
-
-def generation(capability: tuple[int, int] | None) -> str:
-    """NVIDIA's name of a compute capability; empty where there is none."""
-    if capability is None:
-        return ""
-    if capability == TURING:
-        return "turing"
-    if capability[0] == ADA[0] and capability >= ADA:
-        return "ada"
-    return GENERATIONS.get(capability[0], "")
+    return named[0].lower() if named else architecture_of("cuda", gpu.compute_capability, gpu.name)
 
 
 def predicted(estimate: Estimate, metric: Metric) -> int:

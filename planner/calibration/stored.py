@@ -1,0 +1,71 @@
+"""Records of the user's store as runs that calibration understands."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
+
+from planner.calibration.own import Find, Query, Run
+from planner.calibration.residuals import METRICS, Metric, predicted
+from planner.errors import PlannerError
+from planner.records import Record
+from planner.result import Estimate
+from planner.spec import Scenario
+
+MOST = 200
+"""Newest records that are looked at for one query: older ones of the same kind add little."""
+
+Select = Callable[[Query], Iterable[Record]]
+"""Records that answer a query, newest first."""
+
+
+def finder(select: Select, closed_form: Callable[[Scenario], Estimate]) -> Find:
+    """Runs from records; ``closed_form`` predicts anew, since its formulas may have been mended since."""
+
+    def find(query: Query) -> tuple[Run, ...]:
+        return tuple(_runs(select(query), closed_form))
+
+    return find
+
+
+def _runs(records: Iterable[Record], closed_form: Callable[[Scenario], Estimate]) -> Iterator[Run]:
+    for number, record in enumerate(records):
+        if number == MOST:
+            return
+        if record.kind == "steps" and record.outcome in ("done", "out_of_memory"):
+            run = _run(record, closed_form)
+            if run is not None:
+                yield run
+
+
+def _run(record: Record, closed_form: Callable[[Scenario], Estimate]) -> Run | None:
+    """The run of a record, or ``None`` for one that this version does not understand."""
+    try:
+        scenario = record.restore()
+        predictions = dict(record.predicted) | dict(_anew(record, scenario, closed_form))
+    except PlannerError:
+        return None
+    ended = record.outcome == "out_of_memory"
+    return Run(
+        id=record.id,
+        scenario=scenario,
+        layers=record.layers,
+        measured=MappingProxyType({} if ended else dict(_measured(record))),
+        predicted=MappingProxyType(predictions),  # type: ignore[arg-type]  # evidence and metrics by their names
+        out_of_memory=ended,
+        held_bytes=record.environment.cap_bytes or record.device.total_bytes if record.device.kind == "cuda" else None,
+    )
+
+
+def _anew(
+    record: Record, scenario: Scenario, closed_form: Callable[[Scenario], Estimate]
+) -> Mapping[str, Mapping[str, int]]:
+    if record.layers is not None:
+        return {}
+    found = closed_form(scenario)
+    return {"closed-form": {metric: predicted(found, metric) for metric in METRICS}}
+
+
+def _measured(record: Record) -> Iterator[tuple[Metric, int]]:
+    for metric in METRICS:
+        count = getattr(record.peak, f"{metric}_bytes")
+        if count:
+            yield metric, count
