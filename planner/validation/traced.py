@@ -10,23 +10,33 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from planner.allocator.capacity import smallest_capacity
 from planner.allocator.events import peaks
 from planner.allocator.replay import replay
 from planner.build.quiet import quiet
 from planner.errors import BrokenInput, PlannerError, UsageError, show
 from planner.result import PHASES, Memory, Phase
-from planner.spec import Scenario
+from planner.trace.judgement import resolution
 from planner.validation.grid import GridCase
 
 Tell = Callable[[str], None]
 
 
 class Row(NamedTuple):
-    """One traced case: bytes by phase and owner, or why there are none."""
+    """One traced case: bytes by phase and owner, or why there are none.
+
+    ``capacity_bytes``: the least that the allocator must be given for the steps to complete, context excluded.
+    """
 
     id: str
     phases: Mapping[Phase, Memory]
     refused: str = ""
+    capacity_bytes: int | None = None
+
+    @property
+    def peak_bytes(self) -> int:
+        """Allocated bytes of the largest phase."""
+        return max(memory.total for memory in self.phases.values())
 
 
 class TracedFile(NamedTuple):
@@ -69,7 +79,7 @@ def run_grid(cases: Iterable[GridCase], path: Path | None, tell: Tell = lambda _
 def traced_row(case: GridCase) -> Row:
     """One case, traced as ``plan --evidence traced`` does it."""
     try:
-        return Row(case.id, traced_phases(case.scenario()))
+        return _traced(case)
     except UsageError as error:
         if str(error).startswith("this needs"):
             raise
@@ -81,20 +91,19 @@ def traced_row(case: GridCase) -> Row:
         return Row(case.id, {}, f"the step itself fails: {type(error).__name__}: {text}")
 
 
-def traced_phases(scenario: Scenario) -> Mapping[Phase, Memory]:
-    """Bytes by phase and owner of the steady step, and the peak of an earlier one that goes higher.
-
-    The smallest card on which the step runs is not looked for.
-    """
+def _traced(case: GridCase) -> Row:
+    """Bytes by phase and owner of the steady step, the peak of an earlier one that goes higher, and the capacity."""
     with quiet():
         from planner.trace.estimator import highest_by_phase, telling_step, trace  # noqa: PLC0415  (loads torch)
 
-    recorded = trace(scenario).trace
-    instants = peaks(recorded, replay(recorded).handed_out)
+    recorded = trace(case.scenario()).trace
+    free = replay(recorded)
+    instants = peaks(recorded, free.handed_out)
     steady = max(instant.step for instant in instants)
     found = highest_by_phase([instant for instant in instants if instant.phase == "load" or instant.step == steady])
     top = max(telling_step(instants), key=lambda instant: instant.memory.total)
-    return {**found, top.phase: max(found[top.phase], top.memory, key=lambda memory: memory.total)}
+    phases = {**found, top.phase: max(found[top.phase], top.memory, key=lambda memory: memory.total)}
+    return Row(case.id, phases, "", smallest_capacity(recorded, resolution=resolution(free.reserved)))
 
 
 # ---------------------------------------------------------------- the file
@@ -152,7 +161,9 @@ def _write(path: Path, mode: str, line: str) -> None:
 def _line(row: Row) -> str:
     if row.refused:
         return json.dumps({"id": row.id, "refused": row.refused})
-    return json.dumps({"id": row.id, "phases": {name: list(memory) for name, memory in row.phases.items()}})
+    phases = {name: list(memory) for name, memory in row.phases.items()}
+    capacity = {} if row.capacity_bytes is None else {"capacity_bytes": row.capacity_bytes}
+    return json.dumps({"id": row.id, "phases": phases, **capacity})
 
 
 def read_traced(path: Path) -> TracedFile:
@@ -181,4 +192,5 @@ def _rows(lines: list[str]) -> Iterator[Row]:
             value["id"],
             {name: Memory(*phases[name]) for name in PHASES if name in phases},
             value.get("refused", ""),
+            value.get("capacity_bytes"),
         )
