@@ -27,7 +27,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "allocator",
         }
     ),
-    frozenset({"records"}),
+    frozenset({"records", "local"}),
     frozenset({"closed_form", "build", "trace", "measure", "throughput", "cost", "datasets", "calibration"}),
     frozenset({"estimators"}),
     frozenset({"recommend"}),
