@@ -158,7 +158,7 @@ def extrapolated(runs: Sequence[Measurement], layers: int | None, at: int) -> Me
         owners=owners,
         load=load,
         steps=tuple(
-            StepPeaks(one.number, line.seconds(one.seconds, two.seconds), tuple(_peaks(line, one, two, last)))
+            one._replace(seconds=line.seconds(one.seconds, two.seconds), phases=tuple(_peaks(line, one, two, last)))
             for one, two, last in steps
         ),
     )
@@ -182,7 +182,7 @@ def _peak(line: Line, first: PhasePeak, second: PhasePeak, deepest: PhasePeak | 
         reserved = round(allocated * deepest.reserved_bytes / deepest.allocated_bytes)
         outside = None if deepest.device_bytes is None else deepest.device_bytes - deepest.reserved_bytes
         device = None if outside is None else reserved + outside
-    return PhasePeak(first.phase, allocated, reserved, device)
+    return first._replace(allocated_bytes=allocated, reserved_bytes=reserved, device_bytes=device)
 
 
 def reserved_ratios(runs: Iterable[Measurement]) -> tuple[float, float] | None:
