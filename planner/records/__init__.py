@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         record_text,
     )
     from planner.records.scenario import scenario_document, scenario_from
+    from planner.records.store import Store, StoreError, default_store
 
 _HOMES = {
     "planner.records.record": (
@@ -43,6 +44,7 @@ _HOMES = {
         "record_text",
     ),
     "planner.records.scenario": ("scenario_document", "scenario_from"),
+    "planner.records.store": ("Store", "StoreError", "default_store"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -54,7 +56,10 @@ __all__ = [
     "PhasePeaks",
     "Record",
     "RunDevice",
+    "Store",
+    "StoreError",
     "architecture_of",
+    "default_store",
     "document_of",
     "now",
     "read_record",

@@ -5,7 +5,9 @@ list, a field that nobody declares and a missing field without default each rais
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from types import MappingProxyType, NoneType, UnionType
@@ -14,10 +16,16 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from planner.errors import show
 
 Value = TypeVar("Value")
+Reader = Callable[[Any], Any]
 
 
 class Mismatch(ValueError):
-    """Data that is not what the fields say; the message says where."""
+    """Data that is not what the fields say: the complaint, and the place of the data within the whole."""
+
+    def __init__(self, complaint: str, place: str = "") -> None:
+        super().__init__(f"{place} {complaint}" if place else complaint)
+        self.complaint = complaint
+        self.place = place
 
 
 def plain(value: object, *, lean: bool = False) -> Any:  # noqa: ANN401  (JSON data)
@@ -42,9 +50,10 @@ def default_of(field: "Field[Any]") -> object:
     return field.default_factory() if field.default_factory is not MISSING else field.default
 
 
-def restored(kind: type[Value], data: object, where: str = "") -> Value:
+def restored(kind: type[Value], data: object, name: str = "") -> Value:
     """The value of type ``kind`` that ``data`` describes; raise ``Mismatch`` where it describes none."""
-    found: Value = _restored(kind, data, where or getattr(kind, "__name__", str(kind)))
+    annotation: Any = kind
+    found: Value = _within(name or kind.__name__, reader(annotation), data)
     return found
 
 
@@ -52,8 +61,8 @@ def restored_field(owner: type, name: str, data: object) -> Any:  # noqa: ANN401
     """The value of one field of a dataclass."""
     kinds = _kinds(owner)
     if name not in kinds:
-        raise Mismatch(f"{owner.__name__}.{name[:60]} is unknown")
-    return _restored(kinds[name], data, f"{owner.__name__}.{name}")
+        raise Mismatch("is unknown", f"{owner.__name__}.{name[:60]}")
+    return _within(f"{owner.__name__}.{name}", reader(kinds[name]), data)
 
 
 def canonical(data: object) -> str:
@@ -64,38 +73,41 @@ def canonical(data: object) -> str:
 # ---------------------------------------------------------------- by kind of annotation
 
 
-def _restored(kind: Any, data: Any, where: str) -> Any:  # noqa: ANN401  (annotations and JSON are of any type)
+@cache
+def reader(kind: Any) -> Reader:  # noqa: ANN401  (annotations are of any type)
+    """What turns data into a value of this kind; made once a kind, since records are many."""
     if kind in _SCALARS:
-        return _SCALARS[kind](data, where)
+        return _SCALARS[kind]
     if kind is object or kind is Any:
-        return data
+        return lambda data: data
     if is_dataclass(kind):
-        return _dataclass(kind, data, where)
+        return _object_reader(kind)
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
-        return _one_of(arguments, data, where)
+        return _union_reader(arguments)
     if origin is Literal:
-        if isinstance(data, str) and data in arguments:
-            return data
-        raise Mismatch(f"{where} {show(data)} is not one of {', '.join(map(str, arguments))}")
+        return _choice_reader(arguments)
     if origin is tuple:
-        return tuple(_items(arguments, data, where))
+        return _list_reader(arguments)
     if origin is not None and issubclass(origin, Mapping):
-        return _mapping(arguments, data, where)
-    raise TypeError(f"{where}: no rule for {kind}")
+        return _mapping_reader(*arguments)
+    raise TypeError(f"no rule for {kind}")
 
 
-def _dataclass(kind: Any, data: object, where: str) -> Any:  # noqa: ANN401
-    if not isinstance(data, dict):
-        raise Mismatch(f"{where} {show(data)} is not an object")
-    kinds = _kinds(kind)
-    unknown = sorted(set(data) - set(kinds))
-    if unknown:
-        raise Mismatch(f"{where}.{unknown[0][:60]} is unknown")
-    missing = [field.name for field in fields(kind) if field.name not in data and default_of(field) is MISSING]
-    if missing:
-        raise Mismatch(f"{where}.{missing[0]} is missing")
-    return kind(**{name: _restored(kinds[name], item, f"{where}.{name}") for name, item in data.items()})
+def _object_reader(kind: Any) -> Reader:  # noqa: ANN401
+    readers = {name: reader(annotation) for name, annotation in _kinds(kind).items()}
+    required = {field.name for field in fields(kind) if default_of(field) is MISSING}
+
+    def read(data: Any) -> Any:  # noqa: ANN401
+        if not isinstance(data, dict):
+            raise Mismatch(f"{show(data)} is not an object")
+        if not data.keys() <= readers.keys():
+            raise Mismatch("is unknown", f".{min(data.keys() - readers.keys())[:60]}")
+        if not required <= data.keys():
+            raise Mismatch("is missing", f".{min(required - data.keys())}")
+        return kind(**{name: _within(f".{name}", readers[name], item) for name, item in data.items()})
+
+    return read
 
 
 @cache
@@ -105,62 +117,88 @@ def _kinds(kind: type) -> Mapping[str, Any]:
     return {field.name: hints[field.name] for field in fields(kind)}
 
 
-def _one_of(kinds: tuple[Any, ...], data: object, where: str) -> Any:  # noqa: ANN401
-    if data is None and NoneType in kinds:
-        return None
-    wanted = [kind for kind in kinds if kind is not NoneType]
-    for kind in wanted[:-1]:
-        try:
-            return _restored(kind, data, where)
-        except Mismatch:
-            continue
-    return _restored(wanted[-1], data, where)
+def _union_reader(kinds: tuple[Any, ...]) -> Reader:
+    readers = [reader(kind) for kind in kinds if kind is not NoneType]
+    optional = NoneType in kinds
+
+    def read(data: Any) -> Any:  # noqa: ANN401
+        if data is None and optional:
+            return None
+        for one in readers[:-1]:
+            with suppress(Mismatch):
+                return one(data)
+        return readers[-1](data)
+
+    return read
 
 
-def _items(kinds: tuple[Any, ...], data: object, where: str) -> Iterator[Any]:
-    if not isinstance(data, list):
-        raise Mismatch(f"{where} {show(data)} is not a list")
-    if kinds[-1] is Ellipsis:
-        kinds = (kinds[0],) * len(data)
-    if len(kinds) != len(data):
-        raise Mismatch(f"{where} has {len(data)} items, not {len(kinds)}")
-    for place, (kind, item) in enumerate(zip(kinds, data, strict=True)):
-        yield _restored(kind, item, f"{where}[{place}]")
+def _choice_reader(names: tuple[Any, ...]) -> Reader:
+    def read(data: Any) -> Any:  # noqa: ANN401
+        if isinstance(data, str) and data in names:
+            return data
+        raise Mismatch(f"{show(data)} is not one of {', '.join(map(str, names))}")
+
+    return read
 
 
-def _mapping(kinds: tuple[Any, ...], data: object, where: str) -> Mapping[Any, Any]:
-    if not isinstance(data, dict):
-        raise Mismatch(f"{where} {show(data)} is not an object")
-    return MappingProxyType(
-        {
-            _restored(kinds[0], key, f"a name in {where}"): _restored(kinds[1], item, f"{where}.{key[:60]}")
-            for key, item in data.items()
-        }
-    )
+def _list_reader(kinds: tuple[Any, ...]) -> Reader:
+    repeated = kinds[-1] is Ellipsis
+    readers = [reader(kind) for kind in kinds if kind is not Ellipsis]
+
+    def read(data: Any) -> Any:  # noqa: ANN401
+        if not isinstance(data, list):
+            raise Mismatch(f"{show(data)} is not a list")
+        each = readers * len(data) if repeated else readers
+        if len(each) != len(data):
+            raise Mismatch(f"has {len(data)} items, not {len(each)}")
+        return tuple(_within(f"[{place}]", one, item) for place, (one, item) in enumerate(zip(each, data, strict=True)))
+
+    return read
 
 
-def _integer(data: object, where: str) -> int:
+def _mapping_reader(key_kind: Any, item_kind: Any) -> Reader:  # noqa: ANN401
+    key_of, item_of = reader(key_kind), reader(item_kind)
+
+    def read(data: Any) -> Any:  # noqa: ANN401
+        if not isinstance(data, dict):
+            raise Mismatch(f"{show(data)} is not an object")
+        return MappingProxyType({key_of(key): _within(f".{key[:60]}", item_of, item) for key, item in data.items()})
+
+    return read
+
+
+def _within(place: str, read: Reader, data: object) -> Any:  # noqa: ANN401
+    try:
+        return read(data)
+    except Mismatch as fault:
+        raise Mismatch(fault.complaint, place + fault.place) from None
+
+
+def _integer(data: object) -> int:
     if isinstance(data, bool) or not isinstance(data, int):
-        raise Mismatch(f"{where} {show(data)} is not a whole number")
+        raise Mismatch(f"{show(data)} is not a whole number")
     return data
 
 
-def _number(data: object, where: str) -> float:
+def _number(data: object) -> float:
     if isinstance(data, bool) or not isinstance(data, int | float):
-        raise Mismatch(f"{where} {show(data)} is not a number")
+        raise Mismatch(f"{show(data)} is not a number")
     return data
 
 
-def _text(data: object, where: str) -> str:
-    if not isinstance(data, str) or any("\ud800" <= char <= "\udfff" for char in data):
-        raise Mismatch(f"{where} {show(data)} is not text")
+def _text(data: object) -> str:
+    if not isinstance(data, str) or _SURROGATE.search(data):
+        raise Mismatch(f"{show(data)} is not text")
     return data
 
 
-def _truth(data: object, where: str) -> bool:
+def _truth(data: object) -> bool:
     if not isinstance(data, bool):
-        raise Mismatch(f"{where} {show(data)} is neither true nor false")
+        raise Mismatch(f"{show(data)} is neither true nor false")
     return data
 
 
-_SCALARS: Mapping[Any, Callable[[object, str], Any]] = {int: _integer, float: _number, str: _text, bool: _truth}
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Halves of characters, which JSON may hold and no text does."""
+
+_SCALARS: Mapping[Any, Reader] = MappingProxyType({int: _integer, float: _number, str: _text, bool: _truth})

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Literal
@@ -121,7 +121,7 @@ class Record:
     @property
     def id(self) -> str:
         """32 hexadecimal digits of the content: the same run has the same on every machine."""
-        return hashlib.sha256(canonical(record_document(self, with_id=False)).encode()).hexdigest()[:32]
+        return _digest(record_document(self, with_id=False))
 
     @property
     def model(self) -> str:
@@ -158,47 +158,62 @@ def document_of(scenario: Scenario) -> Mapping[str, Any]:
 
 def record_document(record: Record, *, with_id: bool = True) -> dict[str, Any]:
     """The record as JSON data; fields that hold their defaults are left out, so that new ones change no id."""
-    facts = plain(record, lean=True)
-    later = facts.pop("later", {})
-    named = {"planner": record.planner, "kind": record.kind}
-    return {"schema": SCHEMA, **({"id": record.id} if with_id else {}), **later, **facts, **named}
+    facts = plain(replace(record, scenario=Nothing, later=Nothing), lean=True)
+    always = {"scenario": dict(record.scenario), "planner": record.planner, "kind": record.kind}
+    found = {"schema": SCHEMA, **record.later, **facts, **always}
+    return {**found, "id": _digest(found)} if with_id else found
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical(document).encode()).hexdigest()[:32]
 
 
 def record_text(record: Record) -> str:
-    """The record as one line of JSON, the same for the same content."""
-    return canonical(record_document(record))
+    """The record as one line of JSON in ASCII. Schema and id come first: so a record is found in a damaged file."""
+    document = record_document(record, with_id=False)
+    digest = _digest(document)
+    del document["schema"]
+    return f'{{"schema":{SCHEMA},"id":"{digest}",{canonical(document)[1:]}'
 
 
-def record_from(document: object) -> Record:
+def record_from(document: object, *, trusted: bool = False) -> Record:
     """The record that JSON data describes; raise ``BrokenInput`` in one line for what is none.
 
-    Fields that this version does not know are kept in ``later``. An id that does not belong to the content is refused.
+    Fields that this version does not know are kept in ``later``. An id that does not belong to the content is refused;
+    ``trusted`` spares that and what only a stranger would get wrong, for rows that we wrote ourselves.
     """
     if not isinstance(document, dict):
         raise BrokenInput(f"{show(document)} is not a measurement")
     if document.get("schema") != SCHEMA:
         raise BrokenInput(f"schema {show(document.get('schema'))} is not {SCHEMA}: update finetune-planner to read it")
-    known = {one.name for one in fields(Record)} - {"later"}
-    facts = {name: value for name, value in document.items() if name in known}
-    later = {name: value for name, value in document.items() if name not in known | {"schema", "id"}}
+    facts = {name: value for name, value in document.items() if name in _FIELDS}
+    later = {name: value for name, value in document.items() if name not in _FIELDS and name not in ("schema", "id")}
     try:
         record = restored(Record, facts | {"later": later}, "measurement")
-        _check(record)
-        given = document.get("id", record.id)
+        if not trusted:
+            _check(record)
+            _check_id(record, document)
     except (ValueError, RecursionError) as error:
         raise BrokenInput(next(iter(str(error).splitlines()), "nested too deeply")[:300]) from None
-    if given != record.id:
-        raise BrokenInput(f"id {show(given)} does not belong to the content, which has {record.id}: it was changed")
     return record
 
 
-def read_record(text: str) -> Record:
+_FIELDS = frozenset(one.name for one in fields(Record)) - {"later"}
+
+
+def _check_id(record: Record, document: Mapping[str, Any]) -> None:
+    given = document.get("id", record.id)
+    if given != record.id:
+        raise Mismatch(f"id {show(given)} does not belong to the content, which has {record.id}: it was changed")
+
+
+def read_record(text: str, *, trusted: bool = False) -> Record:
     """The record in one line of JSON; raise ``BrokenInput`` in one line for what is none."""
     try:
         document = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise BrokenInput(f"not JSON: {next(iter(str(error).splitlines()), 'nested too deeply')[:200]}") from None
-    return record_from(document)
+    return record_from(document, trusted=trusted)
 
 
 def _refuse(name: str) -> float:
