@@ -1,13 +1,13 @@
 """Writes everything in README.md and docs/ that comes from the program: ``python docs/generate.py [--check]``.
 
-Four kinds of text are generated, and nothing else is touched:
+Five kinds of text are generated, and nothing else is touched:
 
 - what stands between ``<!-- begin: NAME -->`` and ``<!-- end: NAME -->``, by the function ``NAME`` of ``SECTIONS``;
 - the output in a ``console`` block, by running its command at 80 columns. A comment ``<!-- keep: lines 1-9 20 -->`` or
   ``<!-- keep: paragraphs 1-3 -->`` above the block keeps these parts of the output, with ``...`` for the others;
 - the output in the ``python`` blocks of ``SHOWN``; worked examples on other pages are computed by
   hand, and a test runs them;
-- ``docs/plan.schema.json``.
+- ``docs/plan.schema.json``, and the table of published errors that intervals rest on.
 """
 
 import contextlib
@@ -24,8 +24,11 @@ DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 sys.path.insert(0, str(ROOT))
 
-from docs.sections import SECTIONS, schema_text  # noqa: E402  (the root must be on the path first)
+from docs.sections import SECTIONS, published_text, schema_text  # noqa: E402  (the root must be on the path first)
+from planner.calibration.published import FILE as PUBLISHED  # noqa: E402
+from planner.calibration.published import published_table  # noqa: E402
 from planner.cli import main as run_plan  # noqa: E402
+from planner.estimators import calibration_here  # noqa: E402
 
 WIDTH = "80"
 SHOWN = (ROOT / "README.md", DOCS / "quickstart.md", DOCS / "json-schema.md")
@@ -39,19 +42,25 @@ def main(arguments: list[str]) -> int:
     if arguments not in ([], ["--check"]):
         sys.stderr.write("usage: python docs/generate.py [--check]\n")
         return 2
-    stale = {path: text for path, text in generated() if not path.exists() or path.read_text(encoding="utf-8") != text}
-    for path, text in stale.items():
+    stale = 0
+    for path, text in generated():
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            continue
+        stale += 1
         name = path.relative_to(ROOT)
         if arguments:
             sys.stderr.write(f"{name} is stale: run python docs/generate.py\n")
         else:
             path.write_text(text, encoding="utf-8")
             sys.stdout.write(f"wrote {name}\n")
+            published_table.cache_clear()
+            calibration_here.cache_clear()
     return 1 if stale and arguments else 0
 
 
 def generated() -> Iterator[tuple[Path, str]]:
-    """Every page with its text as it ought to be."""
+    """Every page with its text as it ought to be; the table first, since examples rest on it."""
+    yield PUBLISHED, published_text()
     for path in pages():
         text = refreshed(path.read_text(encoding="utf-8"))
         yield path, with_results(text) if path in SHOWN else text

@@ -5,14 +5,17 @@ import io
 import json
 import os
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
-from functools import cache
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter
 
+from docs import validated
+from docs.tables import code, percent, table
+from docs.validated import ran_count, report
+from planner.calibration.published import table_text
 from planner.catalog import list_models
 from planner.cli import main as run_plan
 from planner.cli.app import COMMANDS
@@ -24,34 +27,14 @@ from planner.render import document
 from planner.render.explained import rule_parts
 from planner.render.markdown import escape
 from planner.spec import FIGURES
-from planner.validation import Report, Score, validate
-from planner.validation.against import Agreement, Deviation, compare
 from planner.validation.grid import grid
 from planner.validation.report import NEARLY_FULL, scenario_of
+from planner.validation.residuals import table_of
 from planner.validation.traced import read_traced, stored_grid
 
 STACKS = Path(__file__).resolve().parents[1] / "planner" / "stacks"
 
 Section = Callable[[], str]
-
-
-def table(head: Iterable[str], rows: Iterable[Iterable[object]], *, right: Iterable[int] = ()) -> str:
-    """A Markdown table; ``right`` names the columns of numbers, counted from 0."""
-    names, numeric = list(head), set(right)
-    lines = [names, ["---:" if place in numeric else "---" for place in range(len(names))]]
-    lines += [[str(cell) for cell in row] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def code(text: object) -> str:
-    """Text in code style, fit for a table."""
-    return f"`{text}`".replace("|", "\\|")
-
-
-def percent(ratio: float, places: int = 1, *, sign: bool = False) -> str:
-    """A ratio with ``places`` decimals, never "-0.0"."""
-    shown = round(ratio * 100, places) + 0.0
-    return f"{shown:+.{places}f} %" if sign and shown else f"{shown:.{places}f} %"
 
 
 # ---------------------------------------------------------------- the command
@@ -194,163 +177,41 @@ def schema_text() -> str:
     return json.dumps(found, indent=2) + "\n"
 
 
+def published_text() -> str:
+    """The table of published errors, which ships with the package."""
+    return table_text(table_of(report().own.checks, grid(), read_traced(stored_grid())))
+
+
 # ---------------------------------------------------------------- validation
-
-
-@cache
-def report() -> Report:
-    """What ``plan validate`` computes, once."""
-    return validate()
 
 
 def accuracy() -> str:
     """The few numbers that a reader of the README wants, from ``plan validate``."""
     found = report()
-    fits = found.fits
+    fits = found.own.fits
     head = found.headline
     assert head is not None
     lines = [
-        f"- {found.rows} published rows are kept, {found.modelled} of them on software that is modelled here; the "
-        f"other {found.unmodelled} are counted by reason, not dropped.",
+        f"- {found.rows} published rows are kept, {found.own.predicted} of them on software that is modelled here; "
+        f"{found.stand_ins.predicted} of other trainers are put as the nearest question and scored apart; the other "
+        f"{found.unmodelled} are counted by reason, not dropped.",
         f"- Allocated bytes of single-GPU runs whose settings are all published (n = {head.n}): median error "
         f"{percent(head.median_error)}, worst {percent(head.worst_error, sign=True)}.",
         f"- Of {fits.n} published outcomes, {fits.count('ran', 'fits') + fits.count('ran', 'tight')} of "
-        f"{_ran(found)} runs that completed are said to fit or to be tight, and {fits.count('oom', 'fits')} of "
-        f"{_oom(found)} that ran out of memory are said to fit ({fits.count('oom', 'tight')} are said to be tight).",
+        f"{ran_count(fits)} runs that completed are said to fit or to be tight, and {fits.count('oom', 'fits')} of "
+        f"{fits.n - ran_count(fits)} that ran out of memory are said to fit ({fits.count('oom', 'tight')} are said to be tight).",
     ]
     return "\n".join(lines)
-
-
-def _ran(found: Report) -> int:
-    return sum(count for (outcome, _), count in found.fits.counts.items() if outcome == "ran")
-
-
-def _oom(found: Report) -> int:
-    return found.fits.n - _ran(found)
-
-
-def validation_scores() -> str:
-    """Errors by source and metric."""
-    found = report()
-    head = [] if found.headline is None else [("**all settings published**", *_score(found.headline)[1:])]
-    names = ("source", "metric", "GPUs", "n", "median", "worst", "lowest", "worst case")
-    return table(names, [*head, *map(_score, found.scores)], right=[3, 4, 5, 6])
-
-
-def _score(score: Score) -> tuple[str, ...]:
-    metric = score.metric if score.kind == "value" else f"{score.metric} (bound)"
-    errors = (percent(score.median_error), percent(score.worst_error, sign=True), percent(score.worst_under, sign=True))
-    return code(score.source), metric, score.cards, str(score.n), *errors, code(score.worst_case)
-
-
-def validation_fits() -> str:
-    """Published outcomes against verdicts, and every case where they disagree."""
-    fits = report().fits
-    verdicts = ("fits", "tight", "does_not_fit")
-    outcomes = (("ran", "ran"), ("oom", "ran out of memory"))
-    rows = [(text, *(fits.count(outcome, verdict) for verdict in verdicts)) for outcome, text in outcomes]  # type: ignore[arg-type]
-    lines = [f"Said not to fit, and ran: {_names(fits.ran_but_refused)}."]
-    lines.append(f"Said to fit, and ran out of memory: {_names(fits.oom_but_fits)}.")
-    return "\n\n".join([table(("published", "fits", "tight", "does not fit"), rows, right=[1, 2, 3]), *lines])
-
-
-def _names(ids: tuple[str, ...]) -> str:
-    return ", ".join(map(code, ids)) or "none"
-
-
-def validation_unmodelled() -> str:
-    """Rows that are kept and not predicted, by reason."""
-    found = report()
-    rows = [(item.reason, item.n, escape(item.detail), ", ".join(map(code, item.sources))) for item in found.unscored]
-    counts = f"{found.rows} rows: {found.modelled} predicted, {found.unmodelled} not modelled"
-    counts += f", {len(found.refused)} refused."
-    refused = [f"- {code(name)}: {escape(why)}" for name, why in found.refused]
-    return "\n\n".join([counts, table(("reason", "rows", "which", "sources"), rows, right=[1]), *refused])
-
-
-def validation_sources() -> str:
-    """Where the published numbers stand."""
-    rows = [
-        (code(one.id), f"[{escape(one.title)}]({one.repository})", code(one.file), one.revision or "", one.date)
-        for one in report().sources
-    ]
-    return table(("id", "source", "file", "revision", "date"), rows)
-
-
-@cache
-def agreement() -> Agreement:
-    """The closed form against the stored traces of the whole grid, once."""
-    return compare(grid(), read_traced(stored_grid()))
-
-
-def traced_summary() -> str:
-    """What was compared, and the one line that matters."""
-    found = agreement()
-    head = found.headline
-    assert head is not None
-    models = len({one.case.model for one in found.comparisons})
-    families = len({one.family for one in found.comparisons})
-    versions = ", ".join(f"{name} {version}" for name, version in found.versions)
-    return (
-        f"{head.n} cases of {models} models, {families} architectures. Peak: median error {percent(head.median, 2)}, "
-        f"worst {percent(head.worst, 2, sign=True)}. Traced on {found.date} with {versions}."
-    )
-
-
-def traced_methods() -> str:
-    """Errors of the peak by method."""
-    found = agreement()
-    head = [] if found.headline is None else [found.headline]
-    return _deviations("method", [*head, *found.by_method])
-
-
-def traced_families() -> str:
-    """Errors of the peak by architecture."""
-    return _deviations("architecture", agreement().by_family)
-
-
-def traced_phases() -> str:
-    """Errors of every phase."""
-    return _deviations("phase", agreement().by_phase)
-
-
-def traced_owners() -> str:
-    """Errors of every owner at the peak."""
-    return _deviations("owner", agreement().by_owner)
-
-
-def _deviations(side: str, found: Iterable[Deviation]) -> str:
-    rows = [
-        (one.name, one.n, percent(one.median, 2), percent(one.worst, 2, sign=True), code(one.case)) for one in found
-    ]
-    return table((side, "n", "median", "worst", "worst case"), rows, right=[1, 2, 3])
-
-
-def traced_refusals() -> str:
-    """What only one of the two answers."""
-    found = agreement()
-    lists = (
-        ("Refused by the closed form, traced", found.only_traced),
-        ("Refused by the trace, answered by the closed form", found.only_closed),
-        ("Refused by both", found.neither),
-    )
-    return "\n\n".join(f"{title}:{_refused(pairs)}" for title, pairs in lists)
-
-
-def _refused(pairs: tuple[tuple[str, str], ...]) -> str:
-    if not pairs:
-        return " none."
-    return "\n\n" + "\n".join(f"- {code(name)}: {escape(why)}" for name, why in pairs)
 
 
 def spare() -> str:
     """The share by which reserved exceeds allocated, recomputed from the anchors behind the constants."""
     groups: dict[tuple[str, str], list[float]] = {}
     published: dict[str, dict[str, int]] = {}
-    for check in report().checks:
+    for check in report().own.checks:
         if check.kind == "value":
             published.setdefault(check.case.id, {})[check.published.metric] = check.published.low_bytes
-    for check in report().checks:
+    for check in report().own.checks:
         case, numbers = check.case, published.get(check.case.id, {})
         if check.published.metric != "device" or check.kind != "value" or "allocated" not in numbers:
             continue
@@ -378,14 +239,5 @@ SECTIONS: Mapping[str, Section] = {
     "schema": schema,
     "spare": spare,
     "stacks": stacks,
-    "traced_families": traced_families,
-    "traced_methods": traced_methods,
-    "traced_owners": traced_owners,
-    "traced_phases": traced_phases,
-    "traced_refusals": traced_refusals,
-    "traced_summary": traced_summary,
-    "validation_fits": validation_fits,
-    "validation_scores": validation_scores,
-    "validation_sources": validation_sources,
-    "validation_unmodelled": validation_unmodelled,
+    **validated.SECTIONS,
 }

@@ -2,12 +2,17 @@
 
 from collections.abc import Callable
 from functools import cache
+from typing import TYPE_CHECKING
 
-from planner.calibration import Calibration, published_table
+from planner.calibration import Calibration, Query, Runs, finder, published_table
 from planner.closed_form import estimate as closed_form
 from planner.errors import UnsupportedScenario, UsageError, show
+from planner.records.store import StoreError, default_store
 from planner.result import Estimate, Evidence
 from planner.spec import Scenario
+
+if TYPE_CHECKING:
+    from planner.records import Record
 
 Estimator = Callable[[Scenario], Estimate]
 
@@ -33,8 +38,28 @@ def estimate(scenario: Scenario, evidence: Evidence = "closed-form") -> Estimate
 
 @cache
 def calibration_here() -> Calibration:
-    """What has been measured: by others, and by the user on this machine."""
-    return Calibration(published_table())
+    """What has been measured: by others, and by the user, whose records are read when a scenario asks for them."""
+    return Calibration(published_table(), Runs(finder(_records, closed_form)))
+
+
+NOTICES: dict[str, None] = {}
+"""What a reader must know of the store of records, each line once: a damaged file is no reason not to answer."""
+
+
+def _records(query: Query) -> tuple["Record", ...]:
+    """Records of one device that answer a query; none from a store that cannot be read."""
+    if query.world_size != 1:
+        return ()
+    try:
+        return default_store(lambda notice: NOTICES.setdefault(notice)).find(
+            stack=query.stack,
+            device=query.architecture or None,
+            model=query.model or None,
+            method=query.method or None,
+        )
+    except StoreError as error:
+        NOTICES.setdefault(f"own measurements are left out: {error}")
+        return ()
 
 
 def uncalibrated(evidence: Evidence) -> Estimator:

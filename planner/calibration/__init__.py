@@ -6,20 +6,25 @@ and on nothing else. The table is made from published runs (``tests/anchors``); 
 
 from planner.calibration.conformal import COVERAGE
 from planner.calibration.interval import STATED, Calibration
-from planner.calibration.own import Run, Runs
+from planner.calibration.own import Query, Run, Runs
 from planner.calibration.published import published_table
-from planner.calibration.residuals import Kind, Metric, Residual, Spread, fit, kind_of
+from planner.calibration.residuals import METRICS, Kind, Metric, Residual, Spread, Table, fit, kind_of
+from planner.calibration.stored import finder
 
 __all__ = [
     "COVERAGE",
+    "METRICS",
     "STATED",
     "Calibration",
     "Kind",
     "Metric",
+    "Query",
     "Residual",
     "Run",
     "Runs",
     "Spread",
+    "Table",
+    "finder",
     "fit",
     "kind_of",
     "published_table",

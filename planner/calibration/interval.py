@@ -1,98 +1,153 @@
-"""The interval of an estimate: the only place where ``low_bytes`` and ``high_bytes`` come from."""
+"""The interval of an estimate: the only place where ``low_bytes`` and ``high_bytes`` come from.
+
+A requirement can be off in two ways. The bytes that are *allocated* at the peak may be others than predicted: published
+runs, and the user's own, say how far. And the allocator may need more or less *beyond* them than the closed form has as
+its share for fragmentation: replays of traced steps say how far; a trace has replayed its own. The two are added.
+"""
 
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from planner.calibration.own import Own, Runs, own_spread
-from planner.calibration.residuals import METRICS, Kind, Metric, Spread, Table, kind_of, look_up, predicted
+from planner.calibration.residuals import Metric, Spread, Table, kind_of, look_up, predicted
 from planner.result import Basis, Estimate, Peak
 from planner.spec import Scenario
 
 STATED = 0.10
-"""Half width where nothing was measured (stated): twice the worst error of the closed form on published one-GPU runs of
-a stack that it models, docs/validation.md."""
+"""Half width where nothing was measured (stated)."""
+
+LEAST = 0.01
+"""The least that other people's runs leave open (stated): a trace is promised to be right to this."""
+
+
+class Errors(NamedTuple):
+    """Where the next measurement will lie: lowest, likeliest and highest error, relative to the prediction."""
+
+    low: float
+    likeliest: float
+    high: float
+    basis: Basis
+
+
+class Beyond(NamedTuple):
+    """What the allocator needs beyond the predicted share for fragmentation, as ratios of allocated bytes."""
+
+    low: float
+    high: float
+    n: int
+
+
+EXACT = Beyond(0.0, 0.0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What has been measured: published runs as a table, the user's own as runs."""
+    """What has been measured: published runs and replays as a table, the user's own as runs."""
 
     table: Table = field(default_factory=dict)
     runs: Runs = field(default_factory=Runs)
 
-    def interval(self, estimate: Estimate, scenario: Scenario, metric: Metric) -> tuple[int, int, int]:
-        """Lowest, likeliest and highest bytes of one metric."""
-        low, shift, high, _ = self._errors(estimate, scenario, metric)
-        ours = predicted(estimate, metric)
-        return _moved(ours, low), _moved(ours, shift), _moved(ours, high)
+    def errors(self, estimate: Estimate, scenario: Scenario, metric: Metric = "allocated") -> Errors:
+        """How far one metric of an estimate may be off, by the nearest measurements that there are."""
+        published = self._published(estimate, scenario, metric)
+        width = (published.high - published.low) / 2
+        own = own_spread(self.runs, scenario, estimate.evidence, metric, width)
+        return published if own is None else Errors(own.low, own.shift, own.high, _own_basis(own))
+
+    def beyond(self, estimate: Estimate, scenario: Scenario) -> Beyond:
+        """How far the closed form's share for fragmentation may be off; a trace replays its own."""
+        found = look_up(self.table, kind_of(scenario, estimate.evidence, "capacity"))
+        return Beyond(min(found[1].low, 0.0), max(found[1].high, 0.0), found[1].n) if found else EXACT
 
     def calibrated(self, estimate: Estimate, scenario: Scenario) -> Estimate:
         """The estimate with its interval, and with what own runs correct.
 
-        The allocated bytes of the peak and its owners stay as the evidence says. What they are off by moves the
+        Allocated bytes of the peak and its owners stay as the evidence says. What they are off by moves the
         requirement; reserved and device bytes move by their own errors where own runs have shown them.
         """
-        low, shift, high, basis = self._errors(estimate, scenario, "allocated")
+        errors, beyond = self.errors(estimate, scenario), self.beyond(estimate, scenario)
         peak, allocated = estimate.peak, estimate.peak.allocated_bytes
-        required = peak.required_bytes + round(shift * allocated)
-        bounded = self._limited(
-            scenario,
-            peak.required_bytes + round(low * allocated),
-            required,
-            peak.required_bytes + round(high * allocated),
+        bounds = Bounds(
+            peak.required_bytes + round((errors.low + beyond.low) * allocated),
+            peak.required_bytes + round(errors.likeliest * allocated),
+            peak.required_bytes + round((errors.high + beyond.high) * allocated),
         )
-        basis = basis._replace(correction_bytes=bounded[1] - peak.required_bytes)
-        return replace(estimate, peak=self._peak(estimate, scenario, bounded), basis=basis)
+        bounds = bounds.within(*self._seen(estimate, scenario))
+        basis = errors.basis._replace(correction_bytes=bounds.likeliest - peak.required_bytes)
+        return replace(estimate, peak=self._peak(estimate, scenario, bounds), basis=basis)
 
-    def _errors(self, estimate: Estimate, scenario: Scenario, metric: Metric) -> tuple[float, float, float, Basis]:
+    def _published(self, estimate: Estimate, scenario: Scenario, metric: Metric) -> Errors:
+        """By published runs of the narrowest group that has enough; those of the closed form speak for a trace too."""
         kind = kind_of(scenario, estimate.evidence, metric)
-        found = look_up(self.table, kind)
-        low, high = (found[1].low, found[1].high) if found else (-STATED, STATED)
-        own = own_spread(self.runs, scenario, estimate.evidence, metric, (high - low) / 2)
-        if own is not None:
-            return own.low, own.shift, own.high, _own_basis(own)
-        return min(low, 0.0), 0.0, max(high, 0.0), _published_basis(found)
+        found = look_up(self.table, kind) or look_up(self.table, kind._replace(evidence="closed-form"))
+        if found is None:
+            return Errors(-STATED, 0.0, STATED, Basis("stated"))
+        group, one = found
+        low, high = published_bounds(one)
+        return Errors(low, 0.0, high, Basis("published", one.n, one.sources, group.words, one.coverage))
 
-    def _limited(self, scenario: Scenario, low: int, required: int, high: int) -> tuple[int, int, int]:
-        """A card on which this scenario failed is too small, one on which it ran is large enough."""
-        failed, ran = self.runs.limits(scenario)
-        if failed is not None:
-            low, required, high = max(low, failed), max(required, failed + 1), max(high, failed + 1)
-        if ran is not None and (failed is None or ran > failed):
-            low, required, high = min(low, ran), min(required, ran), min(high, ran)
-        return low, required, high
+    def _seen(self, estimate: Estimate, scenario: Scenario) -> tuple[int, int | None]:
+        """What own runs of this very scenario prove: bytes that are not enough, and bytes that are.
 
-    def _peak(self, estimate: Estimate, scenario: Scenario, bounded: tuple[int, int, int]) -> Peak:
+        A run that failed proves that its card is too small. One that completed proves that what it reserved, and what
+        lies outside the allocator, is enough, and that what it allocated is the least.
+        """
+        outside = estimate.peak.device_bytes - estimate.peak.reserved_bytes
+        short, enough = [0], []
+        for run in self.runs.of_scenario(scenario):
+            if run.out_of_memory:
+                short.append(run.held_bytes or 0)
+            else:
+                short.append(run.measured.get("allocated", 0) + outside)
+                enough += [
+                    count for count in (run.held_bytes, _reserved(run.measured.get("reserved"), outside)) if count
+                ]
+        return max(short), min(enough, default=None)
+
+    def _peak(self, estimate: Estimate, scenario: Scenario, bounds: "Bounds") -> Peak:
         peak = estimate.peak
-        low, required, high = bounded
-        reserved = self._own_value(estimate, scenario, "reserved")
+        reserved = self._own_value(estimate, scenario, "reserved") or peak.reserved_bytes
         device = self._own_value(estimate, scenario, "device")
         return replace(
             peak,
-            reserved_bytes=reserved or peak.reserved_bytes,
-            device_bytes=device or peak.device_bytes + (reserved - peak.reserved_bytes if reserved else 0),
-            required_bytes=required,
-            low_bytes=low,
-            high_bytes=high,
+            reserved_bytes=reserved,
+            device_bytes=device or peak.device_bytes + reserved - peak.reserved_bytes,
+            required_bytes=bounds.likeliest,
+            low_bytes=bounds.low,
+            high_bytes=bounds.high,
         )
 
     def _own_value(self, estimate: Estimate, scenario: Scenario, metric: Metric) -> int | None:
         own = own_spread(self.runs, scenario, estimate.evidence, metric, STATED)
-        return None if own is None else _moved(predicted(estimate, metric), own.shift)
+        return None if own is None else round(predicted(estimate, metric) * (1 + own.shift))
 
 
-def _moved(count: int, error: float) -> int:
-    return round(count * (1 + error))
+class Bounds(NamedTuple):
+    """Lowest, likeliest and highest requirement, in bytes."""
+
+    low: int
+    likeliest: int
+    high: int
+
+    def within(self, short: int, enough: int | None) -> "Bounds":
+        """Narrowed by what was seen: ``short`` bytes are not enough, ``enough`` are; proof of failure wins.
+
+        >>> Bounds(8, 10, 12).within(9, 11), Bounds(8, 10, 12).within(20, 11)
+        (Bounds(low=9, likeliest=10, high=11), Bounds(low=20, likeliest=20, high=20))
+        """
+        if enough is not None:
+            self = Bounds(*(min(count, enough) for count in self))
+        return Bounds(*(max(count, short) for count in self))
+
+
+def published_bounds(spread: Spread) -> tuple[float, float]:
+    """Bounds that hold the prediction itself, and ``LEAST`` around it: published runs show no smaller differences."""
+    return min(spread.low, -LEAST), max(spread.high, LEAST)
+
+
+def _reserved(count: int | None, outside: int) -> int | None:
+    return None if count is None else count + outside
 
 
 def _own_basis(own: Own) -> Basis:
     return Basis(own.kind, len(own.runs), own.runs, coverage=own.coverage)
-
-
-def _published_basis(found: tuple[Kind, Spread] | None) -> Basis:
-    if found is None:
-        return Basis("stated")
-    kind, one = found
-    return Basis("published", one.n, one.sources, kind.words, one.coverage)
-
-
-__all__ = ["METRICS", "STATED", "Calibration"]

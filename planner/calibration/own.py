@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from statistics import median
 from typing import NamedTuple
 
+from planner.calibration.conformal import Weighted, median
 from planner.calibration.residuals import Kind, Metric, Residual, architecture, kind_of, spread
 from planner.result import BasisKind, Evidence
 from planner.spec import Scenario, TrainSpec
@@ -105,13 +105,6 @@ class Runs:
             self._found[query] = self.find(query)
         return self._found[query]
 
-    def limits(self, scenario: Scenario) -> tuple[int | None, int | None]:
-        """The largest card on which this very scenario ran out of memory, and the smallest on which it completed."""
-        same = self.of_scenario(scenario)
-        failed = [run.held_bytes for run in same if run.out_of_memory and run.held_bytes]
-        ran = [run.held_bytes for run in same if not run.out_of_memory and run.held_bytes]
-        return max(failed, default=None), min(ran, default=None)
-
 
 def query_of(scenario: Scenario) -> Query:
     """What runs must have in common with a scenario to say anything about it."""
@@ -149,7 +142,7 @@ def _errors(runs: Iterable[Run], evidence: Evidence, metric: Metric) -> dict[str
 
 def _around(kind: BasisKind, errors: Mapping[str, tuple[str, float]], least: float) -> Own:
     values = [error for _, error in errors.values()]
-    shift = median(values)
+    shift = median([Weighted(error) for error in values])
     width = max(least, *(abs(error - shift) for error in values))
     return Own(kind=kind, runs=tuple(errors), low=shift - width, shift=shift, high=shift + width)
 

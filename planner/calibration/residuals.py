@@ -4,12 +4,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
 from planner.calibration.conformal import COVERAGE, balanced, bounds, median
-from planner.records import architecture_of
 from planner.result import Estimate, Evidence
 from planner.spec import Cluster, Gpu, Scenario
 
-Metric = Literal["allocated", "reserved", "device"]
+Metric = Literal["allocated", "reserved", "device", "capacity"]
+"""``capacity``: what the allocator must be given for each allocated byte, context excluded; replays tell it."""
+
 METRICS: tuple[Metric, ...] = ("allocated", "reserved", "device")
+"""What a run shows of itself."""
+
 Cards = Literal["one", "several"]
 
 
@@ -102,14 +105,13 @@ def cards_of(cluster: Cluster) -> Cards:
 def architecture(gpu: Gpu) -> str:
     """The generation of a card in one word: its profile's, else that of its compute capability."""
     named = gpu.architecture.split()
-    return named[0].lower() if named else architecture_of("cuda", gpu.compute_capability, gpu.name)
+    if named:
+        return named[0].lower()
+    from planner.records import architecture_of  # noqa: PLC0415  (profiles name theirs)
+
+    return architecture_of("cuda", gpu.compute_capability, gpu.name)
 
 
 def predicted(estimate: Estimate, metric: Metric) -> int:
-    """What an estimate says of a metric, in bytes."""
-    peak = estimate.peak
-    return {
-        "allocated": peak.allocated_bytes,
-        "reserved": peak.reserved_bytes,
-        "device": peak.device_bytes,
-    }[metric]
+    """What an estimate says of a metric of ``METRICS``, in bytes."""
+    return int(getattr(estimate.peak, f"{metric}_bytes"))

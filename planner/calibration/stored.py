@@ -2,18 +2,21 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from planner.calibration.own import Find, Query, Run
 from planner.calibration.residuals import METRICS, Metric, predicted
 from planner.errors import PlannerError
-from planner.records import Record
 from planner.result import Estimate
 from planner.spec import Scenario
+
+if TYPE_CHECKING:
+    from planner.records import Record
 
 MOST = 200
 """Newest records that are looked at for one query: older ones of the same kind add little."""
 
-Select = Callable[[Query], Iterable[Record]]
+Select = Callable[[Query], Iterable["Record"]]
 """Records that answer a query, newest first."""
 
 
@@ -26,7 +29,7 @@ def finder(select: Select, closed_form: Callable[[Scenario], Estimate]) -> Find:
     return find
 
 
-def _runs(records: Iterable[Record], closed_form: Callable[[Scenario], Estimate]) -> Iterator[Run]:
+def _runs(records: Iterable["Record"], closed_form: Callable[[Scenario], Estimate]) -> Iterator[Run]:
     for number, record in enumerate(records):
         if number == MOST:
             return
@@ -36,7 +39,7 @@ def _runs(records: Iterable[Record], closed_form: Callable[[Scenario], Estimate]
                 yield run
 
 
-def _run(record: Record, closed_form: Callable[[Scenario], Estimate]) -> Run | None:
+def _run(record: "Record", closed_form: Callable[[Scenario], Estimate]) -> Run | None:
     """The run of a record, or ``None`` for one that this version does not understand."""
     try:
         scenario = record.restore()
@@ -56,7 +59,7 @@ def _run(record: Record, closed_form: Callable[[Scenario], Estimate]) -> Run | N
 
 
 def _anew(
-    record: Record, scenario: Scenario, closed_form: Callable[[Scenario], Estimate]
+    record: "Record", scenario: Scenario, closed_form: Callable[[Scenario], Estimate]
 ) -> Mapping[str, Mapping[str, int]]:
     if record.layers is not None:
         return {}
@@ -64,7 +67,7 @@ def _anew(
     return {"closed-form": {metric: predicted(found, metric) for metric in METRICS}}
 
 
-def _measured(record: Record) -> Iterator[tuple[Metric, int]]:
+def _measured(record: "Record") -> Iterator[tuple[Metric, int]]:
     for metric in METRICS:
         count = getattr(record.peak, f"{metric}_bytes")
         if count:

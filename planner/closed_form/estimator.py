@@ -9,7 +9,7 @@ from planner.closed_form.loss import loss_phase
 from planner.closed_form.optimizer_step import optimizer_phase
 from planner.closed_form.step import Step, prepare
 from planner.errors import UnsupportedScenario
-from planner.formulas.overhead import NCCL, SQUEEZED_FRACTION, spare_fraction
+from planner.formulas.overhead import NCCL, fragmentation, spare_fraction
 from planner.peft_config import beyond_plain_lora
 from planner.result import PHASES, Estimate, Memory, Peak, Phase
 from planner.spec import Scenario
@@ -46,9 +46,12 @@ def _peak(step: Step, phases: dict[Phase, Memory]) -> Peak:
     cluster = step.scenario.cluster
     varying = memory.activations + memory.logits + memory.temporaries
     spare = int(spare_fraction(step.scenario.train.loss, step.scenario.train.kernels) * varying)
-    reserved = memory.total + max(spare, int(SQUEEZED_FRACTION * memory.total))
+    unusable = fragmentation(memory.total)
+    if cluster.gpu.is_cpu:  # nothing is cached
+        spare = unusable = 0
+    reserved = memory.total + max(spare, unusable)
     outside = cluster.gpu.context_bytes + (NCCL if cluster.world_size > 1 else 0)
-    required = outside + memory.total + int(SQUEEZED_FRACTION * memory.total)
+    required = outside + memory.total + unusable
     shared = step.managed if cluster.gpu.unified_memory else 0
     return Peak(
         phase=name,

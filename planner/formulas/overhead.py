@@ -13,9 +13,8 @@ CUBLAS_HANDLES = 2
 """One for the main thread and one for autograd's. Published peaks of LoRA runs hold exactly twice 8.125 MiB
 (fms-acceleration scripts/benchmarks/refs/a100_80gb.csv, 20 rows)."""
 
-SQUEEZED_FRACTION = 0.01
-"""Share of allocated bytes that stays unusable although the allocator gives back its cache before it fails. One full
-fine-tuning run of 67.46 GiB completed with 0.93 GiB of device memory besides, context included (same source)."""
+FRAGMENTED_FRACTION, FRAGMENTED_BYTES = 0.02, 100 * 2**20
+"""What the squeezed allocator cannot use: fitted to replays of traced steps, docs/how-it-works/overhead.md."""
 
 SPARE_FRACTIONS: Mapping[tuple[str, str], float] = MappingProxyType(
     {
@@ -44,6 +43,22 @@ def spare_fraction(loss: str, kernels: str) -> float:
     0.27
     """
     return SPARE_FRACTIONS[loss, kernels]
+
+
+def fragmentation(allocated: int) -> int:
+    """Bytes that the caching allocator must have beyond what is allocated, although it gives back its cache first.
+
+    Shapes:    allocated bytes at the peak
+    Formula:   allocated / 50 + 100 MiB
+    Source:    ours: smallest capacities of replayed steps (planner/allocator/capacity.py), 127 traced cases of 20 models;
+               these lie 2 % below to 5 % above it (docs/how-it-works/overhead.md)
+    Valid:     steps of one shape under the default settings of the allocator
+    Excludes:  what is left behind by batches of other lengths
+
+    >>> fragmentation(50 * 2**20), fragmentation(40 * 2**30) // 2**20
+    (105906176, 919)
+    """
+    return int(FRAGMENTED_FRACTION * allocated) + FRAGMENTED_BYTES
 
 
 def cublas_workspace(capability: tuple[int, int] | None) -> int:
