@@ -199,7 +199,8 @@ def accuracy() -> str:
         f"{percent(head.median_error)}, worst {percent(head.worst_error, sign=True)}.",
         f"- Of {fits.n} published outcomes, {fits.count('ran', 'fits') + fits.count('ran', 'tight')} of "
         f"{ran_count(fits)} runs that completed are said to fit or to be tight, and {fits.count('oom', 'fits')} of "
-        f"{fits.n - ran_count(fits)} that ran out of memory are said to fit ({fits.count('oom', 'tight')} are said to be tight).",
+        f"{fits.n - ran_count(fits)} that ran out of memory are said to fit ({fits.count('oom', 'tight')} are said to "
+        "be tight).",
     ]
     return "\n".join(lines)
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from planner.closed_form import estimate
-from planner.errors import BrokenInput
+from planner.errors import BrokenInput, UnknownName
 from planner.result import Estimate
-from planner.validation import AnchorFile, Published, Report, load_anchors, validate
+from planner.spec import Scenario
+from planner.validation import AnchorFile, Case, Published, Report, load_anchors, validate
 from planner.validation.anchors import REASONS, anchors_dir
 from planner.validation.report import signed_error
 
@@ -49,8 +50,8 @@ def test_every_row_says_something(file: AnchorFile) -> None:
     assert all(row.reason in REASONS and row.detail for row in file.unmodelled)
 
 
-def test_a_modelled_run_states_what_decides_its_memory() -> None:
-    for case in (case for file in FILES for case in file.cases):
+def test_a_predicted_run_states_what_decides_its_memory() -> None:
+    for case in (case for file in FILES for case in (*file.cases, *file.stand_ins)):
         decisive = {"seq_len", "micro_batch_size", "gradient_checkpointing", "attention", "weights_dtype", "loss"}
         assert decisive <= set(case.settings), case.id
         assert ("lora_rank" in case.settings) == (case.method != "full"), case.id
@@ -75,6 +76,13 @@ BROKEN = [
         "no peak",
         id="a peak after running out of memory",
     ),
+    pytest.param(
+        '[source]\ntitle="x"\nrepository="https://x"\nfile="x"\ndate="x"\n'
+        '[[case]]\nid="a"\nmodel="x"\nmethod="full"\ngpu="x"\ngpus=1\nstack="plain"\nstand_in="x"\n'
+        'behaviour={holds_logits=false}\nsettings={}\noutcome="ran"\nconfidence="A"\n',
+        "no option sets a behaviour",
+        id="a stand-in that no user can ask",
+    ),
 ]
 
 
@@ -97,6 +105,50 @@ def test_the_same_id_in_two_files_is_refused(tmp_path: Path) -> None:
         load_anchors(tmp_path)
 
 
+def test_stand_ins_are_told_apart_and_say_why() -> None:
+    stand_ins = [case for file in FILES for case in file.stand_ins]
+
+    assert len(stand_ins) > 150
+    assert all(case.stand_in and case.behaviour == {} for case in stand_ins)
+    assert not any(case.stand_in for file in FILES for case in file.cases)
+
+
+TOLERANT = """
+[source]
+title = "x"
+repository = "https://x"
+file = "x"
+date = "x"
+[common]
+gpu = "a100-80gb"
+stack = "plain"
+stand_in = "x"
+[common.tolerance]
+reserved = { half_width = 0.05, reason = "printed to 0.1 GB" }
+[[case]]
+id = "a"
+model = "gpt2"
+method = "full"
+gpus = 1
+settings = {}
+outcome = "ran"
+measured = [{ metric = "reserved", value = 1.0, unit = "GB?" }, { metric = "allocated", value = 1, unit = "B" }]
+confidence = "B"
+"""
+
+
+def test_a_tolerance_widens_its_own_metric_in_the_unit_of_the_print(tmp_path: Path) -> None:
+    (tmp_path / "one.toml").write_text(TOLERANT, encoding="utf-8")
+
+    (case,) = load_anchors(tmp_path)[0].stand_ins
+    reserved, allocated = case.published
+
+    # 0.95 x 10^9 is the least, 1.05 x 2^30 the most that "1.0 GB" can mean
+    assert (reserved.low_bytes, reserved.high_bytes) == (950_000_000, 1_127_428_915)
+    assert reserved.tolerance == "printed to 0.1 GB"
+    assert (allocated.low_bytes, allocated.high_bytes, allocated.tolerance) == (1, 1, None)
+
+
 # ---------------------------------------------------------------- errors
 
 
@@ -113,14 +165,45 @@ def test_an_error_counts_from_the_nearer_end_of_the_band(predicted: int, error: 
 
 
 def test_counts_add_up_to_all_rows(report: Report) -> None:
-    assert report.rows == ROWS == report.modelled + report.unmodelled + len(report.refused)
+    predicted = report.own.predicted + report.stand_ins.predicted
+    refused = len(report.own.refused) + len(report.stand_ins.refused)
+
+    assert report.rows == ROWS == predicted + refused + report.unmodelled
     assert report.unmodelled == sum(item.n for item in report.unscored)
-    assert report.modelled == len(report.judged)
-    assert sum(score.n for score in report.scores) == len(report.checks)
+    for group in (report.own, report.stand_ins):
+        assert group.predicted == len(group.judged)
+        assert sum(score.n for score in group.scores) == len(group.checks)
 
 
-def test_no_modelled_run_is_refused(report: Report) -> None:
-    assert report.refused == ()
+def test_no_predicted_run_is_refused(report: Report) -> None:
+    assert report.own.refused == report.stand_ins.refused == ()
+
+
+def test_stand_ins_do_not_enter_the_scores_of_our_own_stacks(report: Report) -> None:
+    own = {check.case.id for check in report.own.checks}
+
+    assert own.isdisjoint(check.case.id for check in report.stand_ins.checks)
+    assert {score.source for score in report.own.scores}.isdisjoint(score.source for score in report.stand_ins.scores)
+
+
+def test_one_source_alone(report: Report) -> None:
+    alone = validate(sources=["fms-a100"])
+
+    assert [source.id for source in alone.sources] == ["fms-a100"]
+    assert alone.own.scores == tuple(score for score in report.own.scores if score.source == "fms-a100")
+    with pytest.raises(UnknownName, match="did you mean fms-a100"):
+        validate(sources=["fms-a10"])
+
+
+def test_coverage_is_what_the_given_intervals_hold() -> None:
+    def half(case: Case, metric: str, scenario: Scenario, answer: Estimate) -> tuple[int, int] | None:
+        """Everything for one metric, nothing for another, no interval for the rest."""
+        return {"allocated": (0, 2**60), "resident": (0, 0)}.get(metric)
+
+    scores = validate(sources=["fms-a100"], bounds=half).own.scores
+    found = {(score.metric, score.coverage) for score in scores}
+
+    assert found == {("allocated", 1.0), ("resident", 0.0), ("standing", None), ("device", None)}
 
 
 def test_headline_is_single_gpu_hugging_face_with_full_settings(report: Report) -> None:
@@ -151,23 +234,23 @@ LARGEST_UNDER = {
 
 
 def test_no_under_prediction_beyond_what_is_known(report: Report) -> None:
-    found = {(score.source, score.metric, score.cards): score.worst_under for score in report.scores}
+    found = {(score.source, score.metric, score.cards): score.worst_under for score in report.own.scores}
     beyond = {key: under for key, under in found.items() if -under > LARGEST_UNDER[key[1:]]}
 
     assert beyond == {}
 
 
 def test_no_published_outcome_is_contradicted(report: Report) -> None:
-    assert report.fits.oom_but_fits == ()
-    assert report.fits.ran_but_refused == ()
-    assert report.fits.n > 130
+    assert report.own.fits.oom_but_fits == ()
+    assert report.own.fits.ran_but_refused == ()
+    assert report.own.fits.n > 130
 
 
 def test_scores_summarise_their_checks(report: Report) -> None:
-    for score in report.scores:
-        assert 0 <= score.median_error <= abs(score.worst_error)
-        assert score.worst_under <= 0
-        assert abs(score.worst_under) <= abs(score.worst_error)
+    for score in (*report.own.scores, *report.stand_ins.scores):
+        assert 0 <= score.median_error <= score.p95_error <= abs(score.worst_error)
+        assert score.worst_under <= 0 <= score.worst_over
+        assert abs(score.worst_error) == max(-score.worst_under, score.worst_over)
 
 
 def test_an_estimator_that_says_twice_as_much_is_found_out(report: Report) -> None:
@@ -177,7 +260,7 @@ def test_an_estimator_that_says_twice_as_much_is_found_out(report: Report) -> No
     assert doubled.headline is not None
     assert doubled.headline.median_error == pytest.approx(1.0, abs=0.1)
     assert doubled.headline.worst_under == 0.0
-    assert doubled.fits.count("ran", "does_not_fit") > report.fits.count("ran", "does_not_fit")
+    assert doubled.own.fits.count("ran", "does_not_fit") > report.own.fits.count("ran", "does_not_fit")
 
 
 def _twice(answer: Estimate) -> Estimate:

@@ -9,7 +9,7 @@ from planner.cli.show import show
 from planner.errors import EXIT_FITS, UsageError
 from planner.errors import show as shown
 from planner.render.agreed import agreement_document, agreement_sheets
-from planner.render.listings import fits_sheet, report_document, scores_sheet, unscored_sheet
+from planner.render.validated import report_document, validation_sheets
 from planner.validation import validate
 from planner.validation.against import Agreement, compare
 from planner.validation.grid import MODELS, grid, quick_grid
@@ -28,11 +28,7 @@ def main(values: Values) -> int:
     elif against == PUBLISHED:
         _refuse_options_of_the_trace(values)
         report = validate()
-        show(
-            format_name,
-            lambda: [scores_sheet(report), fits_sheet(report), unscored_sheet(report)],
-            lambda: report_document(report),
-        )
+        show(format_name, lambda: validation_sheets(report), lambda: report_document(report))
     else:
         raise UsageError(f"--against {shown(against)} is not {PUBLISHED} or {TRACED}")
     return EXIT_FITS

@@ -1,4 +1,4 @@
-"""Lists of GPUs, models and rules, and the validation report, as neutral tables."""
+"""Lists of GPUs, models and rules as neutral tables."""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -11,7 +11,6 @@ from planner.units import format_count
 if TYPE_CHECKING:
     from planner.catalog import Listing
     from planner.recommend.rules import Rule
-    from planner.validation import Report, Score
 
 ESTIMATED = "~"
 """Stands before a figure that nobody has measured."""
@@ -154,94 +153,3 @@ def rules_sheet(rules: Iterable["Rule"], titles: Iterable[str]) -> Sheet:
     columns = (Column("code"), Column("name", optional=True), Column("what it says", wraps=True))
     rows = tuple(row((Cell(rule.code, "strong"), rule.slug, text)) for rule, text in zip(rules, titles, strict=True))
     return Sheet("Rules", columns, rows, notes=("read one with: plan explain CODE",))
-
-
-# ---------------------------------------------------------------- validation
-
-
-def scores_sheet(report: "Report") -> Sheet:
-    """Errors by source and metric."""
-    columns = (
-        Column("source"),
-        Column("metric"),
-        Column("GPUs"),
-        Column("n", numeric=True),
-        Column("median", numeric=True),
-        Column("worst", numeric=True),
-        Column("lowest", numeric=True),
-        Column("worst case", optional=True),
-    )
-    rows = [_score(score) for score in report.scores]
-    if report.headline is not None:
-        rows.insert(0, _score(report.headline))
-    return Sheet("Predicted against published", columns, tuple(rows), rules=(1,) if report.headline else ())
-
-
-def _score(score: "Score") -> tuple[Cell, ...]:
-    metric = score.metric if score.kind == "value" else f"{score.metric} (bound)"
-    errors = (f"{score.median_error:.1%}", f"{score.worst_error:+.1%}", f"{score.worst_under:+.1%}")
-    return row((Cell(score.source, "strong"), metric, score.cards, str(score.n), *errors, score.worst_case))
-
-
-def fits_sheet(report: "Report") -> Sheet:
-    """What ran and what did not, against our verdicts."""
-    columns = (Column("published"), *(Column(text, numeric=True) for text, _ in words.VERDICTS.values()))
-    outcomes = (("ran", "ran"), ("oom", "ran out of memory"))
-    rows = tuple(
-        row((Cell(text, "strong"), *(str(report.fits.count(outcome, verdict)) for verdict in words.VERDICTS)))  # type: ignore[arg-type]
-        for outcome, text in outcomes
-    )
-    notes = [f"ran, though we say it does not fit: {name}" for name in report.fits.ran_but_refused]
-    notes += [f"ran out of memory, though we say it fits: {name}" for name in report.fits.oom_but_fits]
-    return Sheet("Verdicts", columns, rows, notes=tuple(notes))
-
-
-def unscored_sheet(report: "Report") -> Sheet:
-    """Rows that are kept and not predicted."""
-    columns = (
-        Column("reason"),
-        Column("rows", numeric=True),
-        Column("which", wraps=True),
-        Column("sources", optional=True),
-    )
-    rows = tuple(
-        row((Cell(item.reason, "strong"), str(item.n), item.detail, ", ".join(item.sources)))
-        for item in report.unscored
-    )
-    counts = f"{report.modelled} predicted, {report.unmodelled} not modelled, {len(report.refused)} refused"
-    return Sheet(
-        f"{report.rows} rows: {counts}",
-        columns,
-        rows,
-        notes=tuple(f"refused {name}: {why}" for name, why in report.refused),
-    )
-
-
-def report_document(report: "Report") -> dict[str, object]:
-    """The same for scripts; errors are ratios."""
-    return {
-        "schema": 1,
-        "rows": {
-            "total": report.rows,
-            "modelled": report.modelled,
-            "unmodelled": report.unmodelled,
-            "refused": [{"id": name, "why": why} for name, why in report.refused],
-        },
-        "headline": None if report.headline is None else _score_document(report.headline),
-        "scores": [_score_document(score) for score in report.scores],
-        "verdicts": [
-            {"published": outcome, "verdict": verdict, "n": n}
-            for (outcome, verdict), n in sorted(report.fits.counts.items())
-        ],
-        "ran_but_refused": list(report.fits.ran_but_refused),
-        "oom_but_fits": list(report.fits.oom_but_fits),
-        "unscored": [
-            {"reason": item.reason, "detail": item.detail, "n": item.n, "sources": list(item.sources)}
-            for item in report.unscored
-        ],
-    }
-
-
-def _score_document(score: "Score") -> dict[str, object]:
-    names = ("source", "metric", "cards", "kind", "n", "median_error", "worst_error", "worst_under", "worst_case")
-    return {name: getattr(score, name) for name in names}

@@ -6,12 +6,13 @@ and counts what we do not model instead of leaving it out.
 """
 
 from planner.validation.anchors import AnchorFile, Case, Published, Source, Unmodelled, load_anchors
-from planner.validation.report import Check, Judged, Report, Score, Table, Unscored, validate
+from planner.validation.report import Check, Group, Judged, Report, Score, Table, Unscored, validate
 
 __all__ = [
     "AnchorFile",
     "Case",
     "Check",
+    "Group",
     "Judged",
     "Published",
     "Report",

@@ -1,7 +1,8 @@
 """Reads ``tests/anchors/*.toml``: one file per public source, each case a fact that its authors printed.
 
 pydantic reads the files, frozen dataclasses carry on. A ``case`` is a scenario in our words that our
-stacks can express; an ``unmodelled`` row is kept as its source states it, with the reason why not.
+stacks can express. A ``case`` with ``stand_in`` is a run of a trainer that we do not model, put as the question that
+its user would ask us. An ``unmodelled`` row is kept as its source states it, with the reason why not.
 """
 
 import json
@@ -59,21 +60,27 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """One printed number in bytes; ``low`` and ``high`` differ where its unit or the print leaves room."""
+    """One printed number in bytes; ``low`` and ``high`` differ where its unit or the print leaves room.
+
+    ``tolerance`` says why they lie farther apart than unit and print alone would put them.
+    """
 
     metric: Metric
     low_bytes: int
     high_bytes: int
     scope: str | None = None
+    tolerance: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """A published run that our stacks can express.
+    """A published run as a question to the planner.
 
     ``settings`` are ``TrainSpec`` fields as the source states them; ``behaviour`` is where the run
     differed from its trainer's habits. ``at_most``: ``seq_len`` is the longest that the source allows,
-    so the published bytes are a lower bound on the prediction.
+    so the published bytes are a lower bound on the prediction. ``stand_in``: why the run of a trainer that we do
+    not model is put as this question, ``None`` for a run of one of our stacks. ``gpu_assumed``: the source names no
+    card, so the outcome says nothing about ``gpu``.
     """
 
     id: str
@@ -90,11 +97,13 @@ class Case:
     outcome_inferred: bool
     published: tuple[Published, ...]
     confidence: Confidence
+    stand_in: str | None
+    gpu_assumed: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unmodelled:
-    """A published run that our stacks cannot express, and why."""
+    """A published run that our options cannot express, and why."""
 
     id: str
     source: Source
@@ -113,12 +122,13 @@ class AnchorFile:
 
     source: Source
     cases: tuple[Case, ...]
+    stand_ins: tuple[Case, ...]
     unmodelled: tuple[Unmodelled, ...]
 
     @property
     def rows(self) -> tuple[Case | Unmodelled, ...]:
         """Every row, whether we model it or not."""
-        return (*self.cases, *self.unmodelled)
+        return (*self.cases, *self.stand_ins, *self.unmodelled)
 
 
 # ---------------------------------------------------------------- what a file may say
@@ -141,6 +151,13 @@ class _Source(_Strict):
     revision: Line | None = None
 
 
+class _Tolerance(_Strict):
+    """How far a printed number may lie from what was read, in the unit of the print."""
+
+    half_width: Amount
+    reason: Line
+
+
 class _Measured(_Strict):
     metric: Metric
     unit: Unit
@@ -157,11 +174,18 @@ class _Measured(_Strict):
             raise ValueError("low is above high")
         return self
 
-    def published(self) -> Published:
+    def published(self, tolerance: _Tolerance | None) -> Published:
         least, most = UNITS[self.unit]
         low = self.low if self.low is not None else self.value
         high = self.high if self.high is not None else self.value
-        return Published(self.metric, round((low or 0) * least), round((high or 0) * most), self.scope)
+        half = tolerance.half_width if tolerance else 0.0
+        return Published(
+            self.metric,
+            max(round(((low or 0) - half) * least), 0),
+            round(((high or 0) + half) * most),
+            self.scope,
+            tolerance.reason if tolerance else None,
+        )
 
 
 class _Row(_Strict):
@@ -169,6 +193,7 @@ class _Row(_Strict):
     outcome: Outcome
     outcome_inferred: bool = False
     measured: tuple[_Measured, ...] = ()
+    tolerance: dict[Metric, _Tolerance] = {}
     confidence: Confidence
 
     @model_validator(mode="after")
@@ -182,7 +207,7 @@ class _Row(_Strict):
 
     @property
     def published(self) -> tuple[Published, ...]:
-        return tuple(item.published() for item in self.measured)
+        return tuple(item.published(self.tolerance.get(item.metric)) for item in self.measured)
 
 
 class _Behaviour(_Strict):
@@ -202,6 +227,15 @@ class _Case(_Row):
     settings: dict[str, Setting]
     behaviour: _Behaviour = _Behaviour()
     bound: Literal["at_most"] | None = None
+    stand_in: Line | None = None
+    gpu_assumed: bool = False
+    stated: dict[str, Setting] = {}
+
+    @model_validator(mode="after")
+    def _stands_in_by_options_alone(self) -> Self:
+        if self.stand_in and self.behaviour != _Behaviour():
+            raise ValueError("a stand-in is put in options, and no option sets a behaviour")
+        return self
 
 
 class _Unmodelled(_Row):
@@ -211,7 +245,7 @@ class _Unmodelled(_Row):
     method: Line
     gpu: Line | None = None
     gpus: Annotated[int, Field(ge=1)] | None = None
-    stated: dict[str, bool | int | float | str | tuple[str, ...]] = {}
+    stated: dict[str, Setting] = {}
 
 
 class _Common(_Strict):
@@ -219,6 +253,9 @@ class _Common(_Strict):
 
     gpu: Line | None = None
     stack: Line | None = None
+    stand_in: Line | None = None
+    gpu_assumed: bool = False
+    tolerance: dict[Metric, _Tolerance] = {}
     settings: dict[str, Setting] = {}
     adapter_settings: dict[str, Setting] = {}
 
@@ -228,6 +265,9 @@ class _File(_Strict):
     common: _Common = _Common()
     case: tuple[_Case, ...] = ()
     unmodelled: tuple[_Unmodelled, ...] = ()
+
+
+_SHARED = ("gpu", "gpu_assumed", "stack", "stand_in", "tolerance")
 
 
 def _spread_all(content: dict[str, Any]) -> dict[str, Any]:
@@ -241,7 +281,7 @@ def _spread_all(content: dict[str, Any]) -> dict[str, Any]:
 def _spread(common: Mapping[str, Any], case: Mapping[str, Any]) -> dict[str, Any]:
     adapters = {} if case.get("method") == "full" else common.get("adapter_settings", {})
     settings = {**common.get("settings", {}), **adapters, **case.get("settings", {})}
-    shared = {name: common[name] for name in ("gpu", "stack") if name in common}
+    shared = {name: common[name] for name in _SHARED if name in common}
     return {**shared, **case, "settings": settings}
 
 
@@ -277,9 +317,11 @@ def _read(path: Path) -> AnchorFile:
         place = ".".join(str(part) for part in fault["loc"])
         raise BrokenInput(f"{path}: {place}: {fault['msg']} ({error.error_count()} in all)") from None
     source = Source(id=path.stem, **content.source.model_dump())
+    cases = tuple(_case(source, row) for row in content.case)
     return AnchorFile(
         source,
-        tuple(_case(source, row) for row in content.case),
+        tuple(case for case in cases if case.stand_in is None),
+        tuple(case for case in cases if case.stand_in is not None),
         tuple(_unmodelled(source, row) for row in content.unmodelled),
     )
 
@@ -300,6 +342,8 @@ def _case(source: Source, row: _Case) -> Case:
         outcome_inferred=row.outcome_inferred,
         published=row.published,
         confidence=row.confidence,
+        stand_in=row.stand_in,
+        gpu_assumed=row.gpu_assumed,
     )
 
 

@@ -1,0 +1,182 @@
+"""The generated parts of docs/validation.md."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+
+from docs.tables import code, percent, table
+from planner.render.markdown import escape
+from planner.validation import Group, Report, Score, validate
+from planner.validation.against import Agreement, Deviation, compare
+from planner.validation.grid import grid
+from planner.validation.report import Table
+from planner.validation.traced import read_traced, stored_grid
+
+# ---------------------------------------------------------------- published runs
+
+
+@cache
+def report() -> Report:
+    """What ``plan validate`` computes, once."""
+    return validate()
+
+
+def ran_count(fits: Table) -> int:
+    """Published runs that completed."""
+    return sum(count for (outcome, _), count in fits.counts.items() if outcome == "ran")
+
+
+def validation_scores() -> str:
+    """Errors by source and metric, of the stacks that we model."""
+    found = report()
+    head = [] if found.headline is None else [("**all settings published**", *_score(found.headline)[1:])]
+    return _scores(head, found.own.scores)
+
+
+def stand_in_scores() -> str:
+    """The same of other trainers' runs."""
+    return _scores([], report().stand_ins.scores)
+
+
+def _scores(head: Sequence[tuple[str, ...]], scores: Iterable[Score]) -> str:
+    names = ("source", "metric", "GPUs", "n", "median", "p95", "over", "under", "worst case")
+    return table(names, [*head, *map(_score, scores)], right=[3, 4, 5, 6, 7])
+
+
+def _score(score: Score) -> tuple[str, ...]:
+    metric = score.metric if score.kind == "value" else f"{score.metric} (bound)"
+    errors = (
+        percent(score.median_error),
+        percent(score.p95_error),
+        percent(score.worst_over, sign=True),
+        percent(score.worst_under, sign=True),
+    )
+    return code(score.source), metric, score.cards, str(score.n), *errors, code(score.worst_case)
+
+
+def validation_fits() -> str:
+    """Published outcomes against verdicts, and every case where they disagree."""
+    return _fits(report().own)
+
+
+def stand_in_fits() -> str:
+    """The same of other trainers' runs."""
+    return _fits(report().stand_ins)
+
+
+def _fits(group: Group) -> str:
+    fits = group.fits
+    verdicts = ("fits", "tight", "does_not_fit")
+    outcomes = (("ran", "ran"), ("oom", "ran out of memory"))
+    rows = [(text, *(fits.count(outcome, verdict) for verdict in verdicts)) for outcome, text in outcomes]  # type: ignore[arg-type]
+    lines = [f"Said not to fit, and ran: {_names(fits.ran_but_refused)}."]
+    lines.append(f"Said to fit, and ran out of memory: {_names(fits.oom_but_fits)}.")
+    return "\n\n".join([table(("published", "fits", "tight", "does not fit"), rows, right=[1, 2, 3]), *lines])
+
+
+def _names(ids: tuple[str, ...]) -> str:
+    return ", ".join(map(code, ids)) or "none"
+
+
+def validation_unmodelled() -> str:
+    """Rows that are kept and not predicted, by reason."""
+    found = report()
+    rows = [(item.reason, item.n, escape(item.detail), ", ".join(map(code, item.sources))) for item in found.unscored]
+    refused = (*found.own.refused, *found.stand_ins.refused)
+    counts = f"{found.rows} rows: {found.own.predicted} predicted, {found.stand_ins.predicted} as stand-ins, "
+    counts += f"{found.unmodelled} not modelled, {len(refused)} refused."
+    lines = [f"- {code(name)}: {escape(why)}" for name, why in refused]
+    return "\n\n".join([counts, table(("reason", "rows", "which", "sources"), rows, right=[1]), *lines])
+
+
+def validation_sources() -> str:
+    """Where the published numbers stand."""
+    rows = [
+        (code(one.id), f"[{escape(one.title)}]({one.repository})", code(one.file), one.revision or "", one.date)
+        for one in report().sources
+    ]
+    return table(("id", "source", "file", "revision", "date"), rows)
+
+
+# ---------------------------------------------------------------- traces
+
+
+@cache
+def agreement() -> Agreement:
+    """The closed form against the stored traces of the whole grid, once."""
+    return compare(grid(), read_traced(stored_grid()))
+
+
+def traced_summary() -> str:
+    """What was compared, and the one line that matters."""
+    found = agreement()
+    head = found.headline
+    assert head is not None
+    models = len({one.case.model for one in found.comparisons})
+    families = len({one.family for one in found.comparisons})
+    versions = ", ".join(f"{name} {version}" for name, version in found.versions)
+    return (
+        f"{head.n} cases of {models} models, {families} architectures. Peak: median error {percent(head.median, 2)}, "
+        f"worst {percent(head.worst, 2, sign=True)}. Traced on {found.date} with {versions}."
+    )
+
+
+def traced_methods() -> str:
+    """Errors of the peak by method."""
+    found = agreement()
+    head = [] if found.headline is None else [found.headline]
+    return _deviations("method", [*head, *found.by_method])
+
+
+def traced_families() -> str:
+    """Errors of the peak by architecture."""
+    return _deviations("architecture", agreement().by_family)
+
+
+def traced_phases() -> str:
+    """Errors of every phase."""
+    return _deviations("phase", agreement().by_phase)
+
+
+def traced_owners() -> str:
+    """Errors of every owner at the peak."""
+    return _deviations("owner", agreement().by_owner)
+
+
+def _deviations(side: str, found: Iterable[Deviation]) -> str:
+    rows = [
+        (one.name, one.n, percent(one.median, 2), percent(one.worst, 2, sign=True), code(one.case)) for one in found
+    ]
+    return table((side, "n", "median", "worst", "worst case"), rows, right=[1, 2, 3])
+
+
+def traced_refusals() -> str:
+    """What only one of the two answers."""
+    found = agreement()
+    lists = (
+        ("Refused by the closed form, traced", found.only_traced),
+        ("Refused by the trace, answered by the closed form", found.only_closed),
+        ("Refused by both", found.neither),
+    )
+    return "\n\n".join(f"{title}:{_refused(pairs)}" for title, pairs in lists)
+
+
+def _refused(pairs: tuple[tuple[str, str], ...]) -> str:
+    if not pairs:
+        return " none."
+    return "\n\n" + "\n".join(f"- {code(name)}: {escape(why)}" for name, why in pairs)
+
+
+SECTIONS: Mapping[str, Callable[[], str]] = {
+    "stand_in_fits": stand_in_fits,
+    "stand_in_scores": stand_in_scores,
+    "traced_families": traced_families,
+    "traced_methods": traced_methods,
+    "traced_owners": traced_owners,
+    "traced_phases": traced_phases,
+    "traced_refusals": traced_refusals,
+    "traced_summary": traced_summary,
+    "validation_fits": validation_fits,
+    "validation_scores": validation_scores,
+    "validation_sources": validation_sources,
+    "validation_unmodelled": validation_unmodelled,
+}

@@ -1,0 +1,122 @@
+"""Predictions beside published measurements, as neutral tables and as a document."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from planner.render import words
+from planner.render.sheet import Cell, Column, Sheet, row
+
+if TYPE_CHECKING:
+    from planner.validation import Group, Report, Score
+
+OUTCOMES = (("ran", "ran"), ("oom", "ran out of memory"))
+
+
+def validation_sheets(report: "Report") -> list[Sheet]:
+    """Errors and verdicts of runs that we model, the same of stand-ins, then what is kept and not predicted."""
+    head = [] if report.headline is None else [report.headline]
+    own, others = report.own, report.stand_ins
+    sheets = [scores_sheet("Predicted against published", head, own.scores), fits_sheet("Verdicts", own)]
+    if others.predicted:
+        sheets.append(scores_sheet("Stand-ins: other trainers, put as the nearest question", [], others.scores))
+        sheets.append(fits_sheet("Verdicts on stand-ins", others))
+    return [*sheets, unscored_sheet(report)]
+
+
+def scores_sheet(title: str, head: list["Score"], scores: Iterable["Score"]) -> Sheet:
+    """Errors by source and metric."""
+    columns = (
+        Column("source"),
+        Column("metric"),
+        Column("GPUs"),
+        Column("n", numeric=True),
+        Column("median", numeric=True),
+        Column("p95", numeric=True),
+        Column("over", numeric=True),
+        Column("under", numeric=True),
+        Column("covered", numeric=True, optional=True),
+        Column("worst case", optional=True),
+    )
+    rows = tuple(_score(score) for score in (*head, *scores))
+    return Sheet(title, columns, rows, rules=(1,) if head else ())
+
+
+def _score(score: "Score") -> tuple[Cell, ...]:
+    metric = score.metric if score.kind == "value" else f"{score.metric} (bound)"
+    errors = (
+        f"{score.median_error:.1%}",
+        f"{score.p95_error:.1%}",
+        f"{score.worst_over:+.1%}",
+        f"{score.worst_under:+.1%}",
+        "–" if score.coverage is None else f"{score.coverage:.0%}",
+    )
+    return row((Cell(score.source, "strong"), metric, score.cards, str(score.n), *errors, score.worst_case))
+
+
+def fits_sheet(title: str, group: "Group") -> Sheet:
+    """What ran and what did not, against our verdicts."""
+    columns = (Column("published"), *(Column(text, numeric=True) for text, _ in words.VERDICTS.values()))
+    rows = tuple(
+        row((Cell(text, "strong"), *(str(group.fits.count(outcome, verdict)) for verdict in words.VERDICTS)))  # type: ignore[arg-type]
+        for outcome, text in OUTCOMES
+    )
+    notes = [f"ran, though we say it does not fit: {name}" for name in group.fits.ran_but_refused]
+    notes += [f"ran out of memory, though we say it fits: {name}" for name in group.fits.oom_but_fits]
+    return Sheet(title, columns, rows, notes=tuple(notes))
+
+
+def unscored_sheet(report: "Report") -> Sheet:
+    """Rows that are kept and not predicted."""
+    columns = (
+        Column("reason"),
+        Column("rows", numeric=True),
+        Column("which", wraps=True),
+        Column("sources", optional=True),
+    )
+    rows = tuple(
+        row((Cell(item.reason, "strong"), str(item.n), item.detail, ", ".join(item.sources)))
+        for item in report.unscored
+    )
+    refused = (*report.own.refused, *report.stand_ins.refused)
+    counts = f"{report.own.predicted} predicted, {report.stand_ins.predicted} as stand-ins, "
+    counts += f"{report.unmodelled} not modelled, {len(refused)} refused"
+    notes = tuple(f"refused {name}: {why}" for name, why in refused)
+    return Sheet(f"{report.rows} rows: {counts}", columns, rows, notes=notes)
+
+
+def report_document(report: "Report") -> dict[str, object]:
+    """The same for scripts; errors are ratios."""
+    return {
+        "schema": 2,
+        "rows": report.rows,
+        "unmodelled": report.unmodelled,
+        "headline": None if report.headline is None else _score_document(report.headline),
+        "own": _group_document(report.own),
+        "stand_ins": _group_document(report.stand_ins),
+        "unscored": [
+            {"reason": item.reason, "detail": item.detail, "n": item.n, "sources": list(item.sources)}
+            for item in report.unscored
+        ],
+    }
+
+
+def _group_document(group: "Group") -> dict[str, object]:
+    return {
+        "predicted": group.predicted,
+        "refused": [{"id": name, "why": why} for name, why in group.refused],
+        "scores": [_score_document(score) for score in group.scores],
+        "verdicts": [
+            {"published": outcome, "verdict": verdict, "n": n}
+            for (outcome, verdict), n in sorted(group.fits.counts.items())
+        ],
+        "ran_but_refused": list(group.fits.ran_but_refused),
+        "oom_but_fits": list(group.fits.oom_but_fits),
+    }
+
+
+_SCORE = ("source", "metric", "cards", "kind", "n", "median_error", "p95_error", "worst_error")
+
+
+def _score_document(score: "Score") -> dict[str, object]:
+    names = (*_SCORE, "worst_over", "worst_under", "worst_case", "coverage")
+    return {name: getattr(score, name) for name in names}
