@@ -87,22 +87,22 @@ class Calibration:
         return Errors(low, 0.0, high, Basis("published", one.n, one.sources, group.words, one.coverage))
 
     def _seen(self, estimate: Estimate, scenario: Scenario) -> tuple[int, int | None]:
-        """What own runs of this very scenario prove: bytes that are not enough, and bytes that are.
+        """What own runs of this very scenario prove: the least bytes that may be enough, and bytes that are.
 
         A run that failed proves that its card is too small. One that completed proves that what it reserved, and what
         lies outside the allocator, is enough, and that what it allocated is the least.
         """
         outside = estimate.peak.device_bytes - estimate.peak.reserved_bytes
-        short, enough = [0], []
+        least, enough = [0], []
         for run in self.runs.of_scenario(scenario):
             if run.out_of_memory:
-                short.append(run.held_bytes or 0)
+                least.append((run.held_bytes or 0) + 1)
             else:
-                short.append(run.measured.get("allocated", 0) + outside)
+                least.append(run.measured.get("allocated", 0) + outside)
                 enough += [
                     count for count in (run.held_bytes, _reserved(run.measured.get("reserved"), outside)) if count
                 ]
-        return max(short), min(enough, default=None)
+        return max(least), min(enough, default=None)
 
     def _peak(self, estimate: Estimate, scenario: Scenario, bounds: "Bounds") -> Peak:
         peak = estimate.peak
@@ -129,15 +129,15 @@ class Bounds(NamedTuple):
     likeliest: int
     high: int
 
-    def within(self, short: int, enough: int | None) -> "Bounds":
-        """Narrowed by what was seen: ``short`` bytes are not enough, ``enough`` are; proof of failure wins.
+    def within(self, least: int, enough: int | None) -> "Bounds":
+        """Narrowed by what was seen: no fewer than ``least``, and ``enough`` are enough; proof of failure wins.
 
         >>> Bounds(8, 10, 12).within(9, 11), Bounds(8, 10, 12).within(20, 11)
         (Bounds(low=9, likeliest=10, high=11), Bounds(low=20, likeliest=20, high=20))
         """
         if enough is not None:
             self = Bounds(*(min(count, enough) for count in self))
-        return Bounds(*(max(count, short) for count in self))
+        return Bounds(*(max(count, least) for count in self))
 
 
 def published_bounds(spread: Spread) -> tuple[float, float]:

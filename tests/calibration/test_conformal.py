@@ -1,6 +1,7 @@
 """Intervals hold what they promise, on errors that are drawn alike, and say nothing where rows are too few."""
 
 import random
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -20,7 +21,7 @@ def even(errors: list[float]) -> list[Weighted]:
     "draw", [lambda r: r.gauss(0.02, 0.05), lambda r: r.expovariate(20), lambda r: r.choice([0, 0.1])]
 )
 @pytest.mark.parametrize("n", [19, 40, 100])
-def test_the_next_error_is_inside_as_often_as_promised(draw, n: int) -> None:  # type: ignore[no-untyped-def]
+def test_the_next_error_is_inside_as_often_as_promised(draw: Callable[[random.Random], float], n: int) -> None:
     generator = random.Random(n)
     hits = 0
     for _ in range(2000):
