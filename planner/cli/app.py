@@ -16,9 +16,13 @@ TOPIC = Option("topic", "argument", "a rule's code such as FIT001; or memory, st
 HERE = (
     Option("gpu", "text", "the card that is here, by its name in `plan gpus`", "what torch finds", "GPU"),
     Option("method", "list", "full, lora or qlora: exactly one", "lora", "METHOD"),
-    Option("steps", "integer", "optimizer steps to take", "3", "N"),
+    Option("steps", "integer", "optimizer steps to take", "3; with --lengths all", "N"),
+    Option("warmup", "integer", "steps that the median leaves out", "1", "N"),
     Option("timeout", "integer", "seconds after which the run is stopped", "600", "N"),
     Option("layers", "integer", "take the first N layers only, for the prediction too", "all", "N"),
+    Option("lengths", "path", "padded lengths of successive batches, one a line, or with a count", metavar="FILE"),
+    Option("cap", "bytes", "pretend a smaller card: its memory, for instance 24GiB", metavar="SIZE"),
+    Option("snapshot", "path", "write CUDA's memory history, for PyTorch's memory viewer", metavar="FILE"),
 )
 VALIDATED = (
     Option("against", "text", "published: what others measured; traced: a grid of traces", "published", "REFERENCE"),

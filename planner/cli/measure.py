@@ -1,30 +1,52 @@
 """``plan measure --model M``: a few real steps on the device that is here, beside their prediction."""
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from planner.catalog import load_model
+from planner.cli.files import has_folder
 from planner.cli.options import Values, integer
 from planner.cli.output import check_format, stop
 from planner.cli.progress import Progress
 from planner.cli.request import build_request
 from planner.cli.show import show
 from planner.errors import EXIT_BUG, EXIT_FITS, EXIT_NOTHING_FITS, UsageError
-from planner.hardware import load_gpu
+from planner.errors import show as shown
+from planner.hardware import list_gpus, load_gpu
 from planner.measure import Device, Measurement, compare, look, measure, predict
 from planner.measure.child import Line
-from planner.measure.here import card_of_device, check_libraries, check_measurable
+from planner.measure.here import card_of_device, check_cap, check_libraries, check_measurable, check_snapshot
+from planner.measure.recording import closed_form
 from planner.measure.room import check_room, check_weights
-from planner.measure.run import STEPS, TIMEOUT_SECONDS
+from planner.measure.run import STEPS, TIMEOUT_SECONDS, WARMUP
 from planner.measure.values import peak_comparison
+from planner.planning import as_installed
 from planner.recommend.candidates import scenario as scenario_of
 from planner.recommend.request import Ask, Request
-from planner.render.measured import Measured, measured_document, measured_sheet
+from planner.render.measured import Measured, measured_document, measured_sheets
 from planner.spec import Cluster, Gpu, Scenario
+from planner.stacks import newer_versions
+from planner.trace.lengths import plan_steps, read_lengths
+from planner.units import parse_bytes
 
 LOCAL = "local"
 EXIT_INTERRUPTED = 130
 """128 and the number of SIGINT, as shells say it."""
 MOST_STEPS, MOST_SECONDS = 1000, 7 * 24 * 3600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """How a run is taken; ``lengths`` are those of its steps, one each, where they differ."""
+
+    steps: int
+    warmup: int
+    timeout: int
+    layers: int | None
+    lengths: tuple[int, ...]
+    cap_bytes: int | None
+    snapshot: str | None
 
 
 def main(values: Values) -> int:
@@ -36,38 +58,124 @@ def main(values: Values) -> int:
     except KeyboardInterrupt:
         stop("interrupted: the run was ended and nothing is left of it", EXIT_INTERRUPTED)
         raise
-    show(format_name, lambda: [measured_sheet(result)], lambda: measured_document(result))
+    show(format_name, lambda: measured_sheets(result), lambda: measured_document(result))
     return _exit_code(result.measurement)
 
 
 def _measured(values: Values, progress: Progress) -> Measured:
     """Look, predict, measure; what cannot run here is refused before it starts."""
-    request = build_request({**values, "gpu": values["gpu"] or LOCAL}, command="plan measure")
-    steps = _number(values, "steps", STEPS, MOST_STEPS)
+    request = as_installed(
+        build_request({**values, "gpu": values["gpu"] or LOCAL, "evidence": "traced"}, command="plan measure")
+    )
+    run = run_of(values)
+    progress("looking for a device")
+    device = look()
+    scenario, notes = _scenario(request, device)
+    if run.lengths:
+        scenario = replace(scenario, train=replace(scenario.train, seq_len=max(run.lengths)))
+    check(scenario, device, run, exact="=" in str(values["stack"]))
+    progress("tracing the step")
+    prediction = predict(scenario, device.kind, layers=run.layers, lengths=run.lengths)
+    if device.kind == "cpu":
+        check_room(prediction.peak_bytes, run.layers or scenario.model.num_hidden_layers)
+    progress("starting")
+    found = measure(
+        scenario,
+        device.kind,
+        steps=run.steps,
+        warmup=run.warmup,
+        layers=run.layers,
+        lengths=run.lengths,
+        timeout=run.timeout,
+        cap_bytes=run.cap_bytes,
+        snapshot=run.snapshot,
+        tell=_telling(progress, run.steps),
+    )
+    rows = compare(prediction, found)
+    return Measured(
+        measurement=found,
+        prediction=prediction,
+        rows=rows,
+        peak=peak_comparison(rows),
+        notes=notes,
+        closed=closed_form(found),
+    )
+
+
+def run_of(values: Values) -> Run:
+    """How the run is to be taken; raise ``PlannerError`` in one line for what has no meaning."""
     timeout = _number(values, "timeout", TIMEOUT_SECONDS, MOST_SECONDS)
-    layers = None if values["layers"] is None else integer("--layers", values["layers"])
+    lengths = _lengths(values)
+    steps = len(lengths) or _number(values, "steps", STEPS, MOST_STEPS)
+    warmup = min(WARMUP, steps - 1) if values["warmup"] is None else integer("--warmup", values["warmup"])
+    if not 0 <= warmup < steps:
+        raise UsageError(f"--warmup {warmup} leaves none of {steps} steps: take more of them with --steps")
+    return Run(
+        steps=steps,
+        warmup=warmup,
+        timeout=timeout,
+        layers=None if values["layers"] is None else integer("--layers", values["layers"]),
+        lengths=lengths,
+        cap_bytes=_cap(values["cap"]),
+        snapshot=_snapshot(values["snapshot"]),
+    )
+
+
+def _lengths(values: Values) -> tuple[int, ...]:
+    """The longest first, then those of the file in its order, as the trace takes them; of these the first ``--steps``.
+
+    Where there are very many different ones, both round them up to the same few.
+    """
+    if values["lengths"] is None:
+        return ()
+    found = plan_steps(read_lengths(values["lengths"]))
+    every = (found.recorded[0], *(found.recorded[place] for place in found.order))
+    steps = _number(values, "steps", len(every), MOST_STEPS)
+    if steps > len(every):
+        raise UsageError(
+            f"--steps {steps}: {shown(values['lengths'])} has {len(every) - 1} lengths, and one comes twice"
+        )
+    return every[:steps]
+
+
+def _cap(text: str | None) -> int | None:
+    try:
+        count = None if text is None else parse_bytes(text)
+    except UsageError as error:
+        raise UsageError(f"--cap {error}") from None
+    if count == 0:
+        raise UsageError("--cap 0 leaves no memory: name the size of a card, as in --cap 24GiB")
+    return count
+
+
+def _snapshot(text: str | None) -> str | None:
+    """An absolute path, since a child writes there; refused before the run where it cannot."""
+    if text is None:
+        return None
+    if not has_folder(text):
+        raise UsageError(f"--snapshot {shown(text)}: no such folder")
+    return str(Path(text).expanduser().absolute())
+
+
+def check(scenario: Scenario, device: Device, run: Run, *, exact: bool) -> None:
+    """Refuse before anything starts what cannot run here."""
+    check_measurable(scenario, run.layers)
+    check_libraries(scenario, exact=exact)
+    check_cap(device, run.cap_bytes)
+    check_snapshot(device, run.snapshot)
+    if device.kind == "cpu" and run.layers is None:
+        check_weights(scenario)
+
+
+def _telling(progress: Progress, steps: int) -> Callable[[Line], None]:
+    """Shows where the child is."""
 
     def tell(line: Line) -> None:
         if line["event"] == "begin":
             where = "loading" if line["phase"] == "load" else f"step {line['step'] + 1} of {steps}: {line['phase']}"
             progress(where.replace("_", " "))
 
-    progress("looking for a device")
-    device = look()
-    scenario, notes = _scenario(request, device)
-    check_measurable(scenario, layers)
-    check_libraries(scenario, exact="=" in request.stack)
-    on_cpu, depth = device.kind == "cpu", layers or scenario.model.num_hidden_layers
-    if on_cpu and layers is None:
-        check_weights(scenario)
-    progress("tracing the step")
-    prediction = predict(scenario, device.kind, layers=layers)
-    if on_cpu:
-        check_room(prediction.peak_bytes, depth)
-    progress("starting")
-    found = measure(scenario, device.kind, steps=steps, layers=layers, timeout=timeout, tell=tell)
-    rows = compare(prediction, found)
-    return Measured(measurement=found, prediction=prediction, rows=rows, peak=peak_comparison(rows), notes=notes)
+    return tell
 
 
 def _scenario(request: Request, device: Device) -> tuple[Scenario, tuple[str, ...]]:
@@ -75,22 +183,21 @@ def _scenario(request: Request, device: Device) -> tuple[Scenario, tuple[str, ..
     if len(request.methods) > 1:
         raise UsageError(f"plan measure runs one method, not {' and '.join(request.methods)}: name one --method")
     notes = [] if request.methods else ["No --method was named: this is lora."]
-    resolved = load_model(request.model)
+    resolved = load_model(request.model, opaque=True)
     card, about = _card(request, device)
     cluster = Cluster(gpu=card, gpus=request.gpus, nodes=request.nodes, headroom_bytes=request.headroom_bytes)
     ask = Ask(request=replace(request, gpu=card.id), model=resolved.model, cluster=cluster)
-    notes += [note for note in (resolved.line, *resolved.model.notes, about) if note]
+    notes += [note for note in (resolved.line, *resolved.model.notes, about, *newer_versions(request.stack)) if note]
     return scenario_of(ask, request.methods[0] if request.methods else "lora"), tuple(notes)
 
 
 def _card(request: Request, device: Device) -> tuple[Gpu, str]:
-    if request.gpu == LOCAL:
-        return card_of_device(device), ""
+    if request.gpu.strip().lower() == LOCAL:
+        return card_of_device(device, list_gpus(request.profiles_dir) if device.kind == "cuda" else ()), ""
     named = load_gpu(request.gpu, request.profiles_dir)
     if device.kind == "cpu":
-        return card_of_device(
-            device
-        ), f"No CUDA device is here: measured and predicted on the CPU, not on {named.name}."
+        note = f"No CUDA device is here: measured and predicted on the CPU, not on {named.name}."
+        return card_of_device(device), note
     return named, ""
 
 
@@ -98,7 +205,7 @@ def _number(values: Values, name: str, default: float, most: int) -> int:
     text = values[name]
     count = int(default) if text is None else integer(f"--{name}", text)
     if not 1 <= count <= most:
-        raise UsageError(f"--{name} {text} is outside 1 to {most}")
+        raise UsageError(f"--{name} {count} is outside 1 to {most}")
     return count
 
 

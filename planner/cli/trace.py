@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from planner.allocator.config import Settings, parse
+from planner.cli.files import has_folder
 from planner.cli.options import Values
 from planner.cli.output import check_format
 from planner.cli.progress import Progress
@@ -56,21 +57,12 @@ def _check_pictures(values: Values, methods: int) -> None:
     for name in ("snapshot", "timeline"):
         if values[name] and methods > 1:
             raise UsageError(f"--{name} draws one method: name one --method")
-        if values[name] is not None and not _has_folder(values[name]):
+        if values[name] is not None and not has_folder(values[name]):
             raise UsageError(f"--{name} {shown(values[name])}: no such folder")
     if values["timeline"]:
         from planner.render.timeline import check_picture  # noqa: PLC0415  (only for pictures)
 
         check_picture(Path(values["timeline"]))
-
-
-def _has_folder(text: str) -> bool:
-    """Whether a file could stand there: a path without a name, home or folder is none."""
-    try:
-        path = Path(text).expanduser().absolute()
-        return bool(text.strip()) and path.parent.is_dir()
-    except (OSError, RuntimeError):
-        return False
 
 
 def _write_pictures(values: Values, found: Tracing, settings: Settings) -> None:

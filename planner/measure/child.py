@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -23,6 +24,11 @@ Line = Mapping[str, Any]
 Tell = Callable[[Line], None]
 
 CHECK_SECONDS = 0.05
+LEAVING_SECONDS = 15.0
+"""A child that has said its last word, or was killed, and is still there after that is left to the system."""
+KILLED = -9
+"""The status of a process that SIGKILL ended, or will end."""
+LAST_EVENTS = ("done", "refused", "out_of_memory", "failed")
 LAST_WORDS = 4000
 """Characters of the child's stderr that are worth keeping."""
 
@@ -37,12 +43,16 @@ QUIET = {
 
 
 class Ended(NamedTuple):
-    """Everything that a child reported, and how it ended: its exit status, below zero for a signal."""
+    """Everything that a child reported, and how it ended: its exit status, below zero for a signal.
+
+    ``timed_out`` before it said its last word; ``lingered``: it had said that, and had to be ended.
+    """
 
     lines: tuple[Line, ...]
     status: int
     timed_out: bool
     log: str
+    lingered: bool = False
 
     def first(self, event: str) -> Line | None:
         """The first report of one kind."""
@@ -55,17 +65,18 @@ class Ended(NamedTuple):
 
 def run_child(task: Task, *, timeout: float, tell: Tell) -> Ended:
     """Run a task to its end, or to its timeout; ``tell`` hears every report as it comes."""
-    with TemporaryDirectory(prefix="plan-measure-") as name:
+    with TemporaryDirectory(prefix="plan-measure-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         write_task(task, folder / "task")
         with (folder / "log").open("wb") as log:
             child = _start(folder, log)
             try:
-                lines, timed_out = _watch(child, folder / "report", time.monotonic() + timeout, tell)
+                lines, running = _watch(child, folder / "report", time.monotonic() + timeout, tell)
             finally:
-                _end(child)
+                status = _end(child)
         words = (folder / "log").read_text(encoding="utf-8", errors="replace")[-LAST_WORDS:]
-    return Ended(tuple(lines), child.returncode, timed_out, words)
+    spoken = any(line["event"] in LAST_EVENTS for line in lines)
+    return Ended(tuple(lines), status, running and not spoken, words, lingered=running and spoken)
 
 
 def _start(folder: Path, log: Any) -> "subprocess.Popen[bytes]":
@@ -81,12 +92,15 @@ def _start(folder: Path, log: Any) -> "subprocess.Popen[bytes]":
 
 
 def _watch(child: "subprocess.Popen[bytes]", report: Path, deadline: float, tell: Tell) -> tuple[list[Line], bool]:
+    """All reports, and whether the child was still there when its time was up."""
     lines: list[Line] = []
     while True:
         running = child.poll() is None
         for line in _whole_lines(report)[len(lines) :]:
             lines.append(line)
             tell(line)
+            if line["event"] in LAST_EVENTS:
+                deadline = min(deadline, time.monotonic() + LEAVING_SECONDS)
         if not running:
             return lines, False
         if time.monotonic() > deadline:
@@ -103,13 +117,16 @@ def _whole_lines(report: Path) -> list[Line]:
     return [json.loads(line) for line in text.split("\n")[:-1]]
 
 
-def _end(child: "subprocess.Popen[bytes]") -> None:
-    """End what still runs, and wait for it."""
+def _end(child: "subprocess.Popen[bytes]") -> int:
+    """End what still runs; its status. One that a driver keeps from dying is not waited for."""
     if child.poll() is None:
-        if hasattr(os, "killpg"):
-            os.killpg(child.pid, signal.SIGKILL)
-        else:
-            child.kill()
-    child.wait()
+        with suppress(ProcessLookupError):
+            if hasattr(os, "killpg"):
+                os.killpg(child.pid, signal.SIGKILL)
+            else:
+                child.kill()
+    with suppress(subprocess.TimeoutExpired):
+        child.wait(LEAVING_SECONDS)
     if child.stdin is not None:
         child.stdin.close()
+    return KILLED if child.returncode is None else child.returncode

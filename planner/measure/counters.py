@@ -1,13 +1,14 @@
 """Peaks by phase while real code runs: CUDA's own statistics, or torch's profiler on the CPU."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import torch
 
+from planner.measure.driver import Driver
 from planner.measure.task import Device, DeviceKind
-from planner.measure.values import PhasePeak
+from planner.measure.values import PhasePeak, Room, merged
 from planner.result import Phase
 
 PREFIX = "planner phase: "
@@ -89,9 +90,13 @@ class CpuCounter:
 
 
 class CudaCounter:
-    """CUDA's own statistics, reset where a phase begins, once the device has caught up."""
+    """CUDA's own statistics, reset where a phase begins, once the device has caught up.
 
-    def __init__(self) -> None:
+    ``others_bytes`` of the device belong to other processes.
+    """
+
+    def __init__(self, others_bytes: int = 0) -> None:
+        self.others_bytes = others_bytes
         self._phase: Phase | None = None
         self._found: list[PhasePeak] = []
 
@@ -113,10 +118,15 @@ class CudaCounter:
     def _end(self) -> None:
         self.settle()
         if self._phase is not None:
-            free, total = torch.cuda.mem_get_info()
-            peak = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
-            self._found.append(PhasePeak(self._phase, *peak, total - free))
+            allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+            given_back = reserved - torch.cuda.memory_reserved()
+            self._found.append(PhasePeak(self._phase, allocated, reserved, self._in_use() + given_back))
             self._phase = None
+
+    def _in_use(self) -> int:
+        """Bytes of the device that this process has now: what the allocator holds, and the context."""
+        free, total = torch.cuda.mem_get_info()
+        return int(total - free - self.others_bytes)
 
     def settle(self) -> None:
         """See ``Counter``."""
@@ -124,35 +134,12 @@ class CudaCounter:
 
     def standing(self) -> PhasePeak:
         """See ``Counter``."""
-        free, total = torch.cuda.mem_get_info()
-        return PhasePeak("load", torch.cuda.memory_allocated(), torch.cuda.memory_reserved(), total - free)
+        return PhasePeak("load", torch.cuda.memory_allocated(), torch.cuda.memory_reserved(), self._in_use())
 
 
-def merged(peaks: Iterable[PhasePeak]) -> list[PhasePeak]:
-    """One entry for each phase, in order of first appearance: several micro-batches go through the same ones.
-
-    >>> merged([PhasePeak("forward", 3), PhasePeak("backward", 4), PhasePeak("forward", 5)])[0].allocated_bytes
-    5
-    """
-    found: dict[str, PhasePeak] = {}
-    for peak in peaks:
-        before = found.get(peak.phase, peak)
-        found[peak.phase] = PhasePeak(
-            peak.phase,
-            max(before.allocated_bytes, peak.allocated_bytes),
-            _larger(before.reserved_bytes, peak.reserved_bytes),
-            _larger(before.device_bytes, peak.device_bytes),
-        )
-    return list(found.values())
-
-
-def _larger(one: int | None, other: int | None) -> int | None:
-    return None if one is None or other is None else max(one, other)
-
-
-def counter_for(device: DeviceKind) -> Counter:
-    """How bytes are counted on a device."""
-    return CudaCounter() if device == "cuda" else CpuCounter()
+def counter_for(device: DeviceKind, room: Room | None = None) -> Counter:
+    """How bytes are counted on a device, which had this ``room`` when it was empty."""
+    return CudaCounter(room.others_bytes or 0 if room else 0) if device == "cuda" else CpuCounter()
 
 
 def cuda_here() -> Device | None:
@@ -161,3 +148,11 @@ def cuda_here() -> Device | None:
         return None
     found = torch.cuda.get_device_properties(0)
     return Device("cuda", found.name, found.total_memory, (found.major, found.minor), found.multi_processor_count)
+
+
+def cuda_room(driver: Driver) -> Room:
+    """The device with a context and nothing else; ``driver`` was asked before there was one."""
+    torch.cuda.synchronize()
+    free, total = torch.cuda.mem_get_info()
+    others = driver.used_on(str(getattr(torch.cuda.get_device_properties(0), "uuid", "")))
+    return Room(total, free, max(total - free - (others or 0), 0), others)

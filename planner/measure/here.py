@@ -3,13 +3,18 @@
 import os
 import platform
 import shutil
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
 from planner.build.installed import check_versions, needed, require
 from planner.errors import UnsupportedScenario, UsageError, show
+from planner.local.card import LOCAL, profile_of
 from planner.measure.task import Device
 from planner.spec import Gpu, Scenario
+from planner.units import format_bytes
 
 DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 """One of these is there wherever CUDA or ROCm can be: without any, nobody has to ask."""
@@ -42,10 +47,21 @@ def _processor_name() -> str:
     return platform.processor() or platform.machine() or "CPU"
 
 
-def card_of_device(device: Device) -> Gpu:
-    """A card of ours that says what is known of a device, for scenarios that name none."""
+def card_of_device(device: Device, gpus: Iterable[Gpu] = ()) -> Gpu:
+    """A card for scenarios that name none: the profile among ``gpus`` that this is, else what torch says of it."""
+    profile = profile_of(device.name, device.total_bytes, gpus) if device.kind == "cuda" else None
+    if profile is not None:
+        return replace(
+            profile,
+            id=LOCAL,
+            name=device.name,
+            memory_bytes=device.total_bytes,
+            compute_capability=device.capability,
+            sm_count=device.multiprocessors,
+            aliases=(),
+        )
     return Gpu(
-        id="local",
+        id=LOCAL,
         name=device.name,
         vendor="",
         architecture="",
@@ -79,3 +95,24 @@ def check_libraries(scenario: Scenario, *, exact: bool) -> None:
     require(*needed(scenario))
     if exact:
         check_versions(scenario.stack)
+
+
+def check_cap(device: Device, cap_bytes: int | None) -> None:
+    """Raise ``PlannerError`` for a card that this device cannot pretend to be."""
+    if cap_bytes is None:
+        return
+    if cap_bytes > device.total_bytes:
+        raise UsageError(
+            f"--cap {format_bytes(cap_bytes)} is more than {device.name} has ({format_bytes(device.total_bytes)})"
+        )
+    if device.kind == "cpu" and sys.platform != "linux":
+        raise UnsupportedScenario("--cap on the processor needs Linux: leave it out, or measure on a GPU")
+
+
+def check_snapshot(device: Device, snapshot: str | None) -> None:
+    """Raise ``UnsupportedScenario`` where no allocator keeps a history."""
+    if snapshot is not None and device.kind == "cpu":
+        raise UnsupportedScenario(
+            "--snapshot is CUDA's memory history, and there is no CUDA device here: plan trace --snapshot writes a "
+            "traced one"
+        )

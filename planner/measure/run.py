@@ -1,16 +1,27 @@
 """Look at the device, predict and measure: each in a child of its own, so that none disturbs another."""
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 from planner import errors
 from planner.errors import PlannerError, UnsupportedScenario
 from planner.measure.child import Ended, Line, Tell, run_child
 from planner.measure.here import cpu_here, may_have_gpu
 from planner.measure.task import Device, DeviceKind, Task
-from planner.measure.values import Measurement, Outcome, PhasePeak, Place, Prediction, StepPeaks
-from planner.result import Memory
+from planner.measure.values import (
+    Environment,
+    Measurement,
+    Outcome,
+    PhasePeak,
+    Place,
+    Prediction,
+    Room,
+    StepPeaks,
+    highest,
+)
+from planner.result import Memory, Phase
 from planner.spec import Scenario
 
 STARTING_SECONDS = 300.0
@@ -35,16 +46,33 @@ def look() -> Device:
 
 
 def predict(
-    scenario: Scenario, device: DeviceKind, *, layers: int | None = None, timeout: float = STARTING_SECONDS
+    scenario: Scenario,
+    device: DeviceKind,
+    *,
+    layers: int | None = None,
+    lengths: tuple[int, ...] = (),
+    timeout: float = STARTING_SECONDS,
 ) -> Prediction:
-    """The traced step of a scenario, as it would run on ``device``."""
-    task = Task(kind="predict", scenario=scenario, device=device, layers=layers)
+    """The traced step of a scenario, as it would run on ``device``; of steps of these lengths, the longest first."""
+    task = Task(kind="predict", scenario=scenario, device=device, layers=layers, lengths=lengths)
     found = _answer(run_child(task, timeout=timeout, tell=_nobody), "predicted")
-    first, steady = (
-        MappingProxyType({phase: Memory(*owners) for phase, owners in found[name].items()})
-        for name in ("first", "steady")
+    later = tuple(_owners(step) for step in found["later"])
+    steady = highest(phase for step in later for phase in step.items())
+    reserved = {step: MappingProxyType(dict(phases)) for step, phases in found.get("reserved", {}).items()}
+    return Prediction(
+        "traced",
+        Memory(*found["load"]),
+        _owners(found["first"]),
+        MappingProxyType(steady),
+        later if lengths else (),
+        MappingProxyType(reserved),
+        found.get("context"),
+        found.get("required"),
     )
-    return Prediction("traced", Memory(*found["load"]), first, steady)
+
+
+def _owners(phases: Mapping[Phase, Sequence[int]]) -> Mapping[Phase, Memory]:
+    return MappingProxyType({phase: Memory(*owners) for phase, owners in phases.items()})
 
 
 def measure(
@@ -58,7 +86,6 @@ def measure(
     timeout: float = TIMEOUT_SECONDS,
     cap_bytes: int | None = None,
     snapshot: str | None = None,
-    moments: tuple[str, ...] = (),
     tell: Tell = _nobody,
 ) -> Measurement:
     """``steps`` real optimizer steps of the first ``layers`` layers, or of all; never raises for how they end.
@@ -76,7 +103,6 @@ def measure(
         lengths=lengths,
         cap_bytes=cap_bytes,
         snapshot=snapshot,
-        moments=moments,
     )
     return measurement_of(task, run_child(task, timeout=timeout, tell=tell))
 
@@ -86,7 +112,8 @@ def measurement_of(task: Task, ended: Ended) -> Measurement:
     _raise_refusal(ended)
     assert task.scenario is not None
     outcome, detail = _outcome(ended)
-    device, load, owners, versions = (ended.first(name) for name in ("device", "load", "owners", "versions"))
+    device, load, owners, versions, surroundings, room, snapshot = map(ended.first, FACTS)
+    host = ended.all("host")
     return Measurement(
         scenario=task.scenario,
         layers=task.layers,
@@ -95,16 +122,35 @@ def measurement_of(task: Task, ended: Ended) -> Measurement:
         versions=MappingProxyType(dict(versions["found"]) if versions else {}),
         owners=MappingProxyType(dict(owners["bytes"]) if owners else {}),
         load=_peaks(load["phases"])[0] if load else None,
-        steps=tuple(StepPeaks(line["number"], line["seconds"], _peaks(line["phases"])) for line in ended.all("step")),
+        steps=tuple(_step(line) for line in ended.all("step")),
         died_in=None if outcome == "done" else _last_place(ended),
         detail=detail,
         log="" if outcome == "done" else ended.log,
+        warmup=task.warmup,
+        lengths=task.lengths,
+        cap_bytes=task.cap_bytes,
+        environment=Environment(*_facts(surroundings, Environment)) if surroundings else None,
+        room=Room(*_facts(room, Room)) if room else None,
+        host_bytes=host[-1]["bytes"] if host else None,
+        snapshot=snapshot["path"] if snapshot else None,
     )
+
+
+FACTS = ("device", "load", "owners", "versions", "environment", "room", "snapshot")
+"""Reports that come once at most."""
+
+
+def _facts(line: Line, kind: type[Environment] | type[Room]) -> list[Any]:
+    return [line[name] for name in kind._fields]
+
+
+def _step(line: Line) -> StepPeaks:
+    return StepPeaks(line["number"], line["seconds"], _peaks(line["phases"]), line.get("tokens", 0))
 
 
 def _outcome(ended: Ended) -> tuple[Outcome, str]:
     if ended.first("done"):
-        return "done", ""
+        return "done", "the process had said all, did not leave, and was ended" if ended.lingered else ""
     if line := ended.first("out_of_memory"):
         return "out_of_memory", line["text"]
     if line := ended.first("failed"):

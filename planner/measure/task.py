@@ -28,10 +28,9 @@ class Device(NamedTuple):
 class Task:
     """``look``: which device is here. ``predict``: the trace of ``scenario``. ``measure``: its real steps.
 
-    ``lengths`` are the padded lengths of the steps, one each; without any, all ``steps`` have the scenario's.
-    ``warmup`` of them are reported and left out of what is steady. ``cap_bytes``: the memory of a smaller card that
-    this one stands for. ``snapshot``: a file for CUDA's memory history. ``moments`` are taken in order after the last
-    step, each with the phases of its own name (see ``planner.measure.work``).
+    ``lengths`` are the padded lengths of the steps, one each and the longest first; without any, all ``steps`` have the
+    scenario's. ``warmup`` of them are reported and left out of the median. ``cap_bytes``: the memory of a smaller card
+    that this one stands for. ``snapshot``: a file for CUDA's memory history.
     """
 
     kind: Kind
@@ -43,7 +42,6 @@ class Task:
     lengths: tuple[int, ...] = ()
     cap_bytes: int | None = None
     snapshot: str | None = None
-    moments: tuple[str, ...] = ()
 
 
 class _Pickler(pickle.Pickler):

@@ -2,20 +2,34 @@
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 
-from planner.allocator.events import Instant, peaks
+from planner.allocator.capacity import smallest_capacity
+from planner.allocator.config import parse
+from planner.allocator.events import Trace, peaks
+from planner.allocator.replay import Usage, replay
+from planner.allocator.steps import sequence
 from planner.build.installed import installed_versions
 from planner.build.job import Job, assemble
 from planner.build.place import device_place
 from planner.errors import UnsupportedScenario
-from planner.measure.counters import counter_for, cuda_here
+from planner.measure.cap import cap_cuda, capped_process, prepare_process
+from planner.measure.counters import Counter, counter_for, cuda_here, cuda_room
+from planner.measure.driver import Driver, ask_driver
 from planner.measure.here import cpu_here
+from planner.measure.history import history
+from planner.measure.process import allocator_text, peak_resident_bytes, system_text
 from planner.measure.sizes import gradient_bytes, standing_bytes
 from planner.measure.task import Kind, Task
+from planner.measure.values import Environment, highest
 from planner.result import Memory, Phase
+from planner.spec import Scenario
+from planner.trace.estimator import trace as trace_whole
+from planner.trace.judgement import resolution
+from planner.trace.lengths import plan_steps
 from planner.trace.run import quiet_collector, record
 from planner.trace.semantics import Semantics, cpu_semantics, cuda_semantics
 
@@ -30,68 +44,165 @@ def look(_task: Task, report: Report) -> None:
 
 def semantics_for(task: Task) -> Semantics:
     """How the step behaves on the task's device."""
+    return (cuda_semantics if task.device == "cuda" else cpu_semantics)(scenario_of(task))
+
+
+def scenario_of(task: Task) -> Scenario:
+    """What every task but ``look`` is about."""
     assert task.scenario is not None
-    return (cuda_semantics if task.device == "cuda" else cpu_semantics)(task.scenario)
+    return task.scenario
+
+
+# ---------------------------------------------------------------- predict
 
 
 def predict(task: Task, report: Report) -> None:
-    """Trace two steps; report every phase's owners at its peak."""
-    assert task.scenario is not None
-    run = record(task.scenario, semantics_for(task), layers=task.layers)
-    instants = peaks(run.trace)
-    first, steady = (highest(instants, step) for step in (0, 1))
-    report("predicted", load=first.pop("load"), first=first, steady=steady)
+    """Trace the steps; report every phase's owners at its peak, and on CUDA what the allocator makes of them."""
+    trace = traced(task)
+    if task.device == "cpu":
+        report("predicted", **_owners(trace))
+        return
+    settings = parse(allocator_text())
+    replayed = replay(trace, settings)
+    context = scenario_of(task).cluster.gpu.context_bytes
+    capacity = smallest_capacity(trace, settings, resolution=resolution(replayed.reserved))
+    report(
+        "predicted",
+        **_owners(trace, replayed.handed_out),
+        reserved=reserved_by_step(replayed.phases),
+        context=context or None,
+        required=context + max(capacity, replayed.reserved) if context else None,
+    )
 
 
-def highest(instants: tuple[Instant, ...], step: int) -> dict[Phase, Memory]:
-    """The highest instant of every phase of a step."""
-    found: dict[Phase, Memory] = {}
-    for instant in instants:
-        if instant.step == step:
-            before = found.get(instant.phase)
-            if before is None or instant.memory.total > before.total:
-                found[instant.phase] = instant.memory
+def traced(task: Task) -> Trace:
+    """The steps of a task on fake tensors; every layer that will run is there."""
+    scenario = scenario_of(task)
+    steps = plan_steps(task.lengths) if task.lengths else None
+    lengths = steps.recorded if steps else ()
+    if task.device == "cuda" and task.layers is None:
+        trace = trace_whole(scenario, lengths=lengths).trace
+    else:
+        trace = record(scenario, semantics_for(task), layers=task.layers, lengths=lengths).trace
+    return sequence(trace, steps.order[1:]) if steps else trace
+
+
+def _owners(trace: Trace, handed_out: tuple[int, ...] = ()) -> dict[str, Any]:
+    """Owners at the peak of every phase: of ``load``, of the first step, of each later one."""
+    steps: dict[int, dict[Phase, Memory]] = {}
+    for instant in peaks(trace, handed_out):
+        found = steps.setdefault(instant.step, {})
+        found |= highest([*found.items(), (instant.phase, instant.memory)])
+    first, *later = (steps[step] for step in sorted(steps))
+    return {"load": first.pop("load"), "first": first, "later": later}
+
+
+def reserved_by_step(phases: tuple[Usage, ...]) -> dict[str, dict[Phase, int]]:
+    """The most that is reserved in each phase: while loading, in the first step, and in all later ones.
+
+    >>> usage = [Usage("load", 0, 1, 1, 5, 0), Usage("loss", 0, 1, 1, 7, 0), Usage("loss", 1, 1, 1, 9, 0)]
+    >>> reserved_by_step(tuple(usage))
+    {'load': {'load': 5}, 'first': {'loss': 7}, 'steady': {'loss': 9}}
+    """
+    found: dict[str, dict[Phase, int]] = {"load": {}, "first": {}, "steady": {}}
+    for usage in phases:
+        place = found["load" if usage.phase == "load" else "steady" if usage.step else "first"]
+        place[usage.phase] = max(usage.reserved, place.get(usage.phase, 0))
     return found
+
+
+# ---------------------------------------------------------------- measure
 
 
 def measure(task: Task, report: Report) -> None:
     """Build the job and take its steps; report where it is, and what each step took."""
-    scenario = task.scenario
-    assert scenario is not None
+    counter = _prepared(task, report)
+    with quiet_collector(), history(task.snapshot, report):
+        run = _Run(task, counter, report)
+        run.load()
+        for number in range(task.steps):
+            run.step(number)
+        report("owners", bytes=run.standing())
+
+
+def _prepared(task: Task, report: Report) -> Counter:
+    """Say where this is; make the device as large as it shall be, before anything is on it."""
+    on_cuda = task.device == "cuda"
     report("versions", found=installed_versions())
-    device = cuda_here() if task.device == "cuda" else cpu_here()
+    driver = ask_driver() if on_cuda else Driver()
+    device = cuda_here() if on_cuda else cpu_here()
     if device is None:
         raise UnsupportedScenario("torch finds no CUDA device any more")
     report("device", **device._asdict())
-    counter, place = counter_for(task.device), device_place(task.device)
-    with quiet_collector():
-        with counter.counting():
-            report("begin", step=0, phase="load")
-            counter.begin("load")
-            job = assemble(scenario, place, attention=semantics_for(task).attention, layers=task.layers)
-        report("load", phases=[counter.standing()])
-        gradients = 0
-        for number in range(task.steps):
-
-            def begin(phase: Phase, number: int = number) -> None:
-                nonlocal gradients
-                if phase == "optimizer_step":
-                    gradients = gradient_bytes(job)
-                report("begin", step=number, phase=phase)
-                counter.begin(phase)
-
-            with counter.counting() as found:
-                seconds = _timed(job, begin, counter.settle)
-            report("step", number=number, seconds=seconds, phases=found)
-        report("owners", bytes={**standing_bytes(job), "gradients": gradients})
+    report("environment", **environment(driver)._asdict())
+    if not on_cuda:
+        if task.cap_bytes is not None:
+            prepare_process()
+        return counter_for(task.device)
+    room = cuda_room(driver)
+    report("room", **room._asdict())
+    cap_cuda(task.cap_bytes, room)
+    return counter_for(task.device, room)
 
 
-def _timed(job: Job, begin: Callable[[Phase], None], settle: Callable[[], None]) -> float:
-    settle()
-    start = time.perf_counter()
-    job.step(begin)
-    settle()
-    return time.perf_counter() - start
+def environment(driver: Driver) -> Environment:
+    """What else bytes and seconds depend on."""
+    cuda = torch.version.cuda or torch.version.hip or ""
+    return Environment(*system_text(), torch.get_num_threads(), allocator_text(), driver.version, cuda)
+
+
+class _Run:
+    """One job while it is loaded and stepped; ``gradients`` are the bytes that the last optimizer step found."""
+
+    def __init__(self, task: Task, counter: Counter, report: Report) -> None:
+        self.task, self.counter, self.report = task, counter, report
+        self.job: Any = None
+        self.gradients = 0
+
+    def load(self) -> None:
+        """The model on the device, with adapters and optimizer."""
+        task = self.task
+        place, attention = device_place(task.device), semantics_for(task).attention
+        with self.counter.counting(), self._capped():
+            self._begin(0, "load")
+            self.job = assemble(scenario_of(task), place, attention=attention, layers=task.layers)
+        self._tell("load", phases=[self.counter.standing()])
+
+    def step(self, number: int) -> None:
+        """One optimizer step, timed until the device has caught up."""
+        length = self.task.lengths[number] if self.task.lengths else None
+        with self.counter.counting() as found, self._capped():
+            self.counter.settle()
+            start = time.perf_counter()
+            self.job.step(lambda phase: self._begin(number, phase), length)
+            self.counter.settle()
+            seconds = time.perf_counter() - start
+        self._tell("step", number=number, seconds=seconds, phases=found, tokens=tokens_of(self.job, length))
+
+    def standing(self) -> Mapping[str, int]:
+        """Bytes that stay from step to step, and those of all gradients."""
+        return {**standing_bytes(self.job), "gradients": self.gradients}
+
+    def _begin(self, step: int, phase: Phase) -> None:
+        if phase == "optimizer_step":
+            self.gradients = gradient_bytes(self.job)
+        self.report("begin", step=step, phase=phase)
+        self.counter.begin(phase)
+
+    def _capped(self) -> AbstractContextManager[None]:
+        """The processor's cap; a CUDA device has its own from the beginning."""
+        cap = self.task.cap_bytes if self.task.device == "cpu" else None
+        return capped_process(cap, self.counter.standing().allocated_bytes)
+
+    def _tell(self, event: str, **facts: Any) -> None:
+        self.report(event, **facts)
+        self.report("host", bytes=peak_resident_bytes())
+
+
+def tokens_of(job: Job, length: int | None) -> int:
+    """Tokens of one step, padding included: the job takes two micro-batches for any larger number."""
+    train = job.scenario.train
+    return train.micro_batch_size * (length or train.seq_len) * min(train.grad_accumulation, 2)
 
 
 WORK: Mapping[Kind, Callable[[Task, Report], None]] = {"look": look, "predict": predict, "measure": measure}

@@ -1,15 +1,18 @@
 """Predicted beside measured, phase by phase: as a table, and for scripts."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from planner.render import words
 from planner.render.machine import settings_of
-from planner.render.sheet import Cell, Column, Sheet, Tone, row
+from planner.render.sheet import Cell, Column, Sheet, Tone, printable, row
+from planner.result import Estimate
 from planner.units import format_bytes
 
 if TYPE_CHECKING:
     from planner.measure import Comparison, Measurement, PhasePeak, Prediction
+    from planner.measure.values import Metric, Step
 
 CLOSE = 0.01
 """Differences up to this are as they should be; the traced estimator promises it."""
@@ -22,47 +25,65 @@ OUTCOMES = {
 }
 
 
+HEADINGS: Mapping["Metric", str] = {"reserved": "Reserved by the caching allocator", "device": "In use on the device"}
+"""Tables beside that of allocated bytes, which has the title of the whole."""
+
+ABOUT_CPU = (
+    "No CUDA device: this is the processor's allocator, the bytes of tensors with the CPU's kernels. It shows that the "
+    "step runs and that the trace counts its tensors; it does not show CUDA's kernels, its caching allocator, its "
+    "context, or a GPU's speed (the profiler that counts slows the steps down)."
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """All that ``plan measure`` found out."""
+    """All that ``plan measure`` found out. ``closed``: the closed form of the same scenario, where there is one."""
 
     measurement: "Measurement"
     prediction: "Prediction"
     rows: tuple["Comparison", ...]
     peak: "Comparison | None"
     notes: tuple[str, ...]
+    closed: Estimate | None = None
 
 
-def measured_sheet(found: Measured) -> Sheet:
-    """One row a phase; the peak last."""
-    reserved = any(row.measured and row.measured.reserved_bytes is not None for row in found.rows)
+def measured_sheets(found: Measured) -> list[Sheet]:
+    """A table for each way of counting that the device has: one row a phase, the peak last."""
+    counted = [metric for metric in HEADINGS if any(one.measured and one.measured.of(metric) for one in found.rows)]
+    sheets = [_sheet(found, _title(found.measurement), "allocated")]
+    sheets += [_sheet(found, HEADINGS[metric], metric) for metric in counted]
+    return [*sheets[:-1], replace(sheets[-1], notes=(*_notes(found), *found.notes))]
+
+
+def _sheet(found: Measured, title: str, metric: "Metric") -> Sheet:
     columns = (
         Column("step"),
         Column("phase"),
         Column("predicted", numeric=True),
         Column("measured", numeric=True),
         Column("difference", numeric=True),
-        *((Column("reserved", numeric=True), Column("device", numeric=True, optional=True)) if reserved else ()),
     )
-    rows = [_row(one.step, words.phase(one.phase), one, reserved=reserved) for one in found.rows]
+    rows = [_row(one.step, one, metric) for one in found.rows]
     rules = [index for index in range(1, len(rows)) if found.rows[index].step != found.rows[index - 1].step]
     if found.peak is not None:
         rules.append(len(rows))
-        rows.append(_row("peak", words.phase(found.peak.phase), found.peak, reserved=reserved))
-    return Sheet(
-        _title(found.measurement), columns, tuple(rows), rules=tuple(rules), notes=(*_notes(found), *found.notes)
+        rows.append(_row("peak", found.peak, metric))
+    return Sheet(title, columns, tuple(rows), rules=tuple(rules))
+
+
+def _row(name: str, one: "Comparison", metric: "Metric") -> tuple[Cell, ...]:
+    return row(
+        (
+            Cell(name, "strong" if name == "peak" else ""),
+            words.phase(one.phase) if name != "peak" or metric == "allocated" else "",
+            *(_bytes(peak.of(metric) if peak else None) for peak in (one.predicted, one.measured)),
+            _difference(one.difference_in(metric)),
+        )
     )
 
 
-def _row(name: str, phase: str, one: "Comparison", *, reserved: bool) -> tuple[Cell, ...]:
-    cells: list[str | Cell] = [
-        Cell(name, "strong" if name == "peak" else ""),
-        phase,
-        format_bytes(one.predicted.total) if one.predicted else "–",
-        format_bytes(one.measured.allocated_bytes) if one.measured else "–",
-        _difference(one.difference),
-    ]
-    return row([*cells, *(_reserved(one.measured) if reserved else ())])
+def _bytes(count: int | None) -> str:
+    return "–" if count is None else format_bytes(count)
 
 
 def _difference(ratio: float | None) -> Cell:
@@ -70,12 +91,6 @@ def _difference(ratio: float | None) -> Cell:
         return Cell("–")
     tone: Tone = "good" if abs(ratio) <= CLOSE else "warn"
     return Cell(f"{ratio:+.2%}", tone)
-
-
-def _reserved(peak: "PhasePeak | None") -> tuple[str, str]:
-    counts = (peak.reserved_bytes, peak.device_bytes) if peak else (None, None)
-    first, second = ("–" if count is None else format_bytes(count) for count in counts)
-    return first, second
 
 
 def _title(measurement: "Measurement") -> str:
@@ -87,16 +102,85 @@ def _title(measurement: "Measurement") -> str:
 
 
 def _notes(found: Measured) -> list[str]:
+    """How it ended, how long it took, what else is known of the device, and what it ran with."""
     measurement = found.measurement
     notes = []
     if measurement.outcome != "done":
         notes.append(f"The run {OUTCOMES[measurement.outcome]} {_where(measurement)}: {measurement.detail}.")
-    if measurement.steps:
-        seconds = [f"{step.seconds:.2f}" for step in measurement.steps]
-        notes.append(f"Seconds of each step: {', '.join(seconds)}.")
-    notes.append(f"Allocated bytes, predicted by {found.prediction.evidence} evidence; weights are random.")
+    elif measurement.detail:
+        notes.append(f"The run is whole: {measurement.detail}.")
+    notes += [*_time(measurement), *_room(measurement), *_predicted_sizes(found)]
+    if measurement.device is not None and measurement.device.kind == "cpu":
+        notes.append(ABOUT_CPU)
+    notes.append("Weights are random, and so are the tokens: bytes depend on neither.")
     notes.append(", ".join(f"{name} {version}" for name, version in measurement.versions.items()))
+    notes.append(_surroundings(measurement))
     return [note for note in notes if note]
+
+
+def _time(measurement: "Measurement") -> Iterator[str]:
+    seconds = [f"{step.seconds:.2f}" for step in measurement.steps]
+    if len(seconds) > SECONDS_SHOWN:
+        seconds = [*seconds[:SECONDS_SHOWN], "..."]
+    if seconds:
+        yield f"Seconds of each step: {', '.join(seconds)}."
+    if measurement.seconds is not None:
+        rate = measurement.tokens_per_second
+        tokens = "" if rate is None else f", {rate:,.0f} tokens a second"
+        left_out = f" after {measurement.warmup} of warm-up" if measurement.warmup else ""
+        yield f"A steady step{left_out}: {measurement.seconds:.3f} s in the median{tokens}."
+
+
+SECONDS_SHOWN = 8
+"""Steps whose seconds are printed; JSON has all."""
+
+
+def _room(measurement: "Measurement") -> Iterator[str]:
+    """What belongs to whom on the device, and in main memory."""
+    room = measurement.room
+    if room is not None and room.others_bytes is not None:
+        yield (
+            f"Before the run {format_bytes(room.others_bytes)} of the device were in use by others, which are "
+            f"subtracted; the context took {format_bytes(room.context_bytes)}."
+        )
+    elif room is not None:
+        yield (
+            f"The driver does not say what others use: the {format_bytes(room.context_bytes)} that were in use before "
+            "anything was allocated count as this process' own."
+        )
+    if measurement.cap_bytes is not None:
+        yield f"The device was made to look like one of {format_bytes(measurement.cap_bytes)}."
+    if measurement.host_bytes is not None:
+        yield f"Main memory of the process: {format_bytes(measurement.host_bytes)} at most."
+    if measurement.snapshot is not None:
+        yield f"Memory history: {printable(measurement.snapshot)}; plan trace --replay reads it."
+
+
+def _predicted_sizes(found: Measured) -> Iterator[str]:
+    yield f"Predicted by {found.prediction.evidence} evidence, of the device that ran."
+    if found.prediction.required_bytes is not None:
+        yield f"A card must have {format_bytes(found.prediction.required_bytes)} in all, as predicted."
+    if found.closed is not None:
+        peak = found.closed.peak
+        yield (
+            f"The closed form, which is of a GPU, says {format_bytes(peak.allocated_bytes)} allocated and "
+            f"{format_bytes(peak.required_bytes)} required."
+        )
+
+
+def _surroundings(measurement: "Measurement") -> str:
+    found = measurement.environment
+    if found is None:
+        return ""
+    parts = [
+        found.driver and f"driver {found.driver}",
+        found.cuda and f"CUDA {found.cuda}",
+        found.alloc_conf and f"allocator {printable(found.alloc_conf)}",
+        f"Python {found.python}",
+        found.platform,
+        f"{found.threads} threads",
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def _where(measurement: "Measurement") -> str:
@@ -121,16 +205,31 @@ def measured_document(found: Measured) -> dict[str, object]:
         "layers": measurement.layers,
         "device": None if measurement.device is None else measurement.device._asdict(),
         "versions": dict(measurement.versions),
+        "environment": None if measurement.environment is None else measurement.environment._asdict(),
+        "room": None if measurement.room is None else measurement.room._asdict(),
+        "warmup": measurement.warmup,
+        "lengths": list(measurement.lengths),
+        "cap_bytes": measurement.cap_bytes,
+        "snapshot": measurement.snapshot,
+        "host_bytes": measurement.host_bytes,
+        "seconds": measurement.seconds,
+        "tokens_per_second": measurement.tokens_per_second,
         "outcome": measurement.outcome,
         "died_in": None if measurement.died_in is None else measurement.died_in._asdict(),
         "detail": measurement.detail,
         "owners": dict(measurement.owners),
         "load": None if measurement.load is None else _peak(measurement.load),
         "steps": [
-            {"number": step.number, "seconds": step.seconds, "phases": [_peak(peak) for peak in step.phases]}
+            {
+                "number": step.number,
+                "seconds": step.seconds,
+                "tokens": step.tokens,
+                "phases": [_peak(peak) for peak in step.phases],
+            }
             for step in measurement.steps
         ],
         "predicted": _predicted(found.prediction),
+        "closed_form": None if found.closed is None else _closed(found.closed),
         "comparison": [_compared(one) for one in found.rows],
         "peak": None if found.peak is None else _compared(found.peak),
         "notes": list(found.notes),
@@ -147,25 +246,45 @@ def _peak(peak: "PhasePeak") -> dict[str, object]:
 
 
 def _predicted(prediction: "Prediction") -> dict[str, object]:
-    def phases(step: object) -> list[dict[str, object]]:
-        return [
-            {"name": name, "allocated_bytes": memory.total, "owners": memory._asdict()}
-            for name, memory in getattr(prediction, str(step)).items()
-        ]
+    def phases(step: "Step") -> list[dict[str, object]]:
+        owners = getattr(prediction, step)
+        return [{**_peak(peak), "owners": owners[peak.phase]._asdict()} for peak in prediction.peaks(step)]
 
     return {
         "evidence": prediction.evidence,
         "load": {"allocated_bytes": prediction.load.total, "owners": prediction.load._asdict()},
         "first": phases("first"),
         "steady": phases("steady"),
+        "reserved_bytes": prediction.reserved_bytes,
+        "context_bytes": prediction.context_bytes,
+        "required_bytes": prediction.required_bytes,
+    }
+
+
+def _closed(estimate: Estimate) -> dict[str, object]:
+    peak = estimate.peak
+    return {
+        "phase": peak.phase,
+        "allocated_bytes": peak.allocated_bytes,
+        "reserved_bytes": peak.reserved_bytes,
+        "device_bytes": peak.device_bytes,
+        "required_bytes": peak.required_bytes,
     }
 
 
 def _compared(one: "Comparison") -> dict[str, object]:
+    """Allocated bytes by themselves, and what else was counted under the name of its metric."""
     return {
         "step": one.step,
         "phase": one.phase,
-        "predicted_bytes": one.predicted.total if one.predicted else None,
-        "measured_bytes": one.measured.allocated_bytes if one.measured else None,
-        "difference": one.difference,
+        **_both(one, "allocated"),
+        **{metric: _both(one, metric) for metric in HEADINGS},
+    }
+
+
+def _both(one: "Comparison", metric: "Metric") -> dict[str, object]:
+    return {
+        "predicted_bytes": one.predicted.of(metric) if one.predicted else None,
+        "measured_bytes": one.measured.of(metric) if one.measured else None,
+        "difference": one.difference_in(metric),
     }

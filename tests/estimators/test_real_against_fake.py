@@ -157,7 +157,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 def rows(found: Both) -> list[tuple[str, int, int]]:
     """Step and phase, fake bytes, real bytes."""
-    fakes = (found.fake["first"], found.fake["steady"])
+    fakes = (found.fake["first"], *found.fake["later"])
     return [
         (f"{step['number']} {peak.phase}", fake[peak.phase].total, peak.allocated_bytes)
         for fake, step in zip(fakes, found.steps, strict=True)
@@ -176,7 +176,7 @@ def test_peaks_of_the_step_and_of_every_phase_are_those_of_the_real_one(case: Ca
 
 def test_what_stands_is_exact_to_the_byte(case: Case) -> None:
     found = both(case)
-    load, steady = found.fake["load"], found.fake["steady"]
+    load, steady = found.fake["load"], found.fake["later"][0]
 
     assert load.weights == found.owners["weights"]
     assert load.adapters == found.owners["adapters"]

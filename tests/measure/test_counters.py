@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from planner.measure.values import PhasePeak
+from planner.measure.driver import Driver
+from planner.measure.values import PhasePeak, Room
 
 torch: Any = pytest.importorskip("torch")
 for library in ("transformers", "accelerate", "peft", "bitsandbytes"):
@@ -37,7 +38,7 @@ def test_the_cpu_counts_every_byte_by_phase_and_carries_the_level() -> None:
 
 def test_cuda_statistics_are_read_where_a_phase_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    card = SimpleNamespace(allocated=0)
+    card = SimpleNamespace(allocated=0, given_back=0)
 
     def noting(name: str) -> Callable[[], None]:
         return lambda: told.append(name)
@@ -47,19 +48,38 @@ def test_cuda_statistics_are_read_where_a_phase_ends(monkeypatch: pytest.MonkeyP
         "reset_peak_memory_stats": noting("reset"),
         "max_memory_allocated": lambda: card.allocated,
         "max_memory_reserved": lambda: card.allocated + 100,
-        "mem_get_info": lambda: (1000 - card.allocated, 1000),
+        "memory_reserved": lambda: card.allocated + 100 - card.given_back,
+        "memory_allocated": lambda: card.allocated,
+        "mem_get_info": lambda: (1000 - OTHERS - CONTEXT - card.allocated - 100 + card.given_back, 1000),
     }
     for name, stub in stubs.items():
         monkeypatch.setattr(torch.cuda, name, stub)
 
-    counter = counters.CudaCounter()
+    counter = counters.counter_for("cuda", Room(1000, 1000 - OTHERS - CONTEXT, CONTEXT, OTHERS))
     with counter.counting() as found:
         for phase, count in (("forward", 10), ("backward", 20), ("forward", 30)):
             counter.begin(phase)  # type: ignore[arg-type]
             card.allocated = count
+        card.given_back = 25
 
-    assert found == [PhasePeak("forward", 30, 130, 30), PhasePeak("backward", 20, 120, 20)]
+    assert found == [PhasePeak("forward", 30, 130, 130 + CONTEXT), PhasePeak("backward", 20, 120, 120 + CONTEXT)]
+    assert counter.standing() == PhasePeak("load", 30, 105, 105 + CONTEXT)
     assert told[:3] == ["synchronize", "reset", "synchronize"]
+
+
+OTHERS, CONTEXT = 200, 50
+"""Bytes of a small card that others hold, and that a context takes."""
+
+
+@pytest.mark.parametrize(("known", "others", "context"), [({"GPU-ab-1": OTHERS}, OTHERS, CONTEXT), ({}, None, 250)])
+def test_what_others_use_is_told_from_the_context_where_the_driver_says_it(
+    monkeypatch: pytest.MonkeyPatch, known: dict[str, int], others: int | None, context: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (750, 1000))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _index: SimpleNamespace(uuid="ab-1"))
+
+    assert counters.cuda_room(Driver("575.1", known)) == Room(1000, 750, context, others)
 
 
 def test_no_memory_is_told_from_other_errors() -> None:

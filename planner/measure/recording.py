@@ -1,0 +1,107 @@
+"""A measurement with what was predicted for it, as a record that can be stored, exported and calibrated with."""
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from planner.closed_form import estimate
+from planner.errors import UnsupportedScenario
+from planner.measure.task import Device
+from planner.measure.truncation import shortened
+from planner.measure.values import Measurement, PhasePeak, Prediction, merged
+from planner.records import DiedIn, Environment, Peaks, PhasePeaks, Record, RunDevice, architecture_of, document_of, now
+from planner.result import Estimate
+
+MOST_DETAIL = 500
+"""Characters of what a child said last."""
+
+
+def closed_form(measurement: Measurement) -> Estimate | None:
+    """The closed form of what ran, its first layers only where those ran; ``None`` where there is no closed form."""
+    scenario, layers = measurement.scenario, measurement.layers
+    try:
+        return estimate(shortened(scenario, layers) if layers else scenario)
+    except UnsupportedScenario:
+        return None
+
+
+def record_of(measurement: Measurement, prediction: Prediction, closed: Estimate | None) -> Record:
+    """One run, however it ended, beside both predictions; raise ``ValueError`` for one that never saw its device."""
+    if measurement.device is None:
+        raise ValueError("a run without a device is no measurement")
+    first, *later = [step.phases for step in measurement.steps] or [()]
+    steady = merged(peak for phases in later for peak in phases)
+    return Record(
+        taken_at=now(),
+        scenario=document_of(measurement.scenario),
+        device=run_device(measurement.device),
+        outcome=measurement.outcome,
+        layers=measurement.layers,
+        environment=_environment(measurement),
+        died_in=DiedIn(**measurement.died_in._asdict()) if measurement.died_in else None,
+        detail=measurement.detail[:MOST_DETAIL],
+        load=_phase(measurement.load) if measurement.load else None,
+        first=tuple(map(_phase, first)),
+        steady=tuple(map(_phase, steady)),
+        peak=_peak([*first, *steady]),
+        first_seconds=measurement.steps[0].seconds if measurement.steps else None,
+        steady_seconds=measurement.seconds,
+        tokens_per_second=measurement.tokens_per_second,
+        host_bytes=measurement.host_bytes,
+        owners=measurement.owners,
+        predicted=predicted(prediction, closed),
+    )
+
+
+def run_device(device: Device) -> RunDevice:
+    """The device as records group them."""
+    return RunDevice(
+        kind=device.kind,
+        name=device.name,
+        total_bytes=device.total_bytes,
+        architecture=architecture_of(device.kind, device.capability, device.name),
+        capability=device.capability,
+    )
+
+
+def _environment(measurement: Measurement) -> Environment:
+    found = measurement.environment
+    return Environment(
+        versions=measurement.versions,
+        driver=found.driver if found else "",
+        allocator=found.alloc_conf if found else "",
+        cap_bytes=measurement.cap_bytes,
+    )
+
+
+def _phase(peak: PhasePeak) -> PhasePeaks:
+    return PhasePeaks(**peak._asdict())
+
+
+def _peak(peaks: Iterable[PhasePeak]) -> Peaks:
+    """The highest of each way of counting, whichever phases they are in."""
+    found = merged(peak._replace(phase="load") for peak in peaks)
+    return Peaks(**{name: count for name, count in found[0]._asdict().items() if name != "phase"}) if found else Peaks()
+
+
+def predicted(prediction: Prediction, closed: Estimate | None) -> Mapping[str, Mapping[str, int]]:
+    """Bytes at the peak by evidence and metric; what was not predicted is absent."""
+    context, reserved = prediction.context_bytes, prediction.reserved_bytes
+    traced: dict[str, Any] = {
+        "allocated": prediction.peak_bytes,
+        "reserved": reserved,
+        "device": None if reserved is None or context is None else reserved + context,
+        "required": prediction.required_bytes,
+    }
+    found = {"traced": MappingProxyType({name: count for name, count in traced.items() if count is not None})}
+    if closed is not None:
+        peak = closed.peak
+        found["closed-form"] = MappingProxyType(
+            {
+                "allocated": peak.allocated_bytes,
+                "reserved": peak.reserved_bytes,
+                "device": peak.device_bytes,
+                "required": peak.required_bytes,
+            }
+        )
+    return MappingProxyType(found)
