@@ -182,14 +182,36 @@ Required = Callable[[int], int]
 def predicted_limit(required: Required, usable: int, sizes: Range, start: int | None = None) -> int | None:
     """The largest size that needs at most ``usable`` bytes, ``None`` when even the lowest needs more.
 
-    ``required`` is asked as seldom as the distance from ``start`` allows, since a trace takes seconds.
+    ``required`` never falls. It is asked as seldom as may be, since a trace takes seconds: at ``start``, beside it,
+    then where a straight line through the last two answers says, every fourth time halfway.
 
     >>> predicted_limit(lambda size: 100 + 7 * size, 150, Range(lowest=1, highest=64))
     7
     """
+    step = sizes.step
+    low, high = sizes.lowest - step, sizes.highest + step
+    answers: list[tuple[int, int]] = []
+    guess = sizes.lowest if start is None else sizes.near(start)
+    while high - low > step:
+        size = min(max(guess, low + step), high - step)
+        answers.append((size, required(size)))
+        low, high = (size, high) if answers[-1][1] <= usable else (low, size)
+        guess = _next_guess(answers, usable, low, high, step)
+    return low if low >= sizes.lowest else None
 
-    def attempt(size: int) -> Probe:
-        return Probe(size, "done" if required(size) <= usable else "out_of_memory")
 
-    most = sizes.highest // sizes.step + 1
-    return find_limit(attempt, sizes, sizes.lowest if start is None else start, most=most, confirm=False).largest
+def _next_guess(answers: list[tuple[int, int]], usable: int, low: int, high: int, step: int) -> int:
+    """Where to ask next: where the line through the last two answers meets ``usable``, or the size above it."""
+    if len(answers) == 1:
+        return low + step if answers[0][0] == low else high - step
+    if len(answers) % BISECT_EVERY == 0:
+        return low + (high - low) // step // 2 * step
+    (first, at_first), (second, at_second) = answers[-2:]
+    if at_first == at_second:
+        return high - step if at_second <= usable else low + step
+    meets = first + (usable - at_first) * (second - first) // (at_second - at_first)
+    return meets - meets % step if meets - meets % step > low else low + step
+
+
+BISECT_EVERY = 4
+"""A curve can lead a line astray; halving cannot be led."""

@@ -110,3 +110,34 @@ def test_the_predicted_limit_is_the_largest_that_fits(fixed: int, each: int, usa
 
     fitting = [size for size in range(1, 101) if fixed + each * size <= usable]
     assert found == max(fitting, default=None)
+
+
+@given(
+    fixed=st.integers(0, 10**10),
+    each=st.integers(10**6, 10**9),
+    bend=st.sampled_from([0, 0, 10**3, 10**6]),
+    limit=st.integers(0, 4096),
+    start=st.integers(1, 4096),
+)
+def test_a_prediction_that_takes_seconds_is_asked_seldom(
+    fixed: int, each: int, bend: int, limit: int, start: int
+) -> None:
+    sizes, asked = Range(lowest=1, highest=4096), list[int]()
+
+    def required(size: int) -> int:
+        asked.append(size)
+        return fixed + each * size + bend * size * size
+
+    usable = fixed + each * limit + bend * limit * limit
+    found = predicted_limit(required, usable, sizes, start)
+
+    assert found == (limit or None)
+    assert len(asked) == len(set(asked))
+    assert len(asked) <= (5 if bend == 0 else 24)
+
+
+def test_steps_and_plateaus() -> None:
+    assert predicted_limit(lambda size: size // 10, 4, SIZES, 3) == 49
+    assert predicted_limit(lambda size: 7, 7, SIZES, 3) == 100
+    assert predicted_limit(lambda size: 8, 7, SIZES, 3) is None
+    assert predicted_limit(lambda size: 3 * size, 1000, LENGTHS, 64) == 320
