@@ -46,7 +46,7 @@ $(VENV)/installed: pyproject.toml $(VENV)/bin/python
 # Liger without the Triton that it asks for, which a trace does without.
 $(VENV)/installed-for-tests: pyproject.toml constraints.txt $(VENV)/bin/python
 	@echo "installing what the tests need (torch among it: minutes, the first time)"
-	@$(PIP) --constraint constraints.txt --editable ".[trace,hub,pictures,test]"
+	@$(PIP) --constraint constraints.txt --editable ".[trace,hub,pictures,local,test]"
 	@$(PIP) --constraint constraints.txt --no-deps liger-kernel
 	@touch $@ $(VENV)/installed
 

@@ -52,7 +52,7 @@ def trace_scenario(
         candidate=candidate,
         traced=finding.traced,
         replay=found,
-        expandable=replay(trace, replace(settings, expandable_segments=True)),
+        expandable=found if scenario.cluster.gpu.is_cpu else replay(trace, replace(settings, expandable_segments=True)),
         peak=finding.peak,
         instants=peaks(trace, found.handed_out),
         sites=alive_at(trace, finding.peak.index, found.handed_out),

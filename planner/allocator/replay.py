@@ -7,7 +7,7 @@ from typing import NamedTuple
 from planner.allocator.caching import CachingAllocator
 from planner.allocator.config import Settings
 from planner.allocator.constants import Constants, constants
-from planner.allocator.events import Trace
+from planner.allocator.events import Trace, peaks
 from planner.allocator.expandable import ExpandableAllocator
 from planner.allocator.pools import Chunk
 from planner.result import Phase
@@ -86,6 +86,25 @@ def replay(
     run = _Run(trace, allocator(settings, capacity, sizes))
     phases = tuple(run.phases())
     return run.result(phases)
+
+
+def uncached(trace: Trace) -> Replay:
+    """A trace where nothing is rounded or cached, as on a processor: everything held is in use."""
+    phases = [(instant.phase, instant.step, instant.memory.total) for instant in peaks(trace)]
+    top = max((level for _, _, level in phases), default=0)
+    return Replay(
+        phases=tuple(Usage(phase, step, level, level, level, 0) for phase, step, level in phases),
+        requested=top,
+        allocated=top,
+        reserved=top,
+        inactive_split=0,
+        fragmentation=0,
+        segments=sum(event >= 0 for event in trace.events),
+        released_segments=sum(event < 0 for event in trace.events),
+        retries=0,
+        out_of_memory=None,
+        handed_out=tuple(block.bytes for block in trace.blocks),
+    )
 
 
 class _Run:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -57,3 +58,22 @@ def quiet() -> Iterator[None]:
         finally:
             for name, level in levels.items():
                 logging.getLogger(name).setLevel(level)
+
+
+@contextmanager
+def speechless() -> Iterator[None]:
+    """Nothing reaches stderr, from C++ neither: torch's profiler writes there when it starts and when it stops."""
+    sys.stderr.flush()
+    before = os.dup(STDERR)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, STDERR)
+        yield
+    finally:
+        os.dup2(before, STDERR)
+        os.close(before)
+        os.close(nowhere)
+
+
+STDERR = 2
+"""The descriptor, whatever Python calls stderr."""

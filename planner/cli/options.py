@@ -48,7 +48,7 @@ class Option:
 
 MODEL = (
     Option("model", "text", "a size (70b), catalogue name, Hub id, directory or config.json", metavar="MODEL"),
-    Option("gpu", "text", "a GPU of `plan gpus`, or a class such as 24gb", metavar="GPU"),
+    Option("gpu", "text", "a GPU of `plan gpus`, a class such as 24gb, or local: what is here", metavar="GPU"),
 )
 JOB = (
     Option("gpus", "integer", "cards in each machine", "1", "N"),
@@ -78,6 +78,12 @@ JOB = (
     Option("loss", "text", "full, chunked or fused", "the stack's", "KIND"),
     Option("stack", "text", "plain, hf or trl; with versions: hf,transformers=4.48.1", "trl", "STACK"),
     Option("sharding", "text", "none, ddp, zero1, zero2, zero3 or fsdp", "none; fsdp from 2 GPUs", "KIND"),
+    Option("moments", "text", "evaluation, generation, save, resume, merge, with commas; or all", "none", "NAMES"),
+    Option("eval_batch_size", "integer", "sequences in a batch of evaluation or generation", "8", "N"),
+    Option("eval_samples", "integer", "sequences that are evaluated", "32", "N"),
+    Option("eval_accumulation_steps", "integer", "batches after which logits move to the host", "at the end", "N"),
+    Option("eval_logits", "switch", "gather logits for metrics in evaluation", "on"),
+    Option("new_tokens", "integer", "tokens that are generated after the prompt", "128", "N"),
     Option("headroom", "bytes", "memory to leave free on each card, for instance 1GiB", "0", "SIZE"),
     Option("evidence", "text", "closed-form or traced", "closed-form", "KIND"),
 )

@@ -16,7 +16,7 @@ def build_request(values: Values, *, command: str) -> Request:
         model=_required(
             values, "model", command, "a model: a size such as 8b, a name of `plan models`, a Hub id or a directory"
         ),
-        gpu=_required(values, "gpu", command, "a card of `plan gpus`, or a class such as 24gb"),
+        gpu=_required(values, "gpu", command, "a card of `plan gpus`, a class such as 24gb, or local"),
         gpus=_count(values, "gpus"),
         nodes=_count(values, "nodes"),
         methods=tuple(dict.fromkeys(_method(text) for text in values.get("method") or ())),

@@ -123,7 +123,7 @@ def key_of(scenario: Scenario) -> ProfileKey:
         train.weights_dtype,
         train.autocast,
         train.attention,
-        scenario.cluster.gpu.supports_flash,
+        scenario.cluster.gpu.supports_flash or scenario.cluster.gpu.is_cpu,  # a processor's kernel shares heads
         train.kernels,
         train.sharding == "fsdp" and train.autocast != "none" and train.method == "full",
         train.micro_batch_size > 1,

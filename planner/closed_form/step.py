@@ -92,14 +92,14 @@ class Step(NamedTuple):
 def prepare(scenario: Scenario) -> Step:
     """The step of a scenario."""
     profile = profile_of(scenario)
-    train = scenario.train
+    train, gpu = scenario.train, scenario.cluster.gpu
     return Step(
         scenario=scenario,
         profile=profile,
         shards=shard_states(scenario, profile),
         b=train.micro_batch_size,
         s=train.seq_len,
-        workspace=cublas_workspace(scenario.cluster.gpu.compute_capability),
+        workspace=0 if gpu.is_cpu else cublas_workspace(gpu.compute_capability),
         inputs=_input_bytes(scenario, profile),
     )
 

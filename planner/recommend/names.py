@@ -10,12 +10,25 @@ from planner.stacks import newer_versions
 def understand(request: Request) -> tuple[Ask, tuple[str, ...]]:
     """The question with its names resolved, and notes; raise ``UnknownName`` or ``UsageError``."""
     check_request(request)
-    gpu = load_gpu(request.gpu, request.profiles_dir)
+    gpu, about = _hardware(request)
     resolved = load_model(request.model, opaque=request.evidence == "traced")
     cluster = Cluster(gpu=gpu, gpus=request.gpus, nodes=request.nodes, headroom_bytes=request.headroom_bytes)
     ask = Ask(request=request, model=resolved.model, cluster=cluster)
-    notes = (resolved.line, *resolved.model.notes, *_about(gpu), *newer_versions(request.stack))
+    notes = (resolved.line, *resolved.model.notes, *_about(gpu), *about, *newer_versions(request.stack))
     return ask, tuple(note for note in notes if note)
+
+
+def _hardware(request: Request) -> tuple[Gpu, tuple[str, ...]]:
+    """The card that the name means; ``local`` is what is here."""
+    if request.gpu.strip().lower() != "local":
+        return load_gpu(request.gpu, request.profiles_dir), ()
+    from planner.local import cards_here  # noqa: PLC0415  (only who asks for it needs a driver)
+
+    gpu, notes = cards_here(request.gpus, profiles_dir=request.profiles_dir)
+    return gpu, (*notes, ON_PROCESSOR) if gpu.is_cpu and request.evidence == "closed-form" else notes
+
+
+ON_PROCESSOR = "closed forms describe a card's kernels: --evidence traced asks this processor's own"
 
 
 def _about(gpu: Gpu) -> tuple[str | None, ...]:

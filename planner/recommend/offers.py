@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from planner.errors import UnsupportedScenario
 from planner.estimators import Estimator
-from planner.hardware import list_gpus
+from planner.hardware import list_gpus, load_gpu
 from planner.recommend.candidates import candidate
 from planner.recommend.changes import RANKS, hourly, way
 from planner.recommend.request import Ask, Setting
@@ -37,18 +37,27 @@ class Offer:
 
 def more_cards(ask: Ask, method: Method, estimate: Estimator) -> tuple[Way, ...]:
     """The smallest number of these cards that fits, and a smaller one that is tight, where there are such."""
+    kind = _kind(ask)
+    if kind is None:
+        return ()
     found: dict[Verdict, tuple[int, str]] = {}
     for sharding in _shardings(ask):
         for goal in GOALS:
-            count = _smallest(ask, method, sharding, goal, estimate)
+            count = _smallest(ask, kind, method, sharding, goal, estimate)
             if count is not None and (goal not in found or count < found[goal][0]):
                 found[goal] = (count, sharding)
     if found.get("tight", (0, ""))[0] >= found.get("fits", (MOST_CARDS + 1, ""))[0]:
         del found["tight"]  # no fewer cards, and less room
     pairs = dict.fromkeys(found.values())
-    return tuple(
-        way(ask, sharded(ask, ask.cluster.gpu, count, sharding, method), estimate) for count, sharding in pairs
-    )
+    return tuple(way(ask, sharded(ask, kind, count, sharding, method), estimate) for count, sharding in pairs)
+
+
+def _kind(ask: Ask) -> Gpu | None:
+    """The card as it can be had more than once: for one that is here its profile; a processor has no equals."""
+    gpu = ask.cluster.gpu
+    if gpu.is_cpu:
+        return None
+    return gpu if gpu.profile is None else load_gpu(gpu.profile, ask.request.profiles_dir)
 
 
 def other_cards(
@@ -97,11 +106,11 @@ def _shardings(ask: Ask) -> tuple[str, ...]:
     return (str(asked),) if asked in SHARDS_WEIGHTS else SHARDS_WEIGHTS
 
 
-def _smallest(ask: Ask, method: Method, sharding: str, goal: Verdict, estimate: Estimator) -> int | None:
+def _smallest(ask: Ask, kind: Gpu, method: Method, sharding: str, goal: Verdict, estimate: Estimator) -> int | None:
     """Fewest cards, more than asked for, whose verdict is ``goal`` or better; a shard never grows with their number."""
 
     def reaches(count: int) -> bool:
-        variant = sharded(ask, ask.cluster.gpu, count, sharding, method)
+        variant = sharded(ask, kind, count, sharding, method)
         try:
             return RANKS[candidate(variant, method, estimate).verdict] >= RANKS[goal]
         except UnsupportedScenario:

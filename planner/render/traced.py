@@ -19,7 +19,8 @@ SITES = 12
 
 def traced_sheets(found: "Tracing", notes: Sequence[str] = ()) -> list[Sheet]:
     """The tables of one method."""
-    return [phases_sheet(found), allocator_sheet(found), sites_sheet(found, notes)]
+    caching = [] if found.candidate.scenario.cluster.gpu.is_cpu else [allocator_sheet(found)]
+    return [phases_sheet(found), *caching, sites_sheet(found, notes)]
 
 
 def phases_sheet(found: "Tracing") -> Sheet:

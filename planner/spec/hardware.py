@@ -33,6 +33,10 @@ FIGURES: Mapping[str, str] = MappingProxyType(
 """Fields of a ``Gpu`` that a profile may mark as estimated, in words."""
 
 
+CPU = "cpu"
+"""The architecture of a processor that stands in for a card."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
     """One accelerator in base units. ``memory_bytes`` is what torch can see, not what the box says."""
@@ -74,8 +78,17 @@ class Gpu:
     tdp_w: float | None = None
     members: tuple[str, ...] = ()
     """For a class profile: every card of the class."""
+    profile: str | None = None
+    """Of a card that is here: the id of the profile that it is, if any."""
+    taken_bytes: int = 0
+    """Of a card that is here: what a display and other processes hold on it now."""
     resolution: str | None = field(default=None, compare=False)
     """What the name that was asked for stands for, as one line to show."""
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether this is a processor that stands in for a card."""
+        return self.architecture == CPU
 
     def __hash__(self) -> int:
         return hash((self.id, self.memory_bytes))
@@ -98,4 +111,5 @@ class Cluster:
     @property
     def usable_bytes(self) -> int:
         """What a training process may take on each card, its context included."""
-        return max(self.gpu.memory_bytes - self.gpu.system_bytes - self.headroom_bytes, 0)
+        taken = self.gpu.system_bytes + self.gpu.taken_bytes + self.headroom_bytes
+        return max(self.gpu.memory_bytes - taken, 0)

@@ -13,6 +13,7 @@ from unittest.mock import patch
 
 import torch
 
+from planner.build.quiet import speechless
 from planner.trace.private import real_tensors, tree_map
 
 aten = torch.ops.aten
@@ -64,7 +65,7 @@ def _described(value: Any) -> Any:
 
 def scratch_bytes(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
     """Run ``func`` on real tensors of the same shapes, and have the profiler count."""
-    with real_tensors(), torch.no_grad():
+    with real_tensors(), torch.no_grad(), speechless():
         real_args, real_kwargs = tree_map(_real, tuple(args)), tree_map(_real, dict(kwargs))
         if func is aten._grouped_mm.default:
             real_args, real_kwargs = _evenly(*real_args, **real_kwargs), {}

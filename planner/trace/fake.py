@@ -17,8 +17,12 @@ def fake_mode() -> Any:
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
-def fake_place(mode: Any) -> Place:
-    """The CPU, on which nothing has memory."""
+ELSEWHERE = "meta"
+"""What stands for the host in a trace of a device that is not the host; nothing there is counted."""
+
+
+def fake_place(mode: Any, *, host: str = "cpu") -> Place:
+    """The CPU, on which nothing has memory; ``host`` is ``ELSEWHERE`` where it stands for another device."""
 
     def empty(shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
         with mode:
@@ -29,7 +33,7 @@ def fake_place(mode: Any) -> Place:
         with mode, Answering(), conversions_in_place(), patch.object(FakeTensor, "__deepcopy__", _copied, create=True):
             yield
 
-    return Place("cpu", empty, lambda tensor: isinstance(tensor, FakeTensor), real=False, inside=inside)
+    return Place("cpu", empty, lambda tensor: isinstance(tensor, FakeTensor), real=False, inside=inside, host=host)
 
 
 class Answering(TorchDispatchMode):  # type: ignore[misc]  # torch has no types for us

@@ -7,10 +7,10 @@ from typing import NamedTuple
 from planner.allocator.capacity import RESOLUTION, smallest_capacity
 from planner.allocator.config import Settings
 from planner.allocator.events import Instant, Trace, peaks
-from planner.allocator.replay import DEFAULT, Replay, replay
+from planner.allocator.replay import DEFAULT, Replay, replay, uncached
 from planner.formulas.overhead import NCCL
-from planner.result import PHASES, Estimate, Memory, Parameters, Peak, Phase
-from planner.spec import Cluster, Scenario
+from planner.result import ALL_PHASES, Estimate, Memory, Parameters, Peak, Phase
+from planner.spec import MOMENTS, Cluster, Scenario
 from planner.trace.layers import Depth
 
 
@@ -34,6 +34,8 @@ class Finding(NamedTuple):
 
 def judge(scenario: Scenario, traced: Traced, settings: Settings = DEFAULT) -> Finding:
     """The estimate that follows from recorded steps under the allocator's ``settings``."""
+    if scenario.cluster.gpu.is_cpu:
+        return _on_processor(scenario, traced)
     free = replay(traced.trace, settings)
     instants = peaks(traced.trace, free.handed_out)
     chosen = telling_step(instants)
@@ -44,21 +46,36 @@ def judge(scenario: Scenario, traced: Traced, settings: Settings = DEFAULT) -> F
     return Finding(found, traced, free, highest)
 
 
+def _on_processor(scenario: Scenario, traced: Traced) -> Finding:
+    """A processor's allocator hands out what is asked for, and gives back what is released."""
+    instants = peaks(traced.trace)
+    chosen = telling_step(instants)
+    highest = max(chosen, key=lambda instant: instant.memory.total)
+    top = highest.memory.total
+    peak = _peak(scenario.cluster, highest, top, top, traced.managed_bytes)
+    found = Estimate("traced", traced.parameters, MappingProxyType(highest_by_phase(chosen)), peak)
+    return Finding(found, traced, uncached(traced.trace), highest)
+
+
+APART = ("load", *MOMENTS)
+"""Phases that belong to no step."""
+
+
 def telling_step(instants: Sequence[Instant]) -> tuple[Instant, ...]:
-    """Instants of the step that counts: loading, then the last, steady step, unless an earlier one goes higher."""
+    """Instants of the step that counts: the last, steady step, unless an earlier one goes higher; and what is apart."""
     tops: dict[int, int] = {}
     for instant in instants:
-        if instant.phase != "load":
+        if instant.phase not in APART:
             tops[instant.step] = max(tops.get(instant.step, 0), instant.memory.total)
     steady = max(tops)
     step = max(tops, key=lambda number: (tops[number], number == steady))
-    return tuple(instant for instant in instants if instant.phase == "load" or instant.step == step)
+    return tuple(instant for instant in instants if instant.phase in APART or instant.step == step)
 
 
 def highest_by_phase(instants: Sequence[Instant]) -> dict[Phase, Memory]:
     """The highest instant of each phase; micro-batches repeat some."""
     found: dict[Phase, Memory] = {}
-    for instant in sorted(instants, key=lambda instant: (PHASES.index(instant.phase), instant.memory.total)):
+    for instant in sorted(instants, key=lambda instant: (ALL_PHASES.index(instant.phase), instant.memory.total)):
         found[instant.phase] = instant.memory
     return found
 

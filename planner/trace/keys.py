@@ -34,7 +34,7 @@ ENTERING = (
 CARD_FACTS = ("compute_capability", "sm_count")
 """All that a trace asks about a card; a test reads the code for others."""
 
-JUDGED_FACTS = ("context_bytes", "unified_memory")
+JUDGED_FACTS = ("context_bytes", "unified_memory", "is_cpu")
 """What a judgement asks besides."""
 
 PACKAGE = Path(__file__).parents[1]
@@ -47,10 +47,9 @@ def trace_key(
     all_layers: bool = False,
 ) -> str | None:
     """The key of recorded steps; ``None`` where something is at work that no key can tell."""
-    software = running_software()
-    if software is None:
+    software, cluster = running_software(), scenario.cluster
+    if software is None or cluster.gpu.is_cpu:  # scratch memory there depends on instruction sets and threads
         return None
-    cluster = scenario.cluster
     card = {name: getattr(cluster.gpu, name) for name in CARD_FACTS}
     return digest(
         {

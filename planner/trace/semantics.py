@@ -20,6 +20,7 @@ from planner.trace.cuda import (
     managed_states,
     unpadded_masks,
 )
+from planner.trace.fake import ELSEWHERE
 from planner.trace.recorder import Hidden, Kept
 
 
@@ -34,6 +35,13 @@ class Semantics(NamedTuple):
     hidden: Hidden
     kept: Kept
     managed: Callable[[Any], list[torch.Tensor]]
+    host: str = ELSEWHERE
+    """What the host is called: the device itself where the step runs on the CPU."""
+
+
+def semantics_on(scenario: Scenario) -> Semantics:
+    """Those of the scenario's card, or of the processor that stands in for one."""
+    return (cpu_semantics if scenario.cluster.gpu.is_cpu else cuda_semantics)(scenario)
 
 
 def cpu_semantics(scenario: Scenario) -> Semantics:
@@ -45,7 +53,7 @@ def cpu_semantics(scenario: Scenario) -> Semantics:
             yield
 
     attention = "eager" if scenario.train.attention == "eager" else "sdpa"
-    return Semantics(attention, patched, hidden_on_cpu, lambda _func, **_: 0, lambda _optimizer: [])
+    return Semantics(attention, patched, hidden_on_cpu, lambda _func, **_: 0, lambda _optimizer: [], host="cpu")
 
 
 def cuda_semantics(scenario: Scenario) -> Semantics:

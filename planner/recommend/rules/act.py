@@ -131,12 +131,13 @@ class MathAttention:
             return None  # of a model without closed form nobody knows the heads
         train, attention = case.train, case.scenario.model.blocks[0].attention
         shared = attention.num_key_value_heads < attention.num_attention_heads and attention.latent is None
-        served = case.scenario.cluster.gpu.supports_flash or case.scenario.stack.repeats_kv
+        gpu = case.scenario.cluster.gpu
+        served = gpu.supports_flash or gpu.is_cpu or case.scenario.stack.repeats_kv
         if train.attention != "sdpa" or not shared or served:
             return None
         scores = 4 * attention.num_attention_heads * train.micro_batch_size * train.seq_len**2
         text = (
-            f"sdpa has no fused kernel for shared heads on {case.scenario.cluster.gpu.name}: every layer writes "
+            f"sdpa has no fused kernel for shared heads on {gpu.name}: every layer writes "
             f"{format_bytes(scores)} of fp32 scores, which grow with the square of the length"
         )
         return Reason(code=self.code, text=text, number=scores, unit="bytes", severity="warning")
