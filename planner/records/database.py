@@ -12,14 +12,11 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from planner.records.repair import locked, set_aside
+from planner.records.repair import BUSY, BUSY_SECONDS, locked, set_aside
 from planner.records.store import VARIABLE, StoreError, Tell
 
 if TYPE_CHECKING:
     from planner.records.record import Record
-
-BUSY_SECONDS = 60.0
-"""How long one writer waits for the others."""
 
 PAGE_BYTES = 16384
 """A record of usual size lies within one page, so that it is found again even in a file that SQLite cannot open."""
@@ -73,14 +70,16 @@ def _check_version(connection: sqlite3.Connection, path: Path) -> int:
 def connect(path: Path, *, mode: str) -> sqlite3.Connection:
     """A connection in one of SQLite's modes (``ro``, ``rw``, ``rwc``, or ``ro&immutable=1``)."""
     uri = f"{path.absolute().as_uri()}?mode={mode}"
-    return sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+    connection.text_factory = lambda content: content.decode("utf-8", errors="replace")  # a damaged row harms no other
+    return connection
 
 
 @contextmanager
 def _writing(path: Path) -> Iterator[sqlite3.Connection]:
     """One transaction on the newest schema; committed at the end, undone by any error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path, shared=True), closing(connect(path, mode="rwc")) as connection:
+    with locked(path), closing(connect(path, mode="rwc")) as connection:
         if _check_version(connection, path) == 0:
             connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         _use_wal(connection)
@@ -163,9 +162,14 @@ def select(path: Path, wanted: Mapping[str, str], device: str | None, tell: Tell
     query = f"SELECT id, document FROM measurement{where} ORDER BY taken_at DESC, number DESC"
 
     def work() -> list[tuple[str, str]]:
-        return _reading(path, lambda connection: connection.execute(query, values).fetchall(), [])
+        return _reading(path, lambda connection: list(map(_texts, connection.execute(query, values))), [])
 
     return _guarded(path, work, tell, f"{path} cannot be read")
+
+
+def _texts(row: tuple[object, object]) -> tuple[str, str]:
+    """A damaged row may hold anything."""
+    return str(row[0]), str(row[1])
 
 
 def ids_from(path: Path, digits: str, tell: Tell) -> tuple[str, ...]:
@@ -173,7 +177,7 @@ def ids_from(path: Path, digits: str, tell: Tell) -> tuple[str, ...]:
     query = "SELECT id FROM measurement WHERE id >= ? AND id < ? ORDER BY id"
 
     def read(connection: sqlite3.Connection) -> tuple[str, ...]:
-        return tuple(row[0] for row in connection.execute(query, (digits, digits + "g")))
+        return tuple(str(row[0]) for row in connection.execute(query, (digits, digits + "g")))
 
     return _guarded(path, lambda: _reading(path, read, ()), tell, f"{path} cannot be read")
 
@@ -228,14 +232,16 @@ _REASONS: Mapping[int, str] = {
     sqlite3.SQLITE_FULL: "the disk is full",
     sqlite3.SQLITE_READONLY: "it is read-only",
     sqlite3.SQLITE_CANTOPEN: "the file cannot be opened",
-    sqlite3.SQLITE_BUSY: f"another process has held it for {BUSY_SECONDS:.0f} seconds",
+    sqlite3.SQLITE_BUSY: BUSY,
     sqlite3.SQLITE_CORRUPT: "it is damaged",
     sqlite3.SQLITE_NOTADB: "it is no SQLite file",
-    sqlite3.SQLITE_IOERR: "the disk refuses, or is full",
+    sqlite3.SQLITE_IOERR: "the disk is full, or refuses to be written",
 }
 
 
 def _why(error: sqlite3.Error | OSError) -> str:
     if isinstance(error, OSError):
         return "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
+    if getattr(error, "sqlite_errorname", "") in ("SQLITE_IOERR_READ", "SQLITE_IOERR_SHORT_READ"):
+        return "the disk cannot be read"
     return _REASONS.get(_code(error), str(error))

@@ -165,15 +165,33 @@ def record_document(record: Record, *, with_id: bool = True) -> dict[str, Any]:
 
 
 def _digest(document: Mapping[str, Any]) -> str:
-    return hashlib.sha256(canonical(document).encode()).hexdigest()[:32]
+    facts = {name: item for name, item in document.items() if name not in ("schema", "id")}
+    return _digest_of(canonical(facts))
+
+
+def _digest_of(facts: str) -> str:
+    return hashlib.sha256(facts.encode()).hexdigest()[:32]
 
 
 def record_text(record: Record) -> str:
     """The record as one line of JSON in ASCII. Schema and id come first: so a record is found in a damaged file."""
     document = record_document(record, with_id=False)
-    digest = _digest(document)
-    del document["schema"]
-    return f'{{"schema":{SCHEMA},"id":"{digest}",{canonical(document)[1:]}'
+    facts = canonical({name: item for name, item in document.items() if name != "schema"})
+    return f'{{"schema":{SCHEMA},"id":"{_digest_of(facts)}",{facts[1:]}'
+
+
+BEGINNING = re.compile(r'\{"schema":\d{1,9},"id":"([0-9a-f]{32})",')
+"""How every line of ``record_text`` begins, of this version or a later one."""
+
+
+def is_whole(text: str) -> bool:
+    """Whether a line is as ``record_text`` made it: its id is the digest of the rest.
+
+    >>> is_whole('{"schema":1,"id":"00000000000000000000000000000000","detail":""}')
+    False
+    """
+    found = BEGINNING.match(text)
+    return found is not None and found[1] == _digest_of("{" + text[found.end() :])
 
 
 def record_from(document: object, *, trusted: bool = False) -> Record:

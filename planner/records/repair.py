@@ -6,15 +6,15 @@ become of the tables around it.
 
 import json
 import os
-import re
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from planner.errors import BrokenInput
-from planner.records.record import Record, record_from
+from planner.records.record import BEGINNING, Record, record_from
 from planner.records.store import Tell
 
 try:
@@ -22,25 +22,44 @@ try:
 except ImportError:  # Windows: SQLite's own locks are all there is
     fcntl = None  # type: ignore[assignment]
 
-BEGINNING = re.compile(r'\{"schema":\d+,"id":"[0-9a-f]{32}",')
-"""How the text of every record begins."""
+BUSY_SECONDS = 60.0
+"""How long one writer waits for the others."""
+
+BUSY = f"another process has held it for {BUSY_SECONDS:.0f} seconds"
 
 
 @contextmanager
-def locked(path: Path, *, shared: bool) -> Iterator[None]:
-    """Writers share the lock, and who replaces the file has it alone; the system frees it when its holder dies."""
+def locked(path: Path) -> Iterator[None]:
+    """One writer at a time, and nobody writes while the file is replaced; the system frees it when its holder dies.
+
+    SQLite has locks of its own, which hold where these are missing, but those who wait for them sleep long.
+    """
     if fcntl is None:
         yield
         return
     with open(path.with_suffix(".lock"), "ab") as file:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        until = time.monotonic() + BUSY_SECONDS
+        while not _taken(file.fileno()):
+            if time.monotonic() > until:
+                raise TimeoutError(BUSY)
+            time.sleep(0.001)
         yield
+
+
+def _taken(descriptor: int) -> bool:
+    """Whether the lock is ours; a file system without locks refuses nobody."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def set_aside(path: Path, tell: Tell) -> None:
     """Rename a damaged store, and begin a new one with the records that are whole; nothing if it is not damaged."""
-    with locked(path, shared=False):
+    with locked(path):
         if _is_sound(path):
             return  # another process was faster
         found = tuple(_salvaged(path))
@@ -111,7 +130,6 @@ def _by_tables(path: Path) -> Iterator[tuple[str, int]]:
     from planner.records.database import connect  # noqa: PLC0415  (which imports this module)
 
     with suppress(sqlite3.Error), closing(connect(path, mode="ro")) as connection:
-        connection.text_factory = lambda content: content.decode("latin-1")
         for (text,) in connection.execute("SELECT document FROM measurement NOT INDEXED ORDER BY number"):
             yield str(text), 0
 

@@ -96,8 +96,12 @@ class Store:
         if not self._exists():
             return ()
         from planner.records.database import select  # noqa: PLC0415
+        from planner.records.record import is_whole  # noqa: PLC0415
 
-        return tuple(text for _, text in reversed(select(self._file, {}, None, self._tell)))
+        found = [text for _, text in select(self._file, {}, None, self._tell)]
+        whole = tuple(text for text in reversed(found) if is_whole(text))
+        self._tell_left_out(len(found) - len(whole), "damaged")
+        return whole
 
     # ------------------------------------------------------------ parts
 
@@ -118,20 +122,24 @@ class Store:
             return ()
         from planner.errors import BrokenInput  # noqa: PLC0415
         from planner.records.database import select  # noqa: PLC0415
-        from planner.records.record import read_record  # noqa: PLC0415
+        from planner.records.record import is_whole, read_record  # noqa: PLC0415
 
-        found, unread = [], 0
+        found, damaged, strange = [], 0, 0
         for _, text in select(self._file, wanted, device, self._tell):
+            if not is_whole(text):
+                damaged += 1
+                continue
             try:
                 found.append(read_record(text, trusted=True))
             except BrokenInput:
-                unread += 1
-        if unread:
-            several = "measurement is" if unread == 1 else "measurements are"
-            self._tell(
-                f"{unread} {several} not readable by this version and left out: plan measurements export has all"
-            )
+                strange += 1
+        self._tell_left_out(damaged, "damaged")
+        self._tell_left_out(strange, "written by a later version")
         return tuple(found)
+
+    def _tell_left_out(self, count: int, why: str) -> None:
+        if count:
+            self._tell(f"{count} {'measurement is' if count == 1 else 'measurements are'} {why} and left out")
 
     def _whole_id(self, digits: str) -> str:
         text = digits.strip().lower()

@@ -1,5 +1,6 @@
 """Records as a run would leave them, for tests."""
 
+from dataclasses import replace
 from typing import Any
 
 import planner
@@ -37,3 +38,9 @@ def out_of_memory(number: int = 0, **facts: Any) -> Record:
     """A run that ended for want of memory: it has no peak."""
     ended: dict[str, Any] = {"outcome": "out_of_memory", "died_in": DiedIn(step=0, phase="backward"), "peak": Peaks()}
     return a_record(number, **(ended | {"first": (), "steady": (), "detail": "CUDA out of memory"} | facts))
+
+
+def another(record: Record, number: int) -> Record:
+    """The same run at another moment: cheaper than a new scenario where hundreds are wanted."""
+    moment = f"2026-03-{number // 1_000_000 + 1:02d}T12:00:00.{number % 1_000_000:06d}Z"
+    return replace(record, taken_at=moment)
