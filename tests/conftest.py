@@ -25,7 +25,6 @@ from planner.units import GIB
 
 os.environ["FINETUNE_PLANNER_CACHE"] = "off"  # tests test the code, and leave nothing behind
 os.environ["PLANNER_DATA_DIR"] = "off"  # nor do they read what the user has measured
-os.environ["PLANNER_DATA_DIR"] = "off"
 
 GOLDEN = Path(__file__).parent / "golden"
 
