@@ -10,6 +10,7 @@ from planner.calibration.own import Query, Run, Runs
 from planner.calibration.published import published_table
 from planner.calibration.residuals import METRICS, Kind, Metric, Residual, Spread, Table, fit, kind_of
 from planner.calibration.stored import finder
+from planner.calibration.told import words_of
 
 __all__ = [
     "COVERAGE",
@@ -28,4 +29,5 @@ __all__ = [
     "fit",
     "kind_of",
     "published_table",
+    "words_of",
 ]

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from planner.calibration.own import Own, Runs, own_spread
 from planner.calibration.residuals import Metric, Spread, Table, kind_of, look_up, predicted
+from planner.formulas.overhead import fragmentation
 from planner.result import Basis, Estimate, Peak
 from planner.spec import Scenario
 
@@ -30,14 +31,14 @@ class Errors(NamedTuple):
 
 
 class Beyond(NamedTuple):
-    """What the allocator needs beyond the predicted share for fragmentation, as ratios of allocated bytes."""
+    """Bytes less and more than the predicted share for fragmentation that the allocator may need, by ``n`` replays."""
 
-    low: float
-    high: float
+    low: int
+    high: int
     n: int
 
 
-EXACT = Beyond(0.0, 0.0, 0)
+EXACT = Beyond(0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,10 @@ class Calibration:
     def beyond(self, estimate: Estimate, scenario: Scenario) -> Beyond:
         """How far the closed form's share for fragmentation may be off; a trace replays its own."""
         found = look_up(self.table, kind_of(scenario, estimate.evidence, "capacity"))
-        return Beyond(min(found[1].low, 0.0), max(found[1].high, 0.0), found[1].n) if found else EXACT
+        if found is None:
+            return EXACT
+        share = fragmentation(estimate.peak.allocated_bytes)
+        return Beyond(round(min(found[1].low, 0.0) * share), round(max(found[1].high, 0.0) * share), found[1].n)
 
     def calibrated(self, estimate: Estimate, scenario: Scenario) -> Estimate:
         """The estimate with its interval, and with what own runs correct.
@@ -68,9 +72,9 @@ class Calibration:
         errors, beyond = self.errors(estimate, scenario), self.beyond(estimate, scenario)
         peak, allocated = estimate.peak, estimate.peak.allocated_bytes
         bounds = Bounds(
-            peak.required_bytes + round((errors.low + beyond.low) * allocated),
+            peak.required_bytes + round(errors.low * allocated) + beyond.low,
             peak.required_bytes + round(errors.likeliest * allocated),
-            peak.required_bytes + round((errors.high + beyond.high) * allocated),
+            peak.required_bytes + round(errors.high * allocated) + beyond.high,
         )
         bounds = bounds.within(*self._seen(estimate, scenario))
         basis = errors.basis._replace(correction_bytes=bounds.likeliest - peak.required_bytes)

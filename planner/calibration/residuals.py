@@ -8,7 +8,7 @@ from planner.result import Estimate, Evidence
 from planner.spec import Cluster, Gpu, Scenario
 
 Metric = Literal["allocated", "reserved", "device", "capacity"]
-"""``capacity``: what the allocator must be given for each allocated byte, context excluded; replays tell it."""
+"""``capacity``: what the allocator must be given beyond allocated bytes, relative to our share for it; replays tell."""
 
 METRICS: tuple[Metric, ...] = ("allocated", "reserved", "device")
 """What a run shows of itself."""

@@ -9,7 +9,7 @@ from planner.closed_form.loss import loss_phase
 from planner.closed_form.optimizer_step import optimizer_phase
 from planner.closed_form.step import Step, prepare
 from planner.errors import UnsupportedScenario
-from planner.formulas.overhead import NCCL, fragmentation, spare_fraction
+from planner.formulas.overhead import NCCL, fragmentation, spare_bytes
 from planner.peft_config import beyond_plain_lora
 from planner.result import PHASES, Estimate, Memory, Peak, Phase
 from planner.spec import Scenario
@@ -45,7 +45,7 @@ def _peak(step: Step, phases: dict[Phase, Memory]) -> Peak:
     memory = phases[name]
     cluster = step.scenario.cluster
     varying = memory.activations + memory.logits + memory.temporaries
-    spare = int(spare_fraction(step.scenario.train.loss, step.scenario.train.kernels) * varying)
+    spare = spare_bytes(step.scenario.train.loss, step.scenario.train.kernels, varying, cluster.world_size)
     unusable = fragmentation(memory.total)
     if cluster.gpu.is_cpu:  # nothing is cached
         spare = unusable = 0

@@ -31,18 +31,39 @@ is plentiful: fitted, as medians of fms-acceleration's one-GPU A100 rows that le
 with full logits and eager kernels, 12 with fused kernels, 6 with a fused loss; see docs/how-it-works/overhead.md).
 Chunked is taken as fused: nobody has published it."""
 
+SHARED_SPARE_FRACTION, SHARED_SPARE_BYTES = 0.15, 3 * 2**29
+"""The same with several GPUs, whatever loss and kernels: a line through fms-acceleration's adapter rows on Mistral-7B
+(a100_80gb_liger.csv, 24 rows), where streams have caches of their own. See docs/how-it-works/overhead.md for others."""
+
 NCCL = 1 * 2**30
 """Bytes per rank of NCCL's buffers and its extra context: 0.34 to 0.39 GiB (ai-dynamo/aiconfigurator systems/*.yaml)
 to 1.45 GiB (stas00/ml-engineering, two ranks, first barrier); the value is between them."""
 
 
 def spare_fraction(loss: str, kernels: str) -> float:
-    """Share of varying bytes by which reserved exceeds allocated.
+    """Share of varying bytes by which reserved exceeds allocated on one GPU.
 
     >>> spare_fraction("full", "eager")
     0.27
     """
     return SPARE_FRACTIONS[loss, kernels]
+
+
+def spare_bytes(loss: str, kernels: str, varying: int, world_size: int) -> int:
+    """Bytes that the allocator keeps beyond what is allocated, with memory to spare.
+
+    Shapes:    bytes of activations, logits and temporaries at the peak
+    Formula:   one GPU: a share of varying by loss and kernels;  several: 0.15 varying + 1.5 GiB
+    Source:    fitted to fms-acceleration scripts/benchmarks/refs/*.csv, docs/how-it-works/overhead.md
+    Valid:     runs that leave the card at least 15 % empty
+    Excludes:  full fine-tuning on several GPUs, where published runs keep 5 to 15 GiB more
+
+    >>> spare_bytes("full", "eager", 100 * 2**20, 1) // 2**20, spare_bytes("full", "fused", 10 * 2**30, 2) // 2**30
+    (27, 3)
+    """
+    if world_size > 1:
+        return int(SHARED_SPARE_FRACTION * varying) + SHARED_SPARE_BYTES
+    return int(spare_fraction(loss, kernels) * varying)
 
 
 def fragmentation(allocated: int) -> int:

@@ -17,11 +17,15 @@ def table_of(checks: Iterable[Check], cases: Iterable[GridCase], traced: TracedF
 
 
 def residuals(checks: Iterable[Check]) -> Iterator[Residual]:
-    """One residual for every published value of a metric that calibration knows; bounds say too little."""
+    """One residual for every published number of a metric that calibration knows.
+
+    A number that only bounds the prediction from below shows an error where the prediction lies under it, else none.
+    """
     for check in checks:
-        if check.kind == "value" and check.published.metric in METRICS:
+        if check.published.metric in METRICS:
             kind = kind_of(scenario_of(check.case), "closed-form", cast("Metric", check.published.metric))
-            yield Residual(kind, check.case.source.id, measured_error(check.published, check.predicted_bytes))
+            error = measured_error(check.published, check.predicted_bytes)
+            yield Residual(kind, check.case.source.id, max(error, 0.0) if check.kind == "bound" else error)
 
 
 def measured_error(published: Published, predicted: int) -> float:
@@ -35,13 +39,14 @@ def measured_error(published: Published, predicted: int) -> float:
 
 
 def capacities(cases: Iterable[GridCase], traced: TracedFile) -> Iterator[Residual]:
-    """How far replayed capacities lie from allocated bytes with the closed form's share for fragmentation.
+    """How far what replays need beyond allocated bytes lies from the closed form's share for fragmentation.
 
-    Here a model is the source: its cases resemble each other.
+    Errors are relative to that share, which small models exceed and large ones do not need. Here a model is the
+    source: its cases resemble each other.
     """
     for case in cases:
         row = traced.rows.get(case.id)
         if row is not None and row.capacity_bytes is not None:
             kind = kind_of(case.scenario(), "closed-form", "capacity")
-            ours = row.peak_bytes + fragmentation(row.peak_bytes)
-            yield Residual(kind, case.model, row.capacity_bytes / ours - 1)
+            beyond = row.capacity_bytes - row.peak_bytes
+            yield Residual(kind, case.model, beyond / fragmentation(row.peak_bytes) - 1)

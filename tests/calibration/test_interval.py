@@ -13,6 +13,7 @@ from planner.calibration import STATED, Calibration, Kind, Residual, Run, Runs, 
 from planner.calibration.interval import LEAST
 from planner.calibration.own import NEIGHBOURS, REPEATS, Query, query_of
 from planner.closed_form import estimate
+from planner.formulas.overhead import fragmentation
 from planner.result import Estimate
 from planner.spec import Scenario
 from planner.units import GIB
@@ -110,7 +111,7 @@ def test_what_the_allocator_needs_beyond_is_added() -> None:
     wider = calibrated(scenario(), table=both).peak.high_bytes - calibrated(scenario(), table=alone).peak.high_bytes
 
     capacity = both[HERE._replace(metric="capacity")]
-    assert wider == pytest.approx(capacity.high * estimate(scenario()).peak.allocated_bytes, abs=2)
+    assert wider == pytest.approx(capacity.high * fragmentation(estimate(scenario()).peak.allocated_bytes), abs=2)
 
 
 def test_a_trace_has_replayed_its_own_capacity() -> None:

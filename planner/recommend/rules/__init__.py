@@ -3,7 +3,7 @@
 from planner.errors import UnknownName
 from planner.recommend.rules.act import CheckpointingOff, CheckpointingSpare, EagerScores, FullLogits, MathAttention
 from planner.recommend.rules.base import Case, Rule, documentation, title
-from planner.recommend.rules.fit import ChangedSettings, DoesNotFit, NothingHelps, PagedStates, StatedInterval, Tight
+from planner.recommend.rules.fit import ChangedSettings, DoesNotFit, Interval, NothingHelps, PagedStates, Tight
 from planner.recommend.rules.gpu import EstimatedFigures, NoBf16, NoCurrentWheels, UnifiedMemory
 from planner.recommend.rules.qlt import (
     BeyondPositions,
@@ -27,7 +27,7 @@ RULES: tuple[Rule, ...] = (
     MathAttention(),
     DoesNotFit(),
     Tight(),
-    StatedInterval(),
+    Interval(),
     NothingHelps(),
     PagedStates(),
     ChangedSettings(),
