@@ -37,13 +37,13 @@ def record_of(measurement: Measurement, prediction: Prediction, closed: Estimate
         device=run_device(measurement.device),
         outcome=measurement.outcome,
         layers=measurement.layers,
-        environment=_environment(measurement),
+        environment=environment_of(measurement),
         died_in=DiedIn(**measurement.died_in._asdict()) if measurement.died_in else None,
         detail=measurement.detail[:MOST_DETAIL],
         load=_phase(measurement.load) if measurement.load else None,
         first=tuple(map(_phase, first)),
         steady=tuple(map(_phase, steady)),
-        peak=_peak([*first, *steady]),
+        peak=peak_of([*first, *steady]),
         first_seconds=measurement.steps[0].seconds if measurement.steps else None,
         steady_seconds=measurement.seconds,
         tokens_per_second=measurement.tokens_per_second,
@@ -64,7 +64,8 @@ def run_device(device: Device) -> RunDevice:
     )
 
 
-def _environment(measurement: Measurement) -> Environment:
+def environment_of(measurement: Measurement) -> Environment:
+    """What else the numbers of a run depend on."""
     found = measurement.environment
     return Environment(
         versions=measurement.versions,
@@ -78,7 +79,7 @@ def _phase(peak: PhasePeak) -> PhasePeaks:
     return PhasePeaks(**peak._asdict())
 
 
-def _peak(peaks: Iterable[PhasePeak]) -> Peaks:
+def peak_of(peaks: Iterable[PhasePeak]) -> Peaks:
     """The highest of each way of counting, whichever phases they are in."""
     found = merged(peak._replace(phase="load") for peak in peaks)
     return Peaks(**{name: count for name, count in found[0]._asdict().items() if name != "phase"}) if found else Peaks()

@@ -208,28 +208,34 @@ def _totals(prediction: Prediction) -> dict[tuple[str, Phase], int]:
 # ---------------------------------------------------------------- all of it
 
 
+Runs = tuple[Measurement, ...]
+
+
+def measure_depths(depth: Depth, fits: Callable[[int], bool], run: Callable[[int], Measurement]) -> Runs:
+    """Real steps at two depths that fit, and at a third where it does and ends well; ``run`` takes so many layers.
+
+    Raise ``UnsupportedScenario`` when one of the two that are needed does not end well.
+    """
+    depths = choose_depths(depth, fits)
+    runs = [_needed(run(layers)) for layers in depths[:2]]
+    third = [found for layers in depths[2:] if (found := run(layers)).outcome == "done"]
+    return (*runs, *third)
+
+
 def measure_truncated(
     depth: Depth,
     fits: Callable[[int], bool],
     run: Callable[[int], Measurement],
     predict: Callable[[int | None], Prediction],
 ) -> Extrapolation:
-    """Measure at the depths that fit and extrapolate to all layers.
-
-    ``run`` takes the real steps of so many layers, ``predict`` traces them (all: ``None``). Raise
-    ``UnsupportedScenario`` when one of the two that are needed does not end well; the third may not.
-    """
-    depths = choose_depths(depth, fits)
-    runs = [_needed(run(layers)) for layers in depths[:2]]
-    third = [found for layers in depths[2:] if (found := run(layers)).outcome == "done"]
-    check = _held_out(runs, third[0]) if third else _traced(depth, depths, predict)
-    everything = (*runs, *third)
+    """Measure at the depths that fit and extrapolate to all layers; ``predict`` traces so many (all: ``None``)."""
+    runs = measure_depths(depth, fits, run)
     return Extrapolation(
         depth=depth,
-        runs=everything,
-        whole=extrapolated(everything, None, depth.layers),
-        check=check,
-        reserved_ratios=reserved_ratios(everything),
+        runs=runs,
+        whole=extrapolated(runs, None, depth.layers),
+        check=_held_out(runs[:2], runs[2]) if len(runs) > 2 else _traced(depth, runs, predict),
+        reserved_ratios=reserved_ratios(runs),
     )
 
 
@@ -248,6 +254,7 @@ def _held_out(runs: Sequence[Measurement], third: Measurement) -> Check:
     return Check("held out", at, predicted.allocated_bytes, true.allocated_bytes)
 
 
-def _traced(depth: Depth, depths: Sequence[int], predict: Callable[[int | None], Prediction]) -> Check:
-    traces = [predict(layers) for layers in depths[:2]]
+def _traced(depth: Depth, runs: Runs, predict: Callable[[int | None], Prediction]) -> Check:
+    depths = [_layers(run) for run in runs]
+    traces = [predict(layers) for layers in depths]
     return Check("traced", depth.layers, extrapolated_peak(traces, depths, depth.layers), predict(None).peak_bytes)
