@@ -4,7 +4,7 @@
 and on nothing else. The table is made from published runs (``tests/anchors``); runs are the user's own. Without torch.
 """
 
-from planner.calibration.conformal import COVERAGE
+from planner.calibration.conformal import COVERAGE, rows_for
 from planner.calibration.interval import STATED, Calibration
 from planner.calibration.own import Query, Run, Runs
 from planner.calibration.published import published_table
@@ -29,5 +29,6 @@ __all__ = [
     "fit",
     "kind_of",
     "published_table",
+    "rows_for",
     "words_of",
 ]

@@ -12,7 +12,7 @@ def words_of(basis: Basis | None) -> str:
     'by 1 run of this very scenario here'
     """
     if basis is None or basis.kind == "stated":
-        return "as stated, since nothing like it was measured"
+        return "a stated width, since nothing like it was measured"
     if basis.kind == "published":
         return f"by {basis.n} published numbers of {_count(len(basis.sources), 'source')} ({basis.group})"
     runs = _count(basis.n, "run")

@@ -12,7 +12,7 @@ from planner.cli.output import write
 from planner.errors import UsageError
 
 SEARCH = Option("query", "argument", "words that the name must contain", metavar="QUERY")
-TOPIC = Option("topic", "argument", "a rule's code such as FIT001; or memory, stack", metavar="TOPIC")
+TOPIC = Option("topic", "argument", "a rule's code such as FIT001; or memory, interval, stack", metavar="TOPIC")
 HERE = (
     Option("gpu", "text", "the card that is here, by its name in `plan gpus`", "what torch finds", "GPU"),
     Option("method", "list", "full, lora or qlora: exactly one", "lora", "METHOD"),
@@ -60,7 +60,7 @@ COMMANDS = (
     Subcommand("models", "List models of the catalogue.", (SEARCH, FORMAT)),
     Subcommand("rules", "List the rules behind every recommendation.", (FORMAT,)),
     Subcommand("compare", "Compare full fine-tuning, LoRA and QLoRA for one model.", REQUEST),
-    Subcommand("explain", "Explain a rule, a stack, or where a job's memory goes.", (TOPIC, *REQUEST)),
+    Subcommand("explain", "Explain a rule, a stack, where a job's memory goes, or what its interval rests on.", (TOPIC, *REQUEST)),
     Subcommand("trace", "Run the real step on fake tensors: bytes of every owner at every moment.", (*REQUEST, *TRACE)),
     Subcommand("measure", "Take a few real steps on the device that is here, beside their prediction.", MEASURED),
     Subcommand("validate", "Hold predictions against published measurements, or against traces.", VALIDATED),

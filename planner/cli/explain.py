@@ -1,10 +1,11 @@
-"""``plan explain TOPIC``: a rule, the stack, or a job's memory tensor by tensor."""
+"""``plan explain TOPIC``: a rule, the stack, a job's memory tensor by tensor, or where its interval comes from."""
 
 from planner.cli.options import Values
 from planner.cli.output import check_format, write, write_lines
 from planner.cli.request import build_request, refuse_traced
 from planner.cli.show import show
 from planner.errors import EXIT_FITS, UnknownName, UsageError
+from planner.planning import as_installed
 from planner.recommend.rules import RULES, Rule, documentation, find
 from planner.render.explained import items_document, items_sheet, rule_parts, stack_document, stack_sheet
 from planner.render.machine import to_json
@@ -12,7 +13,7 @@ from planner.render.markdown import page_markdown
 from planner.render.terminal import page_lines
 from planner.stacks import describe_stack
 
-TOPICS = ("memory", "stack")
+TOPICS = ("memory", "interval", "stack")
 
 
 def main(values: Values) -> int:
@@ -20,9 +21,13 @@ def main(values: Values) -> int:
     format_name = check_format(values["format"])
     topic = (values["topic"] or "").strip()
     if not topic:
-        raise UsageError("explain what? memory, stack, or a code of `plan rules`; for instance: plan explain FIT001")
+        raise UsageError(
+            "explain what? memory, interval, stack, or a code of `plan rules`; for instance: plan explain FIT001"
+        )
     if topic.lower() == "memory":
         _memory(values, format_name)
+    elif topic.lower() == "interval":
+        _interval(values, format_name)
     elif topic.lower() == "stack":
         stack = values["stack"] or "trl"
         rules = describe_stack(stack)
@@ -47,6 +52,34 @@ def _memory(values: Values, format_name: str) -> None:
         format_name,
         lambda: [items_sheet(*parts, notes=left_out if parts is found[-1] else ()) for parts in found],
         lambda: {"schema": 1, "methods": [items_document(*parts) for parts in found], "notes": list(left_out)},
+    )
+
+
+def _interval(values: Values, format_name: str) -> None:
+    from planner.estimators import calibration_here, uncalibrated  # noqa: PLC0415  (a rule's page needs no estimator)
+    from planner.recommend.candidates import candidates  # noqa: PLC0415
+    from planner.recommend.names import understand  # noqa: PLC0415
+    from planner.render.interval import IntervalView, interval_document, interval_sheet  # noqa: PLC0415
+
+    request = build_request(values, command="plan explain interval")
+    ask, _ = understand(as_installed(request))
+    able, missing = candidates(ask, uncalibrated(request.evidence))
+    left_out = tuple(f"{method} is left out: {why}" for method, why in missing.items())
+    calibration = calibration_here()
+    views = [
+        IntervalView(
+            scenario=one.scenario,
+            bare=one.estimate,
+            errors=calibration.errors(one.estimate, one.scenario),
+            beyond=calibration.beyond(one.estimate, one.scenario),
+            calibrated=calibration.calibrated(one.estimate, one.scenario),
+        )
+        for one in able
+    ]
+    show(
+        format_name,
+        lambda: [interval_sheet(view, notes=left_out if view is views[-1] else ()) for view in views],
+        lambda: {"schema": 1, "methods": [interval_document(view) for view in views], "notes": list(left_out)},
     )
 
 

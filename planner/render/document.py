@@ -8,7 +8,7 @@ from typing import Literal
 
 from typing_extensions import TypedDict
 
-from planner.result import Evidence, Phase, Verdict
+from planner.result import BasisKind, Evidence, Phase, Verdict
 from planner.spec import Origin, Sharding
 
 SCHEMA: Literal[1] = 1
@@ -60,6 +60,21 @@ class PeakDocument(TypedDict):
     host_bytes: int
 
 
+class IntervalDocument(TypedDict):
+    """What ``low_bytes`` and ``high_bytes`` rest on, and by how much own runs moved ``required_bytes``.
+
+    ``basis``: ``stated``; ``published`` numbers of ``sources``; own runs on such a ``device``, of ``neighbours`` or of
+    this ``scenario``, whose ids are the ``sources``. ``coverage``: share of such numbers that it holds, where known.
+    """
+
+    basis: BasisKind
+    n: int
+    sources: list[str]
+    group: str
+    coverage: float | None
+    correction_bytes: int
+
+
 class OwnersDocument(TypedDict):
     """Bytes by owner at the instant of a phase's peak; they sum to ``allocated_bytes``."""
 
@@ -99,6 +114,7 @@ CandidateDocument = TypedDict(
         "evidence": Evidence,
         "parameters": ParametersDocument,
         "peak": PeakDocument,
+        "interval": IntervalDocument | None,
         "phases": list[PhaseDocument],
         "verdict": Verdict,
         "step": StepDocument | None,

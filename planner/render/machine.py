@@ -10,6 +10,7 @@ from planner.render.document import (
     SCHEMA,
     CandidateDocument,
     GpuDocument,
+    IntervalDocument,
     ModelDocument,
     OwnersDocument,
     PeakDocument,
@@ -22,7 +23,7 @@ from planner.render.document import (
     WayDocument,
 )
 from planner.render.plan_text import requested
-from planner.result import ALL_PHASES, Candidate, Plan, Reason, Way
+from planner.result import ALL_PHASES, Basis, Candidate, Plan, Reason, Way
 from planner.spec import METHODS, Cluster, Origin, Sharding, TrainSpec
 
 
@@ -131,6 +132,7 @@ def candidate_document(candidate: Candidate) -> CandidateDocument:
             "quantized": estimate.parameters.quantized,
         },
         "peak": _peak(candidate),
+        "interval": _interval(candidate.estimate.basis),
         "phases": _phases(candidate),
         "verdict": candidate.verdict,
         "step": None,
@@ -141,6 +143,13 @@ def candidate_document(candidate: Candidate) -> CandidateDocument:
 def _peak(candidate: Candidate) -> PeakDocument:
     peak = candidate.estimate.peak
     return cast("PeakDocument", {field.name: getattr(peak, field.name) for field in fields(peak)})
+
+
+def _interval(basis: Basis | None) -> IntervalDocument | None:
+    if basis is None:
+        return None
+    facts = basis._asdict()
+    return cast("IntervalDocument", {"basis": facts.pop("kind"), **facts, "sources": list(basis.sources)})
 
 
 def _phases(candidate: Candidate) -> list[PhaseDocument]:

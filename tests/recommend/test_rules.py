@@ -98,7 +98,7 @@ SAMPLES = {
     "FIT003": Sample(
         case(estimate=flat(20)),
         2 * GIB,
-        "may be off by 10 %: between 18.00 GiB and 22.00 GiB",
+        "lies between 18.00 GiB and 22.00 GiB, a stated width",
         case(estimate=flat(20, high_bytes=20 * GIB)),
     ),
     "FIT004": Sample(
