@@ -151,15 +151,18 @@ def _columns(record: "Record") -> tuple[str, ...]:
     return (record.id, record.taken_at, *names, device.name, device.kind, device.architecture, record.outcome)
 
 
-def select(path: Path, wanted: Mapping[str, str], device: str | None, tell: Tell) -> list[tuple[str, str]]:
-    """Ids and texts of the rows with these columns, newest first."""
+def select(
+    path: Path, wanted: Mapping[str, str], device: str | None, most: int | None, tell: Tell
+) -> list[tuple[str, str]]:
+    """Ids and texts of the ``most`` newest rows with these columns, newest first."""
     terms = [f"{name} = ?" for name in wanted]
-    values = list(wanted.values())
+    values: list[str | int] = list(wanted.values())
     if device is not None:
         terms.append("? IN (device, device_kind, architecture)")
         values.append(device)
     where = f" WHERE {' AND '.join(terms)}" if terms else ""
-    query = f"SELECT id, document FROM measurement{where} ORDER BY taken_at DESC, number DESC"
+    query = f"SELECT id, document FROM measurement{where} ORDER BY taken_at DESC, number DESC LIMIT ?"
+    values.append(-1 if most is None else most)  # less than none is all, to SQLite
 
     def work() -> list[tuple[str, str]]:
         return _reading(path, lambda connection: list(map(_texts, connection.execute(query, values))), [])

@@ -69,15 +69,19 @@ class Store:
         stack: str | None = None,
         kind: str | None = None,
         outcome: str | None = None,
+        most: int | None = None,
     ) -> tuple["Record", ...]:
-        """Records with these names, newest first. ``device``: its name, its architecture, or ``cpu`` or ``cuda``."""
+        """The ``most`` newest records with these names, newest first; all of them by default.
+
+        ``device``: its name, its architecture, or ``cpu`` or ``cuda``.
+        """
         wanted = {"model": model, "method": method, "stack": stack, "kind": kind, "outcome": outcome}
-        return self._read({name: value for name, value in wanted.items() if value is not None}, device)
+        return self._read({name: value for name, value in wanted.items() if value is not None}, device, most)
 
     def get(self, digits: str) -> "Record":
         """The record whose id begins with ``digits``; raise ``UsageError`` unless there is exactly one."""
         whole = self._whole_id(digits)
-        found = self._read({"id": whole}, None)
+        found = self._read({"id": whole}, None, None)
         if not found:
             raise StoreError(f"measurement {whole[:12]} cannot be read by this version: update finetune-planner")
         return found[0]
@@ -98,7 +102,7 @@ class Store:
         from planner.records.database import select  # noqa: PLC0415
         from planner.records.record import is_whole  # noqa: PLC0415
 
-        found = [text for _, text in select(self._file, {}, None, self._tell)]
+        found = [text for _, text in select(self._file, {}, None, None, self._tell)]
         whole = tuple(text for text in reversed(found) if is_whole(text))
         self._tell_left_out(len(found) - len(whole), "damaged")
         return whole
@@ -117,7 +121,7 @@ class Store:
         except OSError:
             return False
 
-    def _read(self, wanted: dict[str, str], device: str | None) -> tuple["Record", ...]:
+    def _read(self, wanted: dict[str, str], device: str | None, most: int | None) -> tuple["Record", ...]:
         if not self._exists():
             return ()
         from planner.errors import BrokenInput  # noqa: PLC0415
@@ -125,7 +129,7 @@ class Store:
         from planner.records.record import is_whole, read_record  # noqa: PLC0415
 
         found, damaged, strange = [], 0, 0
-        for _, text in select(self._file, wanted, device, self._tell):
+        for _, text in select(self._file, wanted, device, most, self._tell):
             if not is_whole(text):
                 damaged += 1
                 continue

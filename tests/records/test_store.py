@@ -21,6 +21,8 @@ def test_newest_first(store: Store) -> None:
     assert store.add_all(records) == 3
 
     assert [record.taken_at[-4:-1] for record in store.records()] == ["003", "002", "001"]
+    assert [record.taken_at[-4:-1] for record in store.find(model="smollm2-135m", most=2)] == ["003", "002"]
+    assert store.find(most=0) == ()
     assert store.records()[0] == records[0]
 
 
