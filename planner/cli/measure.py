@@ -1,8 +1,10 @@
 """``plan measure --model M``: a few real steps on the device that is here, beside their prediction."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from planner.catalog import load_model
 from planner.cli.files import has_folder
@@ -15,22 +17,26 @@ from planner.errors import EXIT_BUG, EXIT_FITS, EXIT_NOTHING_FITS, UsageError
 from planner.errors import show as shown
 from planner.hardware import list_gpus, load_gpu
 from planner.measure import Device, Measurement, compare, look, measure, predict
+from planner.measure.cases import fits
 from planner.measure.child import Line
 from planner.measure.here import card_of_device, check_cap, check_libraries, check_measurable, check_snapshot
 from planner.measure.recording import closed_form
 from planner.measure.room import check_room, check_weights
 from planner.measure.run import STEPS, TIMEOUT_SECONDS, WARMUP
-from planner.measure.values import peak_comparison
+from planner.measure.truncation import Extrapolation, depth_of, measure_truncated
+from planner.measure.values import Outcome, peak_comparison
 from planner.planning import as_installed
 from planner.recommend.candidates import scenario as scenario_of
 from planner.recommend.request import Ask, Request
+from planner.render.extrapolated import depth_document, depth_sheet
 from planner.render.measured import Measured, measured_document, measured_sheets
+from planner.render.sheet import Sheet
 from planner.spec import Cluster, Gpu, Scenario
 from planner.stacks import newer_versions
 from planner.trace.lengths import plan_steps, read_lengths
 from planner.units import parse_bytes
 
-LOCAL = "local"
+LOCAL, AUTO = "local", "auto"
 EXIT_INTERRUPTED = 130
 """128 and the number of SIGINT, as shells say it."""
 MOST_STEPS, MOST_SECONDS = 1000, 7 * 24 * 3600
@@ -38,7 +44,10 @@ MOST_STEPS, MOST_SECONDS = 1000, 7 * 24 * 3600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """How a run is taken; ``lengths`` are those of its steps, one each, where they differ."""
+    """How a run is taken; ``lengths`` are those of its steps, one each, where they differ.
+
+    ``auto``: of a model that is too large, as many layers as the planner chooses.
+    """
 
     steps: int
     warmup: int
@@ -47,23 +56,59 @@ class Run:
     lengths: tuple[int, ...]
     cap_bytes: int | None
     snapshot: str | None
+    auto: bool = False
+
+
+class Asked(NamedTuple):
+    """What is to run, how, on which device, and what the reader must know."""
+
+    scenario: Scenario
+    run: Run
+    device: Device
+    notes: tuple[str, ...]
 
 
 def main(values: Values) -> int:
-    """Measure one scenario; the exit code says how the run ended."""
+    """Measure one scenario, search a limit, or run a matrix; the exit code says how it ended."""
+    if values["matrix"] is not None:
+        from planner.cli.matrices import run_matrix  # noqa: PLC0415  (it builds on this module)
+
+        return run_matrix(values)
+    if values["find_max_batch"] or values["find_max_seq"]:
+        from planner.cli.limits import run_search  # noqa: PLC0415  (it builds on this module)
+
+        return run_search(values)
+    return _run_steps(values)
+
+
+def _run_steps(values: Values) -> int:
     format_name = check_format(values["format"])
+    with interruptible(), Progress() as progress:
+        result, depths = _measured(values, progress)
+    show(format_name, lambda: _sheets(result, depths), lambda: _document(result, depths))
+    return exit_code(result.measurement.outcome)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """An interrupt is one line, and takes the child along."""
     try:
-        with Progress() as progress:
-            result = _measured(values, progress)
+        yield
     except KeyboardInterrupt:
         stop("interrupted: the run was ended and nothing is left of it", EXIT_INTERRUPTED)
         raise
-    show(format_name, lambda: measured_sheets(result), lambda: measured_document(result))
-    return _exit_code(result.measurement)
 
 
-def _measured(values: Values, progress: Progress) -> Measured:
-    """Look, predict, measure; what cannot run here is refused before it starts."""
+def _sheets(result: Measured, depths: Extrapolation | None) -> list[Sheet]:
+    return [*([depth_sheet(depths)] if depths else []), *measured_sheets(result)]
+
+
+def _document(result: Measured, depths: Extrapolation | None) -> dict[str, object]:
+    return {**measured_document(result), "extrapolation": depth_document(depths) if depths else None}
+
+
+def asked(values: Values, progress: Progress) -> Asked:
+    """Look at the device and resolve what is asked of it; what cannot run here is refused before it starts."""
     request = as_installed(
         build_request({**values, "gpu": values["gpu"] or LOCAL, "evidence": "traced"}, command="plan measure")
     )
@@ -74,31 +119,53 @@ def _measured(values: Values, progress: Progress) -> Measured:
     if run.lengths:
         scenario = replace(scenario, train=replace(scenario.train, seq_len=max(run.lengths)))
     check(scenario, device, run, exact="=" in str(values["stack"]))
+    return Asked(scenario, run, device, notes)
+
+
+def _measured(values: Values, progress: Progress) -> tuple[Measured, Extrapolation | None]:
+    """Look, predict, measure; of a model that is too large the depths that fit, where that is asked for."""
+    scenario, run, device, notes = asked(values, progress)
+    depths = None
+    if run.auto and fits(scenario, device, run.cap_bytes) is False:
+        depths = measure_truncated(
+            depth_of(scenario),
+            lambda layers: fits(scenario, device, run.cap_bytes, layers) is not False,
+            lambda layers: take(scenario, run, device, progress, layers),
+            lambda layers: predict(scenario, device.kind, layers=layers, lengths=run.lengths),
+        )
     progress("tracing the step")
     prediction = predict(scenario, device.kind, layers=run.layers, lengths=run.lengths)
-    if device.kind == "cpu":
-        check_room(prediction.peak_bytes, run.layers or scenario.model.num_hidden_layers)
-    progress("starting")
-    found = measure(
+    if depths is not None:
+        found, notes = depths.whole, (NOTHING_RAN_WHOLE, *notes)
+    else:
+        if device.kind == "cpu":
+            check_room(prediction.peak_bytes, run.layers or scenario.model.num_hidden_layers)
+        found = take(scenario, run, device, progress, run.layers)
+        notes = (*([ALL_FITS] if run.auto else []), *notes)
+    rows = compare(prediction, found)
+    peak = peak_comparison(rows)
+    closed = closed_form(found)
+    return Measured(measurement=found, prediction=prediction, rows=rows, peak=peak, notes=notes, closed=closed), depths
+
+
+NOTHING_RAN_WHOLE = "The model did not run whole: what stands under measured is extrapolated from its first layers."
+ALL_FITS = "The model fits, so that all of its layers were measured."
+
+
+def take(scenario: Scenario, run: Run, device: Device, progress: Progress, layers: int | None = None) -> Measurement:
+    """The real steps of the first ``layers`` layers, or of all."""
+    progress("starting" if layers is None else f"starting with {layers} layers")
+    return measure(
         scenario,
         device.kind,
         steps=run.steps,
         warmup=run.warmup,
-        layers=run.layers,
+        layers=layers,
         lengths=run.lengths,
         timeout=run.timeout,
         cap_bytes=run.cap_bytes,
         snapshot=run.snapshot,
         tell=_telling(progress, run.steps),
-    )
-    rows = compare(prediction, found)
-    return Measured(
-        measurement=found,
-        prediction=prediction,
-        rows=rows,
-        peak=peak_comparison(rows),
-        notes=notes,
-        closed=closed_form(found),
     )
 
 
@@ -110,11 +177,15 @@ def run_of(values: Values) -> Run:
     warmup = min(WARMUP, steps - 1) if values["warmup"] is None else integer("--warmup", values["warmup"])
     if not 0 <= warmup < steps:
         raise UsageError(f"--warmup {warmup} leaves none of {steps} steps: take more of them with --steps")
+    auto = (values["layers"] or "").strip().lower() == AUTO
+    if auto and values["snapshot"] is not None:
+        raise UsageError("--snapshot is of one run, and --layers auto takes several: name the depth with --layers N")
     return Run(
         steps=steps,
         warmup=warmup,
         timeout=timeout,
-        layers=None if values["layers"] is None else integer("--layers", values["layers"]),
+        auto=auto,
+        layers=None if auto or values["layers"] is None else integer("--layers", values["layers"]),
         lengths=lengths,
         cap_bytes=_cap(values["cap"]),
         snapshot=_snapshot(values["snapshot"]),
@@ -163,7 +234,7 @@ def check(scenario: Scenario, device: Device, run: Run, *, exact: bool) -> None:
     check_libraries(scenario, exact=exact)
     check_cap(device, run.cap_bytes)
     check_snapshot(device, run.snapshot)
-    if device.kind == "cpu" and run.layers is None:
+    if device.kind == "cpu" and run.layers is None and not run.auto:
         check_weights(scenario)
 
 
@@ -209,8 +280,8 @@ def _number(values: Values, name: str, default: float, most: int) -> int:
     return count
 
 
-def _exit_code(found: Measurement) -> int:
+def exit_code(outcome: Outcome) -> int:
     """0 measured, 4 out of memory, 1 for any other end."""
-    if found.outcome == "done":
+    if outcome == "done":
         return EXIT_FITS
-    return EXIT_NOTHING_FITS if found.outcome == "out_of_memory" else EXIT_BUG
+    return EXIT_NOTHING_FITS if outcome == "out_of_memory" else EXIT_BUG

@@ -7,9 +7,9 @@ from pathlib import Path
 from planner.build.installed import with_installed
 from planner.catalog import load_model
 from planner.closed_form import estimate
-from planner.errors import BrokenInput, UnsupportedScenario, UsageError
+from planner.errors import BrokenInput, PlannerError, UnsupportedScenario, UsageError
 from planner.formulas.flops import linear_flops
-from planner.measure.here import check_cap, check_measurable, check_snapshot
+from planner.measure.here import check_cap, check_libraries, check_measurable, check_snapshot
 from planner.measure.ledger import ANY, key_of
 from planner.measure.limit import limit_record, search_limit, usable_bytes
 from planner.measure.matrix import Case
@@ -96,7 +96,11 @@ def plan_cases(
     skipped: list[Skipped] = []
     for case in cases:
         try:
-            one = _planned(case, scenario_of(case, card), device, versions, snapshots)
+            scenario = scenario_of(case, card)
+            if reason := _missing(scenario):
+                skipped.append(Skipped(case, reason))
+                continue
+            one = _planned(case, scenario, device, versions, snapshots)
         except UsageError as error:
             raise BrokenInput(f"block {case.block[:60]!r}: {error}") from None
         except UnsupportedScenario as error:
@@ -104,6 +108,15 @@ def plan_cases(
         else:
             planned.append(one)
     return tuple(planned), tuple(skipped)
+
+
+def _missing(scenario: Scenario) -> str:
+    """Which library a case lacks, or which version it has; other cases may do without."""
+    try:
+        check_libraries(scenario, exact=False)
+    except PlannerError as error:
+        return str(error)
+    return ""
 
 
 def _planned(

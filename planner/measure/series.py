@@ -3,13 +3,14 @@
 Nothing here knows how a case is measured: ``perform`` does, and whatever it returns is written before the next begins.
 """
 
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from planner.errors import PlannerError
+from planner.errors import PlannerError, UsageError, show
 from planner.measure.ledger import Key, Ledger
 from planner.measure.matrix import Case
 from planner.records import Record
@@ -175,3 +176,19 @@ def in_words(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+_SECONDS = {"s": 1, "min": 60, "h": 3600}
+_TIME = re.compile(r"\s*(\d{1,6}(?:\.\d{1,3})?)\s*(s|min|h)\s*", re.ASCII)
+
+
+def parse_seconds(text: str) -> float:
+    """A time with its unit; raise ``UsageError`` when it has none.
+
+    >>> parse_seconds("20min"), parse_seconds("1.5 h")
+    (1200.0, 5400.0)
+    """
+    match = _TIME.fullmatch(text)
+    if match is None:
+        raise UsageError(f"{show(text)} is not a time: write for instance 90s, 20min or 1.5h")
+    return float(match[1]) * _SECONDS[match[2]]

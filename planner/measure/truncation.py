@@ -157,6 +157,7 @@ def extrapolated(runs: Sequence[Measurement], layers: int | None, at: int) -> Me
         layers=layers,
         owners=owners,
         load=load,
+        host_bytes=None,
         steps=tuple(
             one._replace(seconds=line.seconds(one.seconds, two.seconds), phases=tuple(_peaks(line, one, two, last)))
             for one, two, last in steps

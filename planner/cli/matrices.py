@@ -1,0 +1,122 @@
+"""``plan measure --matrix FILE``: every case of a file, kept as it finishes, and gone on with after an interruption."""
+
+import re
+from pathlib import Path
+
+from planner.build.installed import installed_versions
+from planner.cli.files import has_folder
+from planner.cli.measure import EXIT_INTERRUPTED
+from planner.cli.options import Values, profiles_dir
+from planner.cli.output import check_format, complain
+from planner.cli.progress import Progress
+from planner.cli.show import show
+from planner.errors import EXIT_FITS, EXIT_NOTHING_FITS, PlannerError, UsageError
+from planner.errors import show as shown
+from planner.hardware import list_gpus
+from planner.measure import Device, look
+from planner.measure.cases import perform, plan_cases
+from planner.measure.here import card_of_device
+from planner.measure.ledger import Ledger
+from planner.measure.matrix import Case, load_matrix
+from planner.measure.series import Series, parse_seconds, run_series
+from planner.render.matrix import matrix_document, matrix_sheets
+from planner.render.saved import save
+
+TAKEN = ("matrix", "out", "budget", "retry", "anchors", "format", "profiles", "help")
+"""Options that a matrix takes; everything else stands in its file."""
+
+
+def run_matrix(values: Values) -> int:
+    """Run what is not finished; the exit code is 0 when any case is, 130 after an interrupt, 4 when none is."""
+    format_name = check_format(values["format"])
+    _refuse_others(values)
+    cases = load_matrix(values["matrix"])
+    ledger = Ledger(_out(values["out"]))
+    budget = None if values["budget"] is None else parse_seconds(values["budget"])
+    anchors = _anchors(values["anchors"])
+    try:
+        with Progress() as progress:
+            series = _series(values, cases, ledger, budget, progress)
+    except KeyboardInterrupt:
+        complain("interrupted before any case had begun")
+        return EXIT_INTERRUPTED
+    show(format_name, lambda: matrix_sheets(series, values["matrix"]), lambda: matrix_document(series))
+    if anchors is not None:
+        _export(series, anchors)
+    return _ended(series, values["out"])
+
+
+def _refuse_others(values: Values) -> None:
+    for name, value in values.items():
+        if name not in TAKEN and value not in (None, False, [], ()):
+            flag = "--" + name.replace("_", "-")
+            raise UsageError(f"{flag} says nothing beside --matrix: write it into a block of the file")
+
+
+def _out(text: str | None) -> Path | None:
+    if text is None:
+        return None
+    if not has_folder(text):
+        raise UsageError(f"--out {shown(text)}: no such folder")
+    return Path(text).expanduser().absolute()
+
+
+def _series(
+    values: Values, cases: tuple[Case, ...], ledger: Ledger, budget: float | None, progress: Progress
+) -> Series:
+    progress("looking for a device")
+    device, versions = look(), installed_versions()
+    card = card_of_device(device, list_gpus(profiles_dir(values)) if device.kind == "cuda" else ())
+    progress("predicting every case")
+    planned, skipped = plan_cases(cases, card, device, versions, _snapshots(ledger, cases, device))
+    return run_series(
+        planned,
+        ledger,
+        lambda one: perform(one, device, versions),
+        skipped=skipped,
+        retry=values["retry"],
+        budget=budget,
+        tell=progress.bar,
+    )
+
+
+def _snapshots(ledger: Ledger, cases: tuple[Case, ...], device: Device) -> Path:
+    """The folder for memory histories, beside the file of the results; it is made when it is needed."""
+    folder = Path() if ledger.path is None else ledger.path.with_name(f"{ledger.path.stem}-snapshots")
+    if device.kind == "cuda" and any(case.kind == "snapshot" for case in cases):
+        folder.mkdir(exist_ok=True)
+    return folder.absolute()
+
+
+def _ended(series: Series, out: str | None) -> int:
+    if series.stopped == "interrupted":
+        kept = f"the same command goes on with the other {len(series.left)}" if out else "nothing is kept without --out"
+        complain(f"interrupted: {len(series.rows)} cases are finished; {kept}")
+        return EXIT_INTERRUPTED
+    return EXIT_FITS if series.rows else EXIT_NOTHING_FITS
+
+
+# ---------------------------------------------------------------- anchors
+
+
+def _anchors(text: str | None) -> Path | None:
+    if text is None:
+        return None
+    path = Path(text).expanduser()
+    if not path.is_dir() and not has_folder(text):
+        raise UsageError(f"--anchors {shown(text)}: no such folder")
+    return path.absolute()
+
+
+def _export(series: Series, path: Path) -> None:
+    """Everything that was measured as one anchor file; that none of it can be an anchor spoils nothing else."""
+    from planner.records.anchored import to_anchor_toml  # noqa: PLC0415  (only who asks for it)
+
+    records = [record for one in series.rows for record in one.records]
+    try:
+        text = to_anchor_toml(records)
+    except PlannerError as error:
+        complain(f"--anchors: {error}")
+        return
+    name = re.sub(r"[^a-z0-9]+", "-", records[0].device.name.lower()).strip("-")
+    save(path / f"own-{name}.toml" if path.is_dir() else path, text.encode())
