@@ -1,7 +1,7 @@
 """One training job, ready to run: the model as its trainer prepares it, its optimizer, its batch, and its step."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,13 +34,15 @@ class Job:
     loss: Loss
     place: Place
     held: list[Any] = field(default_factory=list)
+    at_layer: Callable[[int], AbstractContextManager[Any]] = lambda _number: nullcontext()
+    """Under this, somebody who watches takes what happens for a decoder layer's doing."""
     recomputing: bool = False
     """Backward is running, so a layer's forward pass is a recomputation."""
 
-    def batch(self, seq_len: int | None = None) -> dict[str, Any]:
+    def batch(self, seq_len: int | None = None, sequences: int | None = None) -> dict[str, Any]:
         """Ids, labels and an attention mask of ones, (micro-batch, length) int64, as a data collator makes them."""
         train = self.scenario.train
-        shape = torch.Size((train.micro_batch_size, seq_len or train.seq_len))
+        shape = torch.Size((sequences or train.micro_batch_size, seq_len or train.seq_len))
         names = ("input_ids", "labels", "attention_mask")
         extra = extra_inputs(self.model, shape[0], self.place)
         if not self.place.real:

@@ -12,8 +12,9 @@ Maker = Callable[..., torch.Tensor]
 class Place(NamedTuple):
     """A device that is called ``name`` by torch, how a tensor of a shape and dtype is made there, and which are there.
 
-    ``real`` places hold values, so weights get some; on others nothing is ever computed. Under ``inside()`` a
-    library's own code, such as PEFT's, can work on a model that is there.
+    ``host`` is what torch calls the memory beside it, from which tensors come and to which they go: the same name where
+    both are one. ``real`` places hold values, so weights get some; on others nothing is ever computed. Under
+    ``inside()`` a library's own code, such as PEFT's, can work on a model that is there.
     """
 
     name: str
@@ -21,6 +22,7 @@ class Place(NamedTuple):
     holds: Callable[[torch.Tensor], bool]
     real: bool
     inside: Callable[[], AbstractContextManager[Any]] = nullcontext
+    host: str = "cpu"
 
 
 def device_place(name: str) -> Place:

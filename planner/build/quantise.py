@@ -76,6 +76,9 @@ def _lay_out_4bit(module: Any, place: Place, dtype: torch.dtype) -> None:
     weight = torch.nn.Parameter(packed, requires_grad=False)
     weight.quant_state, weight.quant_type = module.quant_state, old.quant_type
     weight.compress_statistics, weight.bnb_quantized = old.compress_statistics, True
+    weight.quant_storage, weight.module = old.quant_storage, module
+    if place.host != place.name:  # evaluation on a CPU packs the matrix anew, for its own instructions
+        module.support_avx512bf16_for_cpu = False
     module.weight = weight
 
 

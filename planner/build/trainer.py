@@ -17,8 +17,9 @@ from planner.spec import Scenario
 MAX_GRAD_NORM = 1.0
 """TrainingArguments.max_grad_norm. transformers 5.23 training_args.py."""
 
-Loss = Callable[[Any, dict[str, Any]], torch.Tensor]
-"""Model and batch to the loss, whose graph holds whatever the trainer keeps."""
+Loss = Callable[..., Any]
+"""Model and batch to the loss, whose graph holds whatever the trainer keeps; with ``True`` behind them, to the pair of
+loss and outputs that a trainer's evaluation asks for."""
 
 
 def enable_checkpoints(model: Any, scenario: Scenario) -> None:
@@ -66,7 +67,7 @@ def loss_of(model: Any, scenario: Scenario) -> Loss:
     )
 
 
-def _plain_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+def _plain_loss(model: Any, batch: dict[str, Any]) -> Any:
     """``outputs.loss`` of a bare loop, whose variable ``outputs`` lives on (see ``planner.build.job``)."""
     outputs = model(**batch)
     loss = outputs.loss
@@ -74,7 +75,7 @@ def _plain_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     return loss
 
 
-def _trainer_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+def _trainer_loss(model: Any, batch: dict[str, Any], return_outputs: bool = False) -> Any:
     """The Trainer's own ``compute_loss``; the outputs end with it."""
     tokens = torch.ones((), dtype=torch.int64, device=batch["labels"].device)
     stand_in = SimpleNamespace(
@@ -87,7 +88,7 @@ def _trainer_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
         get_tp_size=lambda: 1,
         model=model,
     )
-    return Trainer.compute_loss(stand_in, model, dict(batch), num_items_in_batch=tokens)
+    return Trainer.compute_loss(stand_in, model, dict(batch), return_outputs, num_items_in_batch=tokens)
 
 
 class _One(float):
@@ -124,16 +125,16 @@ def _trl_loss(model: Any) -> Loss:
         compute_loss_func=None,
         label_smoother=None,
         _tp_size=1,
-        _metrics={"train": defaultdict(list)},
+        _metrics={"train": defaultdict(list), "eval": defaultdict(list)},
         _total_train_tokens=0,
         get_tp_size=lambda: 1,
         args=SimpleNamespace(loss_type="nll", average_tokens_across_devices=True, max_length=None),
         accelerator=accelerator,
     )
 
-    def compute(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+    def compute(model: Any, batch: dict[str, Any], return_outputs: bool = False) -> Any:
         tokens = torch.ones((), dtype=torch.int64, device=batch["labels"].device)
-        return SFTTrainer.compute_loss(stand_in, model, dict(batch), num_items_in_batch=tokens)
+        return SFTTrainer.compute_loss(stand_in, model, dict(batch), return_outputs, num_items_in_batch=tokens)
 
     return compute
 

@@ -30,10 +30,17 @@ def fake_place(mode: Any, *, host: str = "cpu") -> Place:
 
     @contextmanager
     def inside() -> Iterator[None]:
-        with mode, Answering(), conversions_in_place(), patch.object(FakeTensor, "__deepcopy__", _copied, create=True):
+        with mode, Answering(), copied_like_real_ones():
             yield
 
     return Place("cpu", empty, lambda tensor: isinstance(tensor, FakeTensor), real=False, inside=inside, host=host)
+
+
+@contextmanager
+def copied_like_real_ones() -> Iterator[None]:
+    """Conversions of modules and deep copies do with fake tensors what they do with real ones."""
+    with conversions_in_place(), patch.object(FakeTensor, "__deepcopy__", _copied, create=True):
+        yield
 
 
 class Answering(TorchDispatchMode):  # type: ignore[misc]  # torch has no types for us

@@ -26,6 +26,13 @@ Answer = Callable[[Any, Sequence[Any], dict[str, Any]], Any]
 """A stand-in for an operator whose result depends on values, or ``NotImplemented``."""
 
 
+WITH_HEAD: tuple[Phase, ...] = ("loss", "backward", "evaluation", "generation")
+"""Phases in which the language-model head works."""
+
+BY_TENSOR: tuple[Phase, ...] = ("optimizer_step", "save", "resume", "merge")
+"""Phases in which no layer runs, and code goes through the tensors of all of them."""
+
+
 class Ledger:
     """Blocks and events so far; the mutable half of a ``Trace``."""
 
@@ -129,6 +136,15 @@ class Recorder(DispatchMode):
         self.tell()
 
     @contextmanager
+    def inside(self, number: int) -> Iterator[None]:
+        """A decoder layer is at work meanwhile, and none after it."""
+        self.enter_layer(number)
+        try:
+            yield
+        finally:
+            self.enter_layer(OUTSIDE)
+
+    @contextmanager
     def owned(self, owner: str) -> Iterator[None]:
         """Whatever appears meanwhile belongs to ``owner`` until it is relabelled."""
         before, self._owner = self._owner, owner
@@ -181,14 +197,16 @@ class Recorder(DispatchMode):
                     self._watch(leaf, func, self._layer_of(firsts[number] if firsts else None))
 
     def _layer_of(self, source: Any) -> int:
-        """The layer at work; in an optimizer, which works on all layers in turn, that of the tensor it works on."""
-        if self.phase != "optimizer_step" or not isinstance(source, torch.Tensor):
+        """The layer at work; where code goes through all tensors in turn, as optimizers do, that of the tensor."""
+        if self.phase not in BY_TENSOR or not isinstance(source, torch.Tensor):
             return self.layer
         block = self._blocks.get(id(storage_of(source)))
         return OUTSIDE if block is None else self.ledger.block_layers[block]
 
     def _watch(self, tensor: torch.Tensor, func: Any, layer: int) -> None:
         storage = tensor.untyped_storage()
+        if self.phase == "resume" and tensor.device.type == "meta":
+            return  # it is on the host
         if id(storage) not in self._blocks:
             self.add(storage, self._owner_of(tensor, func), self.site_of(func), layer)
 
@@ -196,12 +214,12 @@ class Recorder(DispatchMode):
         """A first label; gradients and optimizer states are relabelled when they are seen to be such."""
         if self._owner is not None:
             return self._owner
-        outside = self.layer == OUTSIDE and self.phase in ("loss", "backward")
+        outside = self.layer == OUTSIDE and self.phase in WITH_HEAD
         if outside and tensor.ndim >= 2 and tensor.shape[-1] in self._logit_widths:
             return "logits"
         if self.phase == "backward" and not torch.is_grad_enabled():
             return "temporaries"
-        return "activations" if self.phase in ("forward", "loss", "backward") else "temporaries"
+        return "activations" if self.phase in ("forward", *WITH_HEAD) else "temporaries"
 
     @property
     def operator(self) -> str:
@@ -229,7 +247,7 @@ class Recorder(DispatchMode):
         if key in self._emptied:
             self._emptied.remove(key)
             return
-        layer = self.ledger.block_layers[block] if self.phase == "optimizer_step" else self.layer
+        layer = self.ledger.block_layers[block] if self.phase in BY_TENSOR else self.layer
         self.ledger.release(block, layer)
 
     def knows(self, tensor: torch.Tensor) -> bool:

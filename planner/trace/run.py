@@ -11,11 +11,12 @@ from planner.allocator.events import OUTSIDE, Trace
 from planner.build.job import Job, assemble
 from planner.build.method import adapter_parameters, loose_adapters, refusing
 from planner.build.model import decoder_layers, first_line, is_quantised
+from planner.build.moments import run_moment
 from planner.build.quiet import quiet
 from planner.errors import PlannerError, UnsupportedScenario
 from planner.result import Parameters
 from planner.spec import Scenario
-from planner.trace.fake import fake_mode, fake_place
+from planner.trace.fake import copied_like_real_ones, fake_mode, fake_place
 from planner.trace.recorder import Recorder, storage_of
 from planner.trace.semantics import Semantics
 from planner.trace.sharded import engine
@@ -47,7 +48,7 @@ def record(
     with quiet(), quiet_collector(), semantics.patched(), engine(scenario, mode) as sharding:
         job = assemble(
             scenario,
-            fake_place(mode),
+            fake_place(mode, host=semantics.host),
             attention=semantics.attention,
             layers=layers,
             adapter=adapter,
@@ -62,6 +63,7 @@ def record(
         steps = lengths or (scenario.train.seq_len,) * STEPS
         depth = len(decoder_layers(job.model))
         recorder.tell = lambda: tell(recorder.phase, recorder.step, len(steps), recorder.layer, depth)
+        job.at_layer = recorder.inside
         seed(recorder, job)
         sharding.seed(recorder)
         with ExitStack() as stack:
@@ -76,9 +78,13 @@ def record(
                 recorder.step = number
                 with refusing(adapter, scenario):
                     job.step(recorder.begin, length)
-                for parameter, states in states_of(job.optimizer):
-                    recorder.relabel(states, "optimizer", like=parameter)
-        managed = recorder.elsewhere(semantics.managed(job.optimizer))
+                label_states(recorder, job)
+            managed = recorder.elsewhere(semantics.managed(job.optimizer))
+            for moment in scenario.train.moments:
+                with refusing(adapter, scenario), copied_like_real_ones():
+                    run_moment(moment, job, recorder.begin)
+                label(recorder, job)
+                label_states(recorder, job)
     return Run(recorder.ledger.trace(), parameters_by_layer(job), managed)
 
 
@@ -167,6 +173,25 @@ def states_of(optimizer: Any) -> Iterator[tuple[torch.Tensor, list[torch.Tensor]
     """Every parameter with the tensors that an optimizer keeps for it."""
     for parameter, state in optimizer.state.items():
         yield parameter, [value for value in state.values() if isinstance(value, torch.Tensor)]
+
+
+def label_states(recorder: Recorder, job: Job) -> None:
+    """Say that what the optimizer keeps is its own, in the layers of what it trains."""
+    for parameter, states in states_of(job.optimizer):
+        recorder.relabel(states, "optimizer", like=parameter)
+
+
+def label(recorder: Recorder, job: Job) -> None:
+    """Say whose the tensors are that a moment put in the place of others."""
+    adapters = adapter_parameters(job.model)
+    for name, parameter in job.model.named_parameters():
+        if name in adapters:
+            recorder.relabel([parameter], "adapters")
+    for _, tensor in quantisation_states(job.model):
+        recorder.relabel([tensor], "weights")
+    for module in job.model.modules():
+        if is_quantised(module):
+            recorder.relabel([module.weight], "weights")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from contextvars import ContextVar
 
 from planner.allocator.events import OUTSIDE
 from planner.result import Phase
+from planner.spec import MOMENTS
 
 Teller = Callable[[float, str], None]
 """Takes the share that is done, 0 to 1, and what is being done."""
@@ -18,6 +19,7 @@ SHARES: dict[Phase, tuple[float, float]] = {
     "loss": (0.3, 0.35),
     "backward": (0.35, 0.95),
     "optimizer_step": (0.95, 1.0),
+    **dict.fromkeys(MOMENTS, (1.0, 1.0)),
 }
 """Where each phase begins and ends within a step's time."""
 
@@ -37,7 +39,8 @@ def tell(phase: Phase, step: int, steps: int, layer: int, layers: int) -> None:
     teller = _TELLER.get()
     if teller is not None:
         where = "" if layer == OUTSIDE else f", layer {layer + 1} of {layers}"
-        text = f"{phase.replace('_', ' ')} of step {step + 1} of {steps}{where}"
+        of = "" if phase in MOMENTS else f" of step {step + 1} of {steps}"
+        text = f"{phase.replace('_', ' ')}{of}{where}"
         teller((step + share(phase, layer, layers)) / steps, text)
 
 
