@@ -28,7 +28,7 @@ from docs.sections import SECTIONS, published_text, schema_text  # noqa: E402  (
 from planner.calibration.published import FILE as PUBLISHED  # noqa: E402
 from planner.calibration.published import published_table  # noqa: E402
 from planner.cli import main as run_plan  # noqa: E402
-from planner.estimators import calibration_here  # noqa: E402
+from planner.estimators import measured_here  # noqa: E402
 
 WIDTH = "80"
 SHOWN = (ROOT / "README.md", DOCS / "quickstart.md", DOCS / "json-schema.md")
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
             path.write_text(text, encoding="utf-8")
             sys.stdout.write(f"wrote {name}\n")
             published_table.cache_clear()
-            calibration_here.cache_clear()
+            measured_here.cache_clear()
     return 1 if stale and arguments else 0
 
 

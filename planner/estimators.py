@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from planner.calibration import Calibration, Query, Runs, finder, published_table
 from planner.closed_form import estimate as closed_form
@@ -19,7 +19,7 @@ Estimator = Callable[[Scenario], Estimate]
 
 def estimator_for(evidence: Evidence) -> Estimator:
     """The calibrated estimator of a kind of evidence; raise ``UnsupportedScenario`` where this version has none."""
-    return calibrated(uncalibrated(evidence), calibration_here())
+    return calibrated(uncalibrated(evidence), measured_here().calibration)
 
 
 def calibrated(estimator: Estimator, calibration: Calibration) -> Estimator:
@@ -36,29 +36,37 @@ def estimate(scenario: Scenario, evidence: Evidence = "closed-form") -> Estimate
     return estimator_for(evidence)(scenario)
 
 
+class Measured(NamedTuple):
+    """What has been measured, and what a reader must know of the store of own records, each line once."""
+
+    calibration: Calibration
+    notices: dict[str, None]
+
+
 @cache
-def calibration_here() -> Calibration:
-    """What has been measured: by others, and by the user, whose records are read when a scenario asks for them."""
-    return Calibration(published_table(), Runs(finder(_records, closed_form)))
+def measured_here() -> Measured:
+    """By others, and by the user, whose records are read when a scenario asks for them."""
+    notices: dict[str, None] = {}
+
+    def select(query: Query) -> tuple["Record", ...]:
+        return _records(query, notices)
+
+    return Measured(Calibration(published_table(), Runs(finder(select, closed_form))), notices)
 
 
-NOTICES: dict[str, None] = {}
-"""What a reader must know of the store of records, each line once: a damaged file is no reason not to answer."""
-
-
-def _records(query: Query) -> tuple["Record", ...]:
-    """Records of one device that answer a query; none from a store that cannot be read."""
+def _records(query: Query, notices: dict[str, None]) -> tuple["Record", ...]:
+    """Records of one device that answer a query; none from a store that cannot be read, which is no reason to stop."""
     if query.world_size != 1:
         return ()
     try:
-        return default_store(lambda notice: NOTICES.setdefault(notice)).find(
+        return default_store(lambda notice: notices.setdefault(notice)).find(
             stack=query.stack,
             device=query.architecture or None,
             model=query.model or None,
             method=query.method or None,
         )
     except StoreError as error:
-        NOTICES.setdefault(f"own measurements are left out: {error}")
+        notices.setdefault(f"own measurements are left out: {error}")
         return ()
 
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from planner.estimators import NOTICES, Estimator, estimate, estimator_for, remember
+from planner.estimators import Estimator, estimate, estimator_for, measured_here, remember
 from planner.recommend.candidates import candidates
 from planner.recommend.candidates import scenario as scenario_of
 from planner.recommend.choice import recommend
@@ -33,7 +33,7 @@ def plan(request: Request, *, estimator: Estimator | None = None) -> Plan:
         candidates=shown,
         recommendation=recommendation,
         named=request.methods,
-        notes=(*notes, *absent, *NOTICES),
+        notes=(*notes, *absent, *measured_here().notices),
     )
 
 

@@ -56,7 +56,7 @@ def _memory(values: Values, format_name: str) -> None:
 
 
 def _interval(values: Values, format_name: str) -> None:
-    from planner.estimators import calibration_here, uncalibrated  # noqa: PLC0415  (a rule's page needs no estimator)
+    from planner.estimators import measured_here, uncalibrated  # noqa: PLC0415  (a rule's page needs no estimator)
     from planner.recommend.candidates import candidates  # noqa: PLC0415
     from planner.recommend.names import understand  # noqa: PLC0415
     from planner.render.interval import IntervalView, interval_document, interval_sheet  # noqa: PLC0415
@@ -65,7 +65,7 @@ def _interval(values: Values, format_name: str) -> None:
     ask, _ = understand(as_installed(request))
     able, missing = candidates(ask, uncalibrated(request.evidence))
     left_out = tuple(f"{method} is left out: {why}" for method, why in missing.items())
-    calibration = calibration_here()
+    calibration = measured_here().calibration
     views = [
         IntervalView(
             scenario=one.scenario,

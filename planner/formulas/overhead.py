@@ -54,7 +54,7 @@ def spare_bytes(loss: str, kernels: str, varying: int, world_size: int) -> int:
 
     Shapes:    bytes of activations, logits and temporaries at the peak
     Formula:   one GPU: a share of varying by loss and kernels;  several: 0.15 varying + 1.5 GiB
-    Source:    fitted to fms-acceleration scripts/benchmarks/refs/*.csv, docs/how-it-works/overhead.md
+    Source:    fitted: fms-acceleration scripts/benchmarks/refs/a100_80gb.csv, a100_80gb_liger.csv
     Valid:     runs that leave the card at least 15 % empty
     Excludes:  full fine-tuning on several GPUs, where published runs keep 5 to 15 GiB more
 
