@@ -49,6 +49,17 @@ TRACE = (
     Option("timeline", "path", "draw memory over the step: .html, .png or .svg", metavar="FILE"),
 )
 
+REMEMBERED = (
+    Option("action", "argument", "list, show, export, import or forget", metavar="ACTION"),
+    Option("what", "arguments", "show ID; export FILE [ID ...]; import FILE; forget ID ...", metavar="WHAT"),
+    Option("model", "text", "list, export: only runs of this model", "all", "MODEL"),
+    Option("device", "text", "list, export: only runs on this device, or its kind such as ada", "all", "DEVICE"),
+    Option("anchors", "flag", "export: in the form of tests/anchors, for plan validate"),
+    Option("all", "flag", "forget: every measurement"),
+    Option("yes", "flag", "forget --all: without asking again"),
+    FORMAT,
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Subcommand:
@@ -75,6 +86,7 @@ COMMANDS = (
     ),
     Subcommand("trace", "Run the real step on fake tensors: bytes of every owner at every moment.", (*REQUEST, *TRACE)),
     Subcommand("measure", "Take a few real steps on the device that is here, beside their prediction.", MEASURED),
+    Subcommand("measurements", "List, show, export, import or forget what was measured.", REMEMBERED),
     Subcommand("validate", "Hold predictions against published measurements, or against traces.", VALIDATED),
 )
 

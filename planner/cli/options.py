@@ -19,7 +19,7 @@ from planner.errors import UsageError
 Values = Mapping[str, Any]
 """Parsed options by name; ``None`` or ``False`` or an empty list when not given."""
 
-Kind = Literal["text", "integer", "number", "bytes", "path", "list", "switch", "flag", "argument"]
+Kind = Literal["text", "integer", "number", "bytes", "path", "list", "switch", "flag", "argument", "arguments"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +118,10 @@ _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
 def _parameter(option: Option) -> inspect.Parameter:
-    if option.kind == "argument":
+    if option.kind in ("argument", "arguments"):
         info: Any = typer.Argument(help=option.help, metavar=option.metavar, show_default=False)
-        return inspect.Parameter(option.name, _KEYWORD, default=None, annotation=Annotated[str | None, info])
+        words: Any = list[str] | None if option.kind == "arguments" else str | None
+        return inspect.Parameter(option.name, _KEYWORD, default=None, annotation=Annotated[words, info])
     text = f"{option.help} [{option.default}]" if option.default else option.help
     info = typer.Option(*option.declarations, help=text, metavar=option.metavar or None, show_default=False)
     annotation: Any = {"switch": bool | None, "flag": bool, "list": list[str] | None}.get(option.kind, str | None)

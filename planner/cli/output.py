@@ -69,11 +69,20 @@ def misuse_text(error: Exception) -> str:
 
 def complain(message: str) -> None:
     """One line on stderr, with control characters made visible."""
+    _say("error", message)
+
+
+def note(message: str) -> None:
+    """The same for what a user must know although all went on."""
+    _say("note", message)
+
+
+def _say(kind: str, message: str) -> None:
     line = " ".join(message.split())
     clean = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
     if sys.stderr is not None:
         try:
-            sys.stderr.write(f"error: {clean}\n")
+            sys.stderr.write(f"{kind}: {clean}\n")
             sys.stderr.flush()
         except OSError as error:
             if error.errno not in (errno.EPIPE, errno.EBADF, errno.ENOSPC):

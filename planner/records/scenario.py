@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import fields, replace
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 from planner.errors import PlannerError, UnsupportedScenario
@@ -135,4 +136,5 @@ def _stack(document: Document) -> Behaviour:
     built = _behaviour(document["name"], versions)
     if built is None:
         raise Mismatch(f"there are no rules for stack {document['name']!r} with its versions")
-    return replace(built, versions=versions, **_changed(Behaviour, document))
+    ordered = {name: versions[name] for name in (*built.versions, *versions) if name in versions}
+    return replace(built, versions=MappingProxyType(ordered), **_changed(Behaviour, document))

@@ -165,4 +165,4 @@ class Behaviour:
     """TRL's chunked head makes an fp32 copy of the head's weight."""
 
     def __hash__(self) -> int:
-        return hash((self.name, tuple(self.versions.items())))
+        return hash((self.name, frozenset(self.versions.items())))

@@ -22,7 +22,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     "validate": ("validate",),
 }
 
-ELSEWHERE = {"measure", "trace"}
+ELSEWHERE = {"measure", "measurements", "trace"}
 """Commands with tests of their own, since they take their time."""
 
 

@@ -25,13 +25,14 @@ METHODS: tuple[Method, ...] = ("full", "lora", "qlora")
 
 
 def through_json(scenario: Scenario) -> Scenario:
-    return scenario_from(json.loads(json.dumps(scenario_document(scenario))))
+    return scenario_from(json.loads(json.dumps(scenario_document(scenario), sort_keys=True)))
 
 
 def same(scenario: Scenario) -> None:
     again = through_json(scenario)
 
     assert again == scenario
+    assert hash(again) == hash(scenario)
     assert again.model.config == scenario.model.config
     assert dict(again.origins) == dict(scenario.origins)
     assert estimate(again) == estimate(scenario)
