@@ -23,6 +23,7 @@ HERE = (
     Option("lengths", "path", "padded lengths of successive batches, one a line, or with a count", metavar="FILE"),
     Option("cap", "bytes", "pretend a smaller card: its memory, for instance 24GiB", metavar="SIZE"),
     Option("snapshot", "path", "write CUDA's memory history, for PyTorch's memory viewer", metavar="FILE"),
+    Option("no_store", "flag", "do not remember the result (see plan measurements)"),
     Option("find_max_batch", "flag", "search the largest batch that runs, by real failures"),
     Option("find_max_seq", "flag", "search the longest sequence that runs, by real failures"),
     Option("seq_step", "integer", "search lengths in multiples of N", "64", "N"),

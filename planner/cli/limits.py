@@ -6,6 +6,7 @@ from planner.cli.measure import Asked, asked, exit_code, interruptible, take
 from planner.cli.options import Values, integer
 from planner.cli.output import check_format
 from planner.cli.progress import Progress
+from planner.cli.remember import remember
 from planner.cli.show import show
 from planner.errors import UsageError
 from planner.measure import Measurement, predict
@@ -22,6 +23,7 @@ def run_search(values: Values) -> int:
     step = SEQUENCE_STEP if values["seq_step"] is None else integer("--seq-step", values["seq_step"])
     with interruptible(), Progress() as progress:
         limit = _search(asked(values, progress), dimension, step, progress)
+    remember(values, [limit_record(limit)])
     show(format_name, lambda: limit_sheets(limit), lambda: limit_document(limit))
     nothing = limit.found.exact and limit.found.largest is None
     return exit_code("out_of_memory" if nothing else limit_record(limit).outcome)

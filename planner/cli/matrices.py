@@ -9,6 +9,7 @@ from planner.cli.measure import EXIT_INTERRUPTED
 from planner.cli.options import Values, profiles_dir
 from planner.cli.output import check_format, complain
 from planner.cli.progress import Progress
+from planner.cli.remember import remember
 from planner.cli.show import show
 from planner.errors import EXIT_FITS, EXIT_NOTHING_FITS, PlannerError, UsageError
 from planner.errors import show as shown
@@ -22,7 +23,7 @@ from planner.measure.series import Series, parse_seconds, run_series
 from planner.render.matrix import matrix_document, matrix_sheets
 from planner.render.saved import save
 
-TAKEN = ("matrix", "out", "budget", "retry", "anchors", "format", "profiles", "help")
+TAKEN = ("matrix", "out", "budget", "retry", "anchors", "format", "profiles", "no_store", "help")
 """Options that a matrix takes; everything else stands in its file."""
 
 
@@ -40,6 +41,7 @@ def run_matrix(values: Values) -> int:
     except KeyboardInterrupt:
         complain("interrupted before any case had begun")
         return EXIT_INTERRUPTED
+    remember(values, [record for one in series.rows if one.fresh for record in one.records])
     show(format_name, lambda: matrix_sheets(series, values["matrix"]), lambda: matrix_document(series))
     if anchors is not None:
         _export(series, anchors)

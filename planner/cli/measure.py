@@ -11,6 +11,7 @@ from planner.cli.files import has_folder
 from planner.cli.options import Values, integer
 from planner.cli.output import check_format, stop
 from planner.cli.progress import Progress
+from planner.cli.remember import remember
 from planner.cli.request import build_request
 from planner.cli.show import show
 from planner.errors import EXIT_BUG, EXIT_FITS, EXIT_NOTHING_FITS, UsageError
@@ -20,7 +21,7 @@ from planner.measure import Device, Measurement, compare, look, measure, predict
 from planner.measure.cases import fits
 from planner.measure.child import Line
 from planner.measure.here import card_of_device, check_cap, check_libraries, check_measurable, check_snapshot
-from planner.measure.recording import closed_form
+from planner.measure.recording import closed_form, record_of
 from planner.measure.room import check_room, check_weights
 from planner.measure.run import STEPS, TIMEOUT_SECONDS, WARMUP
 from planner.measure.truncation import Extrapolation, depth_of, measure_truncated
@@ -28,6 +29,7 @@ from planner.measure.values import Outcome, peak_comparison
 from planner.planning import as_installed
 from planner.recommend.candidates import scenario as scenario_of
 from planner.recommend.request import Ask, Request
+from planner.records import Record
 from planner.render.extrapolated import depth_document, depth_sheet
 from planner.render.measured import Measured, measured_document, measured_sheets
 from planner.render.sheet import Sheet
@@ -85,6 +87,7 @@ def _run_steps(values: Values) -> int:
     format_name = check_format(values["format"])
     with interruptible(), Progress() as progress:
         result, depths = _measured(values, progress)
+    remember(values, _records(result, depths))
     show(format_name, lambda: _sheets(result, depths), lambda: _document(result, depths))
     return exit_code(result.measurement.outcome)
 
@@ -97,6 +100,13 @@ def interruptible() -> Iterator[None]:
     except KeyboardInterrupt:
         stop("interrupted: the run was ended and nothing is left of it", EXIT_INTERRUPTED)
         raise
+
+
+def _records(result: Measured, depths: Extrapolation | None) -> list[Record]:
+    """What really ran: of a model that is too large, its depths."""
+    if depths is None:
+        return [record_of(result.measurement, result.prediction, result.closed)]
+    return [record_of(run, None, closed_form(run)) for run in depths.runs]
 
 
 def _sheets(result: Measured, depths: Extrapolation | None) -> list[Sheet]:
@@ -155,7 +165,7 @@ ALL_FITS = "The model fits, so that all of its layers were measured."
 def take(scenario: Scenario, run: Run, device: Device, progress: Progress, layers: int | None = None) -> Measurement:
     """The real steps of the first ``layers`` layers, or of all."""
     progress("starting" if layers is None else f"starting with {layers} layers")
-    return measure(
+    found = measure(
         scenario,
         device.kind,
         steps=run.steps,
@@ -167,6 +177,7 @@ def take(scenario: Scenario, run: Run, device: Device, progress: Progress, layer
         snapshot=run.snapshot,
         tell=_telling(progress, run.steps),
     )
+    return replace(found, device=found.device or device)
 
 
 def run_of(values: Values) -> Run:

@@ -30,7 +30,7 @@ class Driver(NamedTuple):
 def ask_driver() -> Driver:
     """What is known now: through NVML or nvidia-smi, else from the kernel's own file."""
     try:
-        machine = look(environ={})
+        machine = look()
     except PlannerError:
         return Driver(kernel_version())
     used = {board.uuid: board.used_bytes for board in machine.boards if board.used_bytes is not None}

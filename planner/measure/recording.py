@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any
 
 from planner.closed_form import estimate
 from planner.errors import UnsupportedScenario
@@ -10,7 +9,7 @@ from planner.measure.task import Device
 from planner.measure.truncation import shortened
 from planner.measure.values import Measurement, PhasePeak, Prediction, merged
 from planner.records import DiedIn, Environment, Peaks, PhasePeaks, Record, RunDevice, architecture_of, document_of, now
-from planner.result import Estimate
+from planner.result import Estimate, Peak
 
 MOST_DETAIL = 500
 """Characters of what a child said last."""
@@ -25,8 +24,8 @@ def closed_form(measurement: Measurement) -> Estimate | None:
         return None
 
 
-def record_of(measurement: Measurement, prediction: Prediction, closed: Estimate | None) -> Record:
-    """One run, however it ended, beside both predictions; raise ``ValueError`` for one that never saw its device."""
+def record_of(measurement: Measurement, prediction: Prediction | None, closed: Estimate | None) -> Record:
+    """One run, however it ended, beside its predictions; raise ``ValueError`` for one that never saw its device."""
     if measurement.device is None:
         raise ValueError("a run without a device is no measurement")
     first, *later = [step.phases for step in measurement.steps] or [()]
@@ -85,24 +84,33 @@ def peak_of(peaks: Iterable[PhasePeak]) -> Peaks:
     return Peaks(**{name: count for name, count in found[0]._asdict().items() if name != "phase"}) if found else Peaks()
 
 
-def predicted(prediction: Prediction, closed: Estimate | None) -> Mapping[str, Mapping[str, int]]:
+def predicted(prediction: Prediction | None, closed: Estimate | None) -> Mapping[str, Mapping[str, int]]:
     """Bytes at the peak by evidence and metric; what was not predicted is absent."""
+    found = {}
+    if prediction is not None:
+        found["traced"] = _traced(prediction)
+    if closed is not None:
+        found["closed-form"] = _metrics(closed.peak)
+    return MappingProxyType(found)
+
+
+def _traced(prediction: Prediction) -> Mapping[str, int]:
     context, reserved = prediction.context_bytes, prediction.reserved_bytes
-    traced: dict[str, Any] = {
+    counts = {
         "allocated": prediction.peak_bytes,
         "reserved": reserved,
         "device": None if reserved is None or context is None else reserved + context,
         "required": prediction.required_bytes,
     }
-    found = {"traced": MappingProxyType({name: count for name, count in traced.items() if count is not None})}
-    if closed is not None:
-        peak = closed.peak
-        found["closed-form"] = MappingProxyType(
-            {
-                "allocated": peak.allocated_bytes,
-                "reserved": peak.reserved_bytes,
-                "device": peak.device_bytes,
-                "required": peak.required_bytes,
-            }
-        )
-    return MappingProxyType(found)
+    return MappingProxyType({name: count for name, count in counts.items() if count is not None})
+
+
+def _metrics(peak: Peak) -> Mapping[str, int]:
+    return MappingProxyType(
+        {
+            "allocated": peak.allocated_bytes,
+            "reserved": peak.reserved_bytes,
+            "device": peak.device_bytes,
+            "required": peak.required_bytes,
+        }
+    )
