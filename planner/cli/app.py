@@ -50,6 +50,17 @@ TRACE = (
     Option("timeline", "path", "draw memory over the step: .html, .png or .svg", metavar="FILE"),
 )
 
+WONDERED = (
+    Option(
+        "text", "argument", "the out-of-memory message; without one, --message or standard input", metavar="[MESSAGE]"
+    ),
+    Option(
+        "message", "path", "read the message, or the whole log, from this file; - is standard input", metavar="FILE"
+    ),
+    Option("observed", "bytes", "what the run took, in place of a message, for instance 22.3GiB", metavar="SIZE"),
+    Option("metric", "text", "how that was counted: allocated, reserved or device (nvidia-smi)", "device", "METRIC"),
+)
+
 REMEMBERED = (
     Option("action", "argument", "list, show, export, import or forget", metavar="ACTION"),
     Option("what", "arguments", "show ID; export FILE [ID ...]; import FILE; forget ID ...", metavar="WHAT"),
@@ -87,6 +98,11 @@ COMMANDS = (
     ),
     Subcommand("trace", "Run the real step on fake tensors: bytes of every owner at every moment.", (*REQUEST, *TRACE)),
     Subcommand("measure", "Take a few real steps on the device that is here, beside their prediction.", MEASURED),
+    Subcommand(
+        "why",
+        "Explain an out-of-memory message, or bytes that differ from the plan: what may have been different.",
+        (*WONDERED, *REQUEST),
+    ),
     Subcommand("measurements", "List, show, export, import or forget what was measured.", REMEMBERED),
     Subcommand("validate", "Hold predictions against published measurements, or against traces.", VALIDATED),
 )

@@ -8,31 +8,33 @@ from planner.why import Amount, parse
 from planner.why.message import Failure, amount
 
 TORCH_1_2 = (
-    "RuntimeError: CUDA out of memory. Tried to allocate 392.00 MiB (GPU 1; 10.92 GiB total capacity; 9.61 GiB already "
-    "allocated; 203.50 MiB free; 512.25 MiB cached)"
+    "RuntimeError: CUDA out of memory. Tried to allocate 392.00 MiB (GPU 1; 10.92 GiB total capacity; 9.61 GiB "
+    "already allocated; 203.50 MiB free; 512.25 MiB cached)"
 )
 TORCH_1_8 = (
-    "RuntimeError: CUDA out of memory. Tried to allocate 1.96 GiB (GPU 0; 23.69 GiB total capacity; 20.02 GiB already "
-    "allocated; 512.81 MiB free; 22.50 GiB reserved in total by PyTorch)"
+    "RuntimeError: CUDA out of memory. Tried to allocate 1.96 GiB (GPU 0; 23.69 GiB total capacity; 20.02 GiB "
+    "already allocated; 512.81 MiB free; 22.50 GiB reserved in total by PyTorch)"
 )
 TORCH_1_13 = (
-    "torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 64.00 MiB (GPU 0; 14.76 GiB total capacity; "
-    "11.20 GiB already allocated; 25.75 MiB free; 12.00 GiB allowed; 11.90 GiB reserved in total by PyTorch) If reserved "
-    "memory is >> allocated memory try setting max_split_size_mb to avoid fragmentation.  See documentation for Memory "
-    "Management and PYTORCH_CUDA_ALLOC_CONF"
+    "torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 64.00 MiB (GPU 0; 14.76 GiB total "
+    "capacity; 11.20 GiB already allocated; 25.75 MiB free; 12.00 GiB allowed; 11.90 GiB reserved in total by "
+    "PyTorch) If reserved memory is >> allocated memory try setting max_split_size_mb to avoid fragmentation.  "
+    "See documentation for Memory Management and PYTORCH_CUDA_ALLOC_CONF"
 )
 TORCH_2_1 = (
-    "torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 3.91 GiB. GPU 0 has a total capacty of 79.15 GiB "
-    "of which 2.62 GiB is free. Process 31337 has 76.52 GiB memory in use. Of the allocated memory 70.10 GiB is allocated "
-    "by PyTorch, and 5.77 GiB is reserved by PyTorch but unallocated. If reserved but unallocated memory is large try "
-    "setting max_split_size_mb to avoid fragmentation.  See documentation for Memory Management and PYTORCH_CUDA_ALLOC_CONF"
+    "torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 3.91 GiB. GPU 0 has a total capacty of "
+    "79.15 GiB of which 2.62 GiB is free. Process 31337 has 76.52 GiB memory in use. Of the allocated memory "
+    "70.10 GiB is allocated by PyTorch, and 5.77 GiB is reserved by PyTorch but unallocated. If reserved but "
+    "unallocated memory is large try setting max_split_size_mb to avoid fragmentation.  See documentation for "
+    "Memory Management and PYTORCH_CUDA_ALLOC_CONF"
 )
 TORCH_2_9 = (
-    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 3 has a total capacity of 23.64 GiB of "
-    "which 512.19 MiB is free. Process 811 has 1.25 GiB memory in use. Including non-PyTorch memory, this process has "
-    "21.88 GiB memory in use. Of the allocated memory 20.02 GiB is allocated by PyTorch, with 24.00 MiB allocated in "
-    "private pools (e.g., CUDA Graphs), and 1.40 GiB is reserved by PyTorch but unallocated. If reserved but unallocated "
-    "memory is large try setting PYTORCH_ALLOC_CONF=expandable_segments:True to avoid fragmentation."
+    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 3 has a total capacity of 23.64 "
+    "GiB of which 512.19 MiB is free. Process 811 has 1.25 GiB memory in use. Including non-PyTorch memory, this "
+    "process has 21.88 GiB memory in use. Of the allocated memory 20.02 GiB is allocated by PyTorch, with 24.00 "
+    "MiB allocated in private pools (e.g., CUDA Graphs), and 1.40 GiB is reserved by PyTorch but unallocated. If "
+    "reserved but unallocated memory is large try setting PYTORCH_ALLOC_CONF=expandable_segments:True to avoid "
+    "fragmentation."
 )
 HIP = TORCH_2_9.replace("CUDA out of memory", "HIP out of memory")
 

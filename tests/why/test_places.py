@@ -6,7 +6,7 @@ from planner.why import place
 
 HEAD = "Traceback (most recent call last):\n"
 TRAIN = '  File "/app/train.py", line 88, in <module>\n    trainer.train()\n'
-LOOP = '  File "/v/transformers/trainer.py", line 2672, in _inner_training_loop\n    tr_loss_step = self.training_step(m)\n'
+LOOP = '  File "/v/transformers/trainer.py", line 2672, in _inner_training_loop\n    loss = self.training_step(m)\n'
 END = (
     "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.64 GiB\n"
 )
