@@ -131,18 +131,19 @@ def _reading(path: Path, read: Callable[[sqlite3.Connection], Result], nothing: 
 
 def insert(path: Path, rows: Sequence[tuple["Record", str]], tell: Tell) -> int:
     """Add records with their texts in one transaction; how many were new."""
+    return _guarded(path, lambda: write_rows(path, rows), tell, f"not stored in {path}")
 
-    def work() -> int:
-        with _writing(path) as connection:
-            before = connection.total_changes
-            connection.executemany(
-                "INSERT OR IGNORE INTO measurement (id, taken_at, kind, model, method, stack, device, device_kind, "
-                "architecture, outcome, document) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [(*_columns(record), text) for record, text in rows],
-            )
-            return connection.total_changes - before
 
-    return _guarded(path, work, tell, f"not stored in {path}")
+def write_rows(path: Path, rows: Sequence[tuple["Record", str]]) -> int:
+    """The same without help where it goes wrong."""
+    with _writing(path) as connection:
+        before = connection.total_changes
+        connection.executemany(
+            "INSERT OR IGNORE INTO measurement (id, taken_at, kind, model, method, stack, device, device_kind, "
+            "architecture, outcome, document) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [(*_columns(record), text) for record, text in rows],
+        )
+        return connection.total_changes - before
 
 
 def _columns(record: "Record") -> tuple[str, ...]:
@@ -215,10 +216,17 @@ def _guarded(path: Path, work: Callable[[], Result], tell: Tell, failed: str) ->
         except sqlite3.DatabaseError as error:
             if not is_corrupt(error):
                 raise
-            set_aside(path, tell)
+            _set_aside(path, tell)
             return work()
     except (sqlite3.Error, OSError) as error:
         raise StoreError(f"{failed}: {_why(error)}") from None
+
+
+def _set_aside(path: Path, tell: Tell) -> None:
+    try:
+        set_aside(path, tell)
+    except (sqlite3.Error, OSError) as error:
+        raise StoreError(f"{path} is damaged, and cannot be set aside: {_why(error)}") from None
 
 
 def is_corrupt(error: sqlite3.Error) -> bool:

@@ -70,7 +70,8 @@ def set_aside(path: Path, tell: Tell) -> None:
             _move(path, moved)
             os.replace(fresh, path)
         finally:
-            fresh.unlink(missing_ok=True)
+            for left in (fresh, Path(f"{fresh}-wal"), Path(f"{fresh}-shm"), fresh.with_suffix(".lock")):
+                left.unlink(missing_ok=True)
     several = "1 measurement was" if len(found) == 1 else f"{len(found)} measurements were"
     tell(f"{path} is damaged: it was set aside as {moved.name}, and {several} taken over from it")
 
@@ -104,12 +105,11 @@ def _free_name(path: Path) -> Path:
 
 def _begin(fresh: Path, records: Iterable[Record]) -> None:
     """A new store, whole and closed before anybody sees it."""
-    from planner.records.database import insert  # noqa: PLC0415  (which imports this module)
+    from planner.records.database import write_rows  # noqa: PLC0415  (which imports this module)
     from planner.records.record import record_text  # noqa: PLC0415
 
     fresh.unlink(missing_ok=True)
-    insert(fresh, [(record, record_text(record)) for record in records], tell=lambda _notice: None)
-    fresh.with_suffix(".lock").unlink(missing_ok=True)
+    write_rows(fresh, [(record, record_text(record)) for record in records])
 
 
 # ---------------------------------------------------------------- what is whole

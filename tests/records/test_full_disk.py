@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,28 @@ def test_a_full_disk(small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
     assert store.add(another(base, 2001)), "with room again, all goes on"
     assert len(store.records()) == committed + 1
+
+
+def test_a_damaged_store_on_a_full_disk_stays_where_it_is(small_disk: Path) -> None:
+    store = Store(small_disk / "measurements.db")
+    store.add_all([another(a_record(), number) for number in range(40)])
+    assert store.path is not None
+    content = bytearray(store.path.read_bytes())
+    content[:100] = b"?" * 100
+    store.path.write_bytes(content)
+    with suppress(OSError), (small_disk / "filler").open("wb") as filler:
+        while True:
+            filler.write(b"x" * 4096)
+            filler.flush()
+
+    for attempt in (store.records, lambda: store.add(a_record())):
+        with pytest.raises(StoreError, match=r"is damaged, and cannot be set aside: the disk is full"):
+            attempt()
+    assert store.path.read_bytes() == bytes(content)
+    assert sorted(path.name for path in small_disk.iterdir()) == ["filler", "measurements.db", "measurements.lock"]
+
+    (small_disk / "filler").unlink()
+    assert len(store.records()) == 40
 
 
 def test_no_room_for_a_folder(tmp_path: Path) -> None:
