@@ -33,6 +33,8 @@ class Recorded:
     reserved: int
     out_of_memory: int
     """How often a request failed."""
+    expandable: bool = False
+    """Whether its segments grew (``expandable_segments``)."""
 
 
 class _Entry(NamedTuple):
@@ -59,7 +61,8 @@ def read(data: bytes, *, device: int | None = None) -> Recorded:
     if top.has(OWN_KEY):
         trace = _with_own(trace, top.get(OWN_KEY))
     reserved = _reserved(entries, sum(segment.get("total_size").size for segment in segments))
-    return Recorded(trace, reserved, sum(entry.action == "oom" for entry in entries))
+    actions = [entry.action for entry in entries]
+    return Recorded(trace, reserved, actions.count("oom"), "segment_map" in actions)
 
 
 def _device(lengths: list[int], wanted: int | None) -> int:

@@ -35,6 +35,8 @@ HERE = (
 )
 VALIDATED = (
     Option("against", "text", "published: what others measured; traced: a grid of traces", "published", "REFERENCE"),
+    Option("source", "list", "published: only this source; may be repeated", "all of them", "ID"),
+    Option("evidence", "text", "published: predict by closed-form or traced", "closed-form", "KIND"),
     Option("model", "list", "traced: only this model of the grid; may be repeated", "all of them", "MODEL"),
     Option("quick", "flag", "traced: a few small models and settings, in less than a minute"),
     Option("out", "text", "traced: keep each trace in this file, and go on where it stops", metavar="FILE"),
@@ -48,6 +50,8 @@ TRACE = (
     Option("alloc_conf", "text", "the allocator's settings, as in PYTORCH_ALLOC_CONF", metavar="TEXT"),
     Option("snapshot", "path", "write a memory snapshot for PyTorch's memory viewer", metavar="FILE"),
     Option("timeline", "path", "draw memory over the step: .html, .png or .svg", metavar="FILE"),
+    Option("replay", "path", "instead: replay a memory snapshot that a device recorded", metavar="FILE"),
+    Option("device", "integer", "replay: which device, of a snapshot of several", metavar="N"),
 )
 
 WONDERED = (

@@ -22,7 +22,13 @@ from planner.tracing import Tracing, trace_scenario
 
 
 def main(values: Values) -> int:
-    """Trace every method in question, and write the pictures that are asked for."""
+    """Trace every method in question, and write the pictures that are asked for; or replay what was recorded."""
+    if values["replay"] is not None:
+        from planner.cli.replay import run_replay  # noqa: PLC0415  (nothing of a trace is needed)
+
+        return run_replay(values)
+    if values["device"] is not None:
+        raise UsageError(f"--device {shown(values['device'])} is one of a snapshot's: it belongs to --replay FILE")
     format_name = check_format(values["format"])
     if values["evidence"] not in (None, "traced"):
         raise UsageError(f"plan trace traces: leave out --evidence {shown(values['evidence'])}, or run plan")
