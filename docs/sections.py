@@ -27,8 +27,8 @@ from planner.render import document
 from planner.render.explained import rule_parts
 from planner.render.markdown import escape
 from planner.spec import FIGURES
+from planner.validation.checks import NEARLY_FULL, scenario_of
 from planner.validation.grid import grid
-from planner.validation.report import NEARLY_FULL, scenario_of
 from planner.validation.residuals import table_of
 from planner.validation.traced import read_traced, stored_grid
 

@@ -5,10 +5,9 @@ from functools import cache
 
 from docs.tables import code, percent, table
 from planner.render.markdown import escape
-from planner.validation import Group, Report, Score, validate
+from planner.validation import Group, Report, Score, Table, validate
 from planner.validation.against import Agreement, Deviation, compare
 from planner.validation.grid import grid
-from planner.validation.report import Table
 from planner.validation.traced import read_traced, stored_grid
 
 # ---------------------------------------------------------------- published runs
@@ -88,11 +87,36 @@ def validation_unmodelled() -> str:
     return "\n\n".join([counts, table(("reason", "rows", "which", "sources"), rows, right=[1]), *lines])
 
 
+def validation_timed() -> str:
+    """Rows that tell a time, by source."""
+    found = report().timed
+    rows = [(code(item.source), item.metric, item.n, escape("; ".join(item.scopes))) for item in found]
+    return table(("source", "metric", "rows", "of what"), rows, right=[2])
+
+
+def validation_own() -> str:
+    """Devices on which ``plan measure`` ran, or that there are none."""
+    own = [one for one in report().sources if one.device is not None]
+    if not own:
+        return "There are none yet. Every number on this page was measured by others, or traced."
+    rows = [
+        (code(one.id), escape(one.device.name), escape(_versions(one.device.versions)), one.date)
+        for one in own
+        if one.device is not None
+    ]
+    return table(("id", "device", "versions", "date"), rows)
+
+
+def _versions(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
 def validation_sources() -> str:
     """Where the published numbers stand."""
     rows = [
         (code(one.id), f"[{escape(one.title)}]({one.repository})", code(one.file), one.revision or "", one.date)
         for one in report().sources
+        if one.device is None
     ]
     return table(("id", "source", "file", "revision", "date"), rows)
 
@@ -176,7 +200,9 @@ SECTIONS: Mapping[str, Callable[[], str]] = {
     "traced_refusals": traced_refusals,
     "traced_summary": traced_summary,
     "validation_fits": validation_fits,
+    "validation_own": validation_own,
     "validation_scores": validation_scores,
     "validation_sources": validation_sources,
+    "validation_timed": validation_timed,
     "validation_unmodelled": validation_unmodelled,
 }

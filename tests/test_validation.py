@@ -11,11 +11,12 @@ from planner.errors import BrokenInput, UnknownName
 from planner.result import Estimate
 from planner.spec import Scenario
 from planner.validation import AnchorFile, Case, Published, Report, load_anchors, validate
-from planner.validation.anchors import REASONS, anchors_dir
-from planner.validation.report import signed_error
+from planner.validation.anchors import anchors_dir
+from planner.validation.checks import signed_error
+from planner.validation.schema import REASONS
 
-ROWS = 627
-"""Rows of the collected sources that hold a memory metric or a stated outcome."""
+ROWS = 627 + 192
+"""Rows of the collected sources that hold a memory metric or a stated outcome, and those that tell a time alone."""
 
 FILES = load_anchors()
 
@@ -30,8 +31,10 @@ def report() -> Report:
 
 def test_every_file_is_one_source_with_a_public_place() -> None:
     assert [file.source.id for file in FILES] == sorted(path.stem for path in anchors_dir().glob("*.toml"))
-    assert all(file.source.repository.startswith("https://") and file.source.date for file in FILES)
-    assert len({(file.source.repository, file.source.file) for file in FILES}) == len(FILES)
+    published = [file.source for file in FILES if file.source.device is None]
+
+    assert all(source.repository and source.repository.startswith("https://") and source.date for source in published)
+    assert len({(source.repository, source.file) for source in published}) == len(published)
 
 
 def test_rows_are_all_there_and_unique() -> None:
@@ -44,7 +47,7 @@ def test_rows_are_all_there_and_unique() -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.source.id))
 def test_every_row_says_something(file: AnchorFile) -> None:
     for row in file.rows:
-        assert row.outcome == "oom" or row.published or "fits" in row.id or "maxctx" in row.id
+        assert row.outcome == "oom" or row.published or row.timed or "fits" in row.id or "maxctx" in row.id
         for published in row.published:
             assert 0 < published.low_bytes <= published.high_bytes
     assert all(row.reason in REASONS and row.detail for row in file.unmodelled)
@@ -59,9 +62,10 @@ def test_a_predicted_run_states_what_decides_its_memory() -> None:
 
 BROKEN = [
     pytest.param('[source]\ntitle = "x"\n', "source.repository", id="no place"),
-    pytest.param("[[case]]\n", "source", id="no source"),
+    pytest.param('[measured]\ndevice = "x"\n', "measured.total_bytes", id="no device"),
+    pytest.param("", "give source, who published the numbers", id="no source"),
     pytest.param("[common]\nsettings = 3\n[[case]]\n", "cannot be read", id="settings are a number"),
-    pytest.param("case = 3\n", "source", id="case is a number"),
+    pytest.param("case = 3\n", "case", id="case is a number"),
     pytest.param("not toml", "cannot be read", id="not TOML"),
     pytest.param(
         '[source]\ntitle="x"\nrepository="https://x"\nfile="x"\ndate="x"\n'
@@ -147,6 +151,58 @@ def test_a_tolerance_widens_its_own_metric_in_the_unit_of_the_print(tmp_path: Pa
     assert (reserved.low_bytes, reserved.high_bytes) == (950_000_000, 1_127_428_915)
     assert reserved.tolerance == "printed to 0.1 GB"
     assert (allocated.low_bytes, allocated.high_bytes, allocated.tolerance) == (1, 1, None)
+
+
+OWN = """
+[measured]
+device = "NVIDIA H100 80GB HBM3"
+total_bytes = 85_045_477_376
+planner = "0.3.0"
+date = "2026-11-26"
+versions = { torch = "2.13.0", transformers = "5.23.0" }
+[[case]]
+id = "own-1"
+model = "gpt2"
+method = "full"
+gpu = "h100"
+gpus = 1
+stack = "plain"
+settings = { seq_len = 1024 }
+outcome = "ran"
+measured = [{ metric = "allocated", value = 1000, unit = "B" }]
+timed = [{ metric = "seconds", value = 0.25, scope = "step, median" }]
+confidence = "A"
+"""
+
+
+def test_runs_of_our_own_name_their_device_in_place_of_a_publisher(tmp_path: Path) -> None:
+    (tmp_path / "own-h100.toml").write_text(OWN, encoding="utf-8")
+
+    (file,) = load_anchors(tmp_path)
+    source, (case,) = file.source, file.cases
+
+    assert source.device is not None
+    assert source.device.versions == {"torch": "2.13.0", "transformers": "5.23.0"}
+    assert (source.repository, source.file, source.date) == (None, None, "2026-11-26")
+    assert case.timed[0].value == 0.25
+    assert validate(tmp_path).own.predicted == 1
+
+
+def test_a_file_has_one_origin(tmp_path: Path) -> None:
+    text = OWN + '[source]\ntitle="x"\nrepository="https://x"\nfile="x"\ndate="x"\n'
+    (tmp_path / "both.toml").write_text(text, encoding="utf-8")
+
+    with pytest.raises(BrokenInput, match="give source, who published the numbers, or measured"):
+        load_anchors(tmp_path)
+
+
+def test_rows_that_tell_a_time_alone_are_counted_and_not_predicted(report: Report) -> None:
+    alone = [row for file in FILES for row in file.unmodelled if row.reason == "time"]
+
+    assert len(alone) == 192
+    assert all(row.timed and not row.published for row in alone)
+    assert sum(item.n for item in report.timed) == sum(len(row.timed) for file in FILES for row in file.rows)
+    assert {item.metric for item in report.timed} == {"seconds", "tokens_per_s", "samples_per_s"}
 
 
 # ---------------------------------------------------------------- errors

@@ -10,12 +10,13 @@ from planner.errors import EXIT_FITS, UsageError
 from planner.errors import show as shown
 from planner.render.agreed import agreement_document, agreement_sheets
 from planner.render.validated import report_document, validation_sheets
-from planner.validation import validate
+from planner.validation import Report, validate, validate_traced
 from planner.validation.against import Agreement, compare
 from planner.validation.grid import MODELS, grid, quick_grid
 from planner.validation.traced import run_grid
 
-PUBLISHED, TRACED = "published", "traced"
+PUBLISHED, TRACED, CLOSED_FORM = "published", "traced", "closed-form"
+OF_PUBLISHED, OF_TRACED = ("source", "evidence"), ("model", "quick", "out")
 
 
 def main(values: Values) -> int:
@@ -23,21 +24,32 @@ def main(values: Values) -> int:
     format_name = check_format(values["format"])
     against = values["against"] or PUBLISHED
     if against == TRACED:
+        _refuse(values, OF_PUBLISHED, PUBLISHED)
         agreement = _against_traced(values)
         show(format_name, lambda: agreement_sheets(agreement), lambda: agreement_document(agreement))
     elif against == PUBLISHED:
-        _refuse_options_of_the_trace(values)
-        report = validate()
+        report = _published(values)
         show(format_name, lambda: validation_sheets(report), lambda: report_document(report))
     else:
         raise UsageError(f"--against {shown(against)} is not {PUBLISHED} or {TRACED}")
     return EXIT_FITS
 
 
-def _refuse_options_of_the_trace(values: Values) -> None:
-    for name in ("model", "quick", "out"):
+def _published(values: Values) -> Report:
+    _refuse(values, OF_TRACED, TRACED)
+    sources, evidence = values["source"] or (), values["evidence"] or CLOSED_FORM
+    if evidence == TRACED:
+        with Progress() as progress:
+            return validate_traced(sources=sources, tell=progress.bar)
+    if evidence != CLOSED_FORM:
+        raise UsageError(f"--evidence {shown(evidence)} is not {CLOSED_FORM} or {TRACED}")
+    return validate(sources=sources)
+
+
+def _refuse(values: Values, names: tuple[str, ...], reference: str) -> None:
+    for name in names:
         if values[name]:
-            raise UsageError(f"--{name} belongs to traces: write plan validate --against {TRACED} --{name} ...")
+            raise UsageError(f"--{name} belongs to --against {reference}: plan validate --against {reference} --{name}")
 
 
 def _against_traced(values: Values) -> Agreement:

@@ -1,6 +1,6 @@
 """Predictions beside published measurements, as neutral tables and as a document."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from planner.render import words
@@ -10,20 +10,26 @@ if TYPE_CHECKING:
     from planner.validation import Group, Report, Score
 
 OUTCOMES = (("ran", "ran"), ("oom", "ran out of memory"))
+FEW = 8
+"""Cases that are named one by one."""
 
 
 def validation_sheets(report: "Report") -> list[Sheet]:
     """Errors and verdicts of runs that we model, the same of stand-ins, then what is kept and not predicted."""
     head = [] if report.headline is None else [report.headline]
     own, others = report.own, report.stand_ins
-    sheets = [scores_sheet("Predicted against published", head, own.scores), fits_sheet("Verdicts", own)]
-    if others.predicted:
-        sheets.append(scores_sheet("Stand-ins: other trainers, put as the nearest question", [], others.scores))
-        sheets.append(fits_sheet("Verdicts on stand-ins", others))
-    return [*sheets, unscored_sheet(report)]
+    sheets = [
+        scores_sheet("Predicted against published", head, own.scores, notes=report.notes),
+        fits_sheet("Verdicts", own),
+        scores_sheet("Stand-ins: other trainers, put as the nearest question", [], others.scores),
+        fits_sheet("Verdicts on stand-ins", others),
+        unscored_sheet(report),
+        timed_sheet(report),
+    ]
+    return [sheet for sheet in sheets if sheet.rows]
 
 
-def scores_sheet(title: str, head: list["Score"], scores: Iterable["Score"]) -> Sheet:
+def scores_sheet(title: str, head: list["Score"], scores: Iterable["Score"], notes: tuple[str, ...] = ()) -> Sheet:
     """Errors by source and metric."""
     columns = (
         Column("source"),
@@ -38,7 +44,7 @@ def scores_sheet(title: str, head: list["Score"], scores: Iterable["Score"]) -> 
         Column("worst case", optional=True),
     )
     rows = tuple(_score(score) for score in (*head, *scores))
-    return Sheet(title, columns, rows, rules=(1,) if head else ())
+    return Sheet(title, columns, rows, rules=(1,) if head else (), notes=notes)
 
 
 def _score(score: "Score") -> tuple[Cell, ...]:
@@ -59,6 +65,7 @@ def fits_sheet(title: str, group: "Group") -> Sheet:
     rows = tuple(
         row((Cell(text, "strong"), *(str(group.fits.count(outcome, verdict)) for verdict in words.VERDICTS)))  # type: ignore[arg-type]
         for outcome, text in OUTCOMES
+        if group.fits.n
     )
     notes = [f"ran, though we say it does not fit: {name}" for name in group.fits.ran_but_refused]
     notes += [f"ran out of memory, though we say it fits: {name}" for name in group.fits.oom_but_fits]
@@ -80,14 +87,38 @@ def unscored_sheet(report: "Report") -> Sheet:
     refused = (*report.own.refused, *report.stand_ins.refused)
     counts = f"{report.own.predicted} predicted, {report.stand_ins.predicted} as stand-ins, "
     counts += f"{report.unmodelled} not modelled, {len(refused)} refused"
-    notes = tuple(f"refused {name}: {why}" for name, why in refused)
-    return Sheet(f"{report.rows} rows: {counts}", columns, rows, notes=notes)
+    return Sheet(f"{report.rows} rows: {counts}", columns, rows, notes=tuple(_refusals(refused)))
+
+
+def _refusals(refused: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """One line for each reason, with its cases where they are few."""
+    groups: dict[str, list[str]] = {}
+    for name, why in refused:
+        groups.setdefault(why, []).append(name)
+    for why, names in groups.items():
+        yield f"refused {', '.join(names) if len(names) <= FEW else len(names)}: {why}"
+
+
+def timed_sheet(report: "Report") -> Sheet:
+    """Rows that tell a time."""
+    columns = (
+        Column("source"),
+        Column("metric"),
+        Column("rows", numeric=True),
+        Column("of what", wraps=True, optional=True),
+    )
+    rows = tuple(
+        row((Cell(item.source, "strong"), item.metric, str(item.n), "; ".join(item.scopes))) for item in report.timed
+    )
+    return Sheet("Times: kept for the time model, not yet predicted", columns, rows)
 
 
 def report_document(report: "Report") -> dict[str, object]:
     """The same for scripts; errors are ratios."""
     return {
         "schema": 2,
+        "evidence": report.evidence,
+        "notes": list(report.notes),
         "rows": report.rows,
         "unmodelled": report.unmodelled,
         "headline": None if report.headline is None else _score_document(report.headline),
@@ -96,6 +127,10 @@ def report_document(report: "Report") -> dict[str, object]:
         "unscored": [
             {"reason": item.reason, "detail": item.detail, "n": item.n, "sources": list(item.sources)}
             for item in report.unscored
+        ],
+        "timed": [
+            {"source": item.source, "metric": item.metric, "n": item.n, "scopes": list(item.scopes)}
+            for item in report.timed
         ],
     }
 

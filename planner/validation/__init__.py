@@ -5,13 +5,16 @@ here is fitted: a report says how far predictions lie from what was printed, by 
 and counts what we do not model instead of leaving it out.
 """
 
-from planner.validation.anchors import AnchorFile, Case, Published, Source, Unmodelled, load_anchors
-from planner.validation.report import Check, Group, Judged, Report, Score, Table, Unscored, validate
+from planner.validation.anchors import AnchorFile, Case, Device, Published, Source, Timed, Unmodelled, load_anchors
+from planner.validation.checks import Check, Judged
+from planner.validation.report import Group, Report, validate, validate_traced
+from planner.validation.summary import Score, Table, TimedRows, Unscored
 
 __all__ = [
     "AnchorFile",
     "Case",
     "Check",
+    "Device",
     "Group",
     "Judged",
     "Published",
@@ -19,8 +22,11 @@ __all__ = [
     "Score",
     "Source",
     "Table",
+    "Timed",
+    "TimedRows",
     "Unmodelled",
     "Unscored",
     "load_anchors",
     "validate",
+    "validate_traced",
 ]
