@@ -101,7 +101,7 @@ def _difference(predicted: int | None, measured: int | None) -> Cell:
         return Cell("–")
     ratio = predicted / measured - 1
     tone: Tone = "good" if abs(ratio) <= CLOSE else "warn"
-    return Cell(f"{ratio:+.2%}", tone)
+    return Cell(f"{round(ratio, 4) + 0.0:+.2%}", tone)  # never "-0.00%"
 
 
 def records_document(records: Iterable["Record"], place: str) -> dict[str, object]:
