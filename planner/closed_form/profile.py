@@ -189,6 +189,7 @@ def recipe_of(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Recipe:
         repeats_kv=stack.repeats_kv if key.attention == "sdpa" else model.model_type in stack.flash_repeats_kv,
         fused_experts=stack.fused_experts,
         stored_bytes=2 if key.mixed_shards else storage.outer_bytes,
+        keeps_4bit_input=stack.keeps_4bit_input,
     )
     widest = max(block_tape(block, model.hidden_size, recipe).result.e for block in model.blocks)
     return recipe._replace(stream_bytes=max(recipe.stream_bytes, widest))

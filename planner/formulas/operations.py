@@ -45,6 +45,8 @@ class Recipe(NamedTuple):
     fused_experts: bool
     stored_bytes: int
     """Of matrices and stacked experts that are not quantised, where others are: PEFT's preparation makes them fp32."""
+    keeps_4bit_input: bool = False
+    """The product with a 4-bit matrix keeps its input, which its backward has no use for."""
 
     @property
     def matrix_bytes(self) -> int:
@@ -189,14 +191,25 @@ class Recorder:
     def _four_bit(self, x: Tensor, linear: Linear) -> Tensor:
         """The weight is dequantised for the product, in forward and again in backward. Saves the packed weight only.
 
-        The output takes the input's dtype. Source: bitsandbytes 0.50 nn/modules.py, autograd/_functions.py MatMul4Bit.
+        The output takes the input's dtype. Older versions hang the input on ``ctx.tensors``, too. Source: bitsandbytes
+        0.50 nn/modules.py, autograd/_functions.py MatMul4Bit.
         """
         inner = self.cast(x, self.recipe.compute_bytes, f"{linear.name} input")
         scales = linear.weight_params // 64 * 4 if self.recipe.double_quant else 0
         scratch = Size(fixed=linear.weight_params * self.recipe.compute_bytes + scales)
         out = self.tensor(f"{linear.name} output", linear.d_out, inner.e, grad=x.grad)
+        kept = (inner,) if self.recipe.keeps_4bit_input and inner.grad else ()
         made = self.tape.add(
-            Op(linear.name, (inner,), out, reloads=True, scratch_forward=scratch, scratch_backward=scratch)
+            Op(
+                linear.name,
+                (inner,),
+                out,
+                saved=kept,
+                attached=kept,
+                reloads=True,
+                scratch_forward=scratch,
+                scratch_backward=scratch,
+            )
         )
         return self.cast(made, x.e, f"{linear.name} output")
 

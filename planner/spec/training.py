@@ -163,6 +163,8 @@ class Behaviour:
     """1: embedding, head and final norm stay gathered through the step, one layer is gathered at a time."""
     chunks_upcast_head: bool = False
     """TRL's chunked head makes an fp32 copy of the head's weight."""
+    keeps_4bit_input: bool = False
+    """bitsandbytes' product with a 4-bit matrix keeps its input."""
 
     def __hash__(self) -> int:
         return hash((self.name, frozenset(self.versions.items())))

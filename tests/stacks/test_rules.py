@@ -62,6 +62,8 @@ BOUNDARIES = [
     ("trl,trl={}", "1.6.0", "1.7.0", "loss", "full", "chunked"),
     ("trl,trl={}", "1.14.2", "1.15.0", "loss", "chunked", "fused"),
     ("trl,trl={}", "1.12.0", "1.13.0", "chunks_upcast_head", True, False),
+    # bitsandbytes hung the input of every 4-bit product on its node
+    ("hf,bitsandbytes={}", "0.43.1", "0.43.2", "keeps_4bit_input", True, False),
     # trl sets use_reentrant itself, whatever transformers does
     ("trl,transformers=4.57.6,trl={}", "0.26.2", "0.27.0", "reentrant_checkpoint", True, False),
 ]  # fmt: skip
