@@ -1,16 +1,18 @@
 """The anchors keep to their schema and add up; predictions lie as near to them as the project promises."""
 
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from planner.cli import main
 from planner.closed_form import estimate
 from planner.errors import BrokenInput, UnknownName
 from planner.result import Estimate
 from planner.spec import Scenario
-from planner.validation import AnchorFile, Case, Published, Report, load_anchors, validate
+from planner.validation import AnchorFile, Case, Published, Report, load_anchors, validate, validate_traced
 from planner.validation.anchors import anchors_dir
 from planner.validation.checks import signed_error
 from planner.validation.schema import REASONS
@@ -215,6 +217,103 @@ def test_rows_that_tell_a_time_alone_are_counted_and_not_predicted(report: Repor
 def test_an_error_counts_from_the_nearer_end_of_the_band(predicted: int, error: float) -> None:
     # a GB that may be 10**9 or 2**30 bytes: [100, 107]
     assert signed_error(predicted, Published("device", 100, 107)) == pytest.approx(error)
+
+
+# ---------------------------------------------------------------- traced
+
+
+TRACEABLE = """
+[source]
+title = "x"
+repository = "https://x"
+file = "x"
+date = "x"
+[common]
+gpu = "a100-80gb"
+stack = "trl,transformers=4.48.1,torch=2.4.1,peft=0.13.2"
+[common.settings]
+seq_len = 128
+micro_batch_size = 2
+gradient_checkpointing = true
+attention = "sdpa"
+loss = "full"
+[[case]]
+id = "small"
+model = "smollm2-135m"
+method = "full"
+gpus = 1
+outcome = "ran"
+measured = [{ metric = "allocated", value = 1, unit = "GiB" }]
+confidence = "A"
+[[case]]
+id = "two cards"
+model = "smollm2-135m"
+method = "full"
+gpus = 2
+outcome = "ran"
+confidence = "A"
+[[case]]
+id = "experts"
+model = "mixtral-8x7b"
+method = "qlora"
+gpus = 1
+outcome = "ran"
+confidence = "A"
+"""
+
+
+@pytest.mark.torch
+@pytest.mark.filterwarnings("ignore")
+def test_published_runs_are_traced_with_what_is_installed(tmp_path: Path) -> None:
+    (tmp_path / "one.toml").write_text(TRACEABLE, encoding="utf-8")
+    told: list[str] = []
+
+    report = validate_traced(tmp_path, tell=lambda done, text: told.append(f"{done:.2f} {text}"))
+    closed = validate(tmp_path)
+
+    (check,) = report.own.checks
+    assert report.evidence == "traced"
+    assert check.case.id == "small"
+    assert check.predicted_bytes == pytest.approx(closed.own.checks[0].predicted_bytes, rel=0.1)
+    assert check.predicted_bytes != closed.own.checks[0].predicted_bytes
+    assert dict(report.own.refused) == {
+        "two cards": "several GPUs: published runs are traced on one only",
+        "experts": "the installed transformers keeps experts whole, and this run quantised them",
+    }
+    assert told == ["0.00 1 of 3: smollm2-135m", "0.33 2 of 3: smollm2-135m", "0.67 3 of 3: mixtral-8x7b"]
+    assert "1 of 1 runs are approximated" in report.notes[1]
+
+
+# ---------------------------------------------------------------- the command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--source", "litgpt"], "unknown source 'litgpt'"),
+        (["--evidence", "measured"], "--evidence 'measured' is not closed-form or traced"),
+        (["--against", "traced", "--source", "fms-a100"], "--source belongs to published measurements"),
+        (["--against", "traced", "--evidence", "traced"], "--evidence belongs to published measurements"),
+    ],
+)
+def test_the_command_refuses_what_has_no_meaning(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["validate", *arguments]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_the_command_shows_one_source(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", "--source", "litgpt-tables", "--source", "mezo-time", "--format", "json"]) == 0
+
+    found = json.loads(capsys.readouterr().out)
+
+    assert found["own"]["predicted"] == 0
+    assert [score["source"] for score in found["stand_ins"]["scores"]] == ["litgpt-tables"]
+    assert [(item["source"], item["metric"]) for item in found["timed"]] == [
+        ("litgpt-tables", "seconds"),
+        ("mezo-time", "seconds"),
+    ]
 
 
 # ---------------------------------------------------------------- the report

@@ -24,7 +24,7 @@ def main(values: Values) -> int:
     format_name = check_format(values["format"])
     against = values["against"] or PUBLISHED
     if against == TRACED:
-        _refuse(values, OF_PUBLISHED, PUBLISHED)
+        _refuse(values, OF_PUBLISHED, f"published measurements: leave out --against {TRACED}")
         agreement = _against_traced(values)
         show(format_name, lambda: agreement_sheets(agreement), lambda: agreement_document(agreement))
     elif against == PUBLISHED:
@@ -36,7 +36,7 @@ def main(values: Values) -> int:
 
 
 def _published(values: Values) -> Report:
-    _refuse(values, OF_TRACED, TRACED)
+    _refuse(values, OF_TRACED, f"traces: write plan validate --against {TRACED}")
     sources, evidence = values["source"] or (), values["evidence"] or CLOSED_FORM
     if evidence == TRACED:
         with Progress() as progress:
@@ -46,10 +46,10 @@ def _published(values: Values) -> Report:
     return validate(sources=sources)
 
 
-def _refuse(values: Values, names: tuple[str, ...], reference: str) -> None:
+def _refuse(values: Values, names: tuple[str, ...], where: str) -> None:
     for name in names:
         if values[name]:
-            raise UsageError(f"--{name} belongs to --against {reference}: plan validate --against {reference} --{name}")
+            raise UsageError(f"--{name} belongs to {where}")
 
 
 def _against_traced(values: Values) -> Agreement:

@@ -37,7 +37,7 @@ def scores_sheet(title: str, head: list["Score"], scores: Iterable["Score"], not
         Column("GPUs"),
         Column("n", numeric=True),
         Column("median", numeric=True),
-        Column("p95", numeric=True),
+        Column("p95", numeric=True, optional=True),
         Column("over", numeric=True),
         Column("under", numeric=True),
         Column("covered", numeric=True, optional=True),
@@ -116,7 +116,7 @@ def timed_sheet(report: "Report") -> Sheet:
 def report_document(report: "Report") -> dict[str, object]:
     """The same for scripts; errors are ratios."""
     return {
-        "schema": 2,
+        "schema": 1,
         "evidence": report.evidence,
         "notes": list(report.notes),
         "rows": report.rows,
