@@ -31,6 +31,7 @@ from planner.validation.checks import NEARLY_FULL, scenario_of
 from planner.validation.grid import grid
 from planner.validation.residuals import table_of
 from planner.validation.traced import read_traced, stored_grid
+from planner.why import changes, clues
 
 STACKS = Path(__file__).resolve().parents[1] / "planner" / "stacks"
 
@@ -231,6 +232,15 @@ def spare() -> str:
     return "\n\n".join([table(("loss", "kernels", "n", "range", "median", "used"), rows, right=[2, 4, 5]), note])
 
 
+# ---------------------------------------------------------------- why
+
+
+def why_codes() -> str:
+    """Every clue and every change of ``plan why``."""
+    rows = [(code, escape(text)) for code, text in sorted({**clues.CODES, **changes.CODES}.items())]
+    return table(("code", "what it says"), rows)
+
+
 SECTIONS: Mapping[str, Section] = {
     "accuracy": accuracy,
     "catalogue": catalogue,
@@ -240,5 +250,6 @@ SECTIONS: Mapping[str, Section] = {
     "schema": schema,
     "spare": spare,
     "stacks": stacks,
+    "why_codes": why_codes,
     **validated.SECTIONS,
 }

@@ -121,14 +121,19 @@ def conclusion(found: "Diagnosis") -> str:
 def _gap(found: "Diagnosis") -> str:
     gap = found.gap_bytes or 0
     amount = f"{format_bytes(abs(gap))} {'more' if gap > 0 else 'less'} than predicted"
-    if any(one.explains and not one.solved for one in found.differences):
-        return f"It is {amount}, which one difference explains."
+    able = sum(one.explains and not one.solved for one in found.differences)
+    first = next((one for one in found.differences if one.matched), None)
+    told = f" The request itself speaks for {first.codes[0]}." if first else ""
+    if able:
+        return (
+            f"It is {amount}, which {'one difference' if able == 1 else f'each of {able} differences'} explains.{told}"
+        )
     if found.pairs:
-        return f"It is {amount}, which no single difference explains, and two at once do."
+        return f"It is {amount}, which no single difference explains, and two at once do.{told}"
     solved = next((one for one in found.differences if one.explains), None)
     if solved is not None:
-        return f"It is {amount}: of single settings only this explains it: {solved.text}."
-    return f"It is {amount}, and nothing that is known here explains it, alone or in pairs."
+        return f"It is {amount}: of single settings only this explains it: {solved.text}.{told}"
+    return f"It is {amount}, and nothing that is known here explains it, alone or in pairs.{told}"
 
 
 # ---------------------------------------------------------------- differences

@@ -351,6 +351,20 @@ CHANGES: tuple[Change, ...] = (
         settings={"quant_storage": "uint8"},
         holds=lambda train: train.quantized and train.sharding in ("fsdp", "zero3") and train.quant_storage != "uint8",
     ),
+    Change(
+        code="WHY138",
+        words="an evaluation ran as well, and kept the logits of its batches",
+        usual=3,
+        settings={"moments": "evaluation"},
+        holds=lambda train: "evaluation" not in train.moments,
+    ),
+    Change(
+        code="WHY139",
+        words="evaluation kept no logits: prediction_loss_only, or no metrics",
+        usual=4,
+        settings={"eval_logits": False},
+        holds=lambda train: "evaluation" in train.moments and train.eval_logits,
+    ),
 )
 """Every single change, in order of code."""
 
@@ -376,8 +390,9 @@ STACK_SETTINGS = ("autocast", "loss", "adapter_dtype", "optimizer")
 CODES: Mapping[str, str] = MappingProxyType(
     {
         **{change.code: change.words for change in (*CHANGES, UPCAST, *STACKS, OLDER_LIBRARIES)},
-        **{code: words.format("another number of") if "{}" in words else words for _, code, words in LARGER},
-        LONGER.code: LONGER.words.format("another number of"),
+        "WHY145": "batches were of more or fewer sequences",
+        "WHY146": "the rank was higher or lower",
+        LONGER.code: "sequences were longer or shorter; the length is chosen to meet what was observed",
     }
 )
 """What each code says."""

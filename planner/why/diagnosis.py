@@ -57,9 +57,7 @@ def diagnose(
     observed: Observation | None = None,
 ) -> Diagnosis:
     """Hold an observation, or a message's, against the plan for ``request``, which names one method."""
-    question, notes = understand(as_installed(_with_moment(request, place)))
-    method = _one_method(question)
-    scenario = scenario_of(question, method)
+    question, scenario, notes = _planned(request, place)
     estimate = estimator_for(request.evidence)(scenario)
     candidate = Candidate(scenario=scenario, estimate=estimate, verdict=judge(estimate, question.cluster))
     seen = _observation(failure, place, estimate) or observed
@@ -73,6 +71,20 @@ def diagnose(
         command=command(question.request),
     )
     return found if seen is None else _compared(found, question, seen)
+
+
+def _planned(request: Request, place: Place | None) -> tuple[Ask, Scenario, tuple[str, ...]]:
+    """The question, its one scenario and notes; with the moment in which the run failed where that can be planned."""
+    asked = _with_moment(request, place)
+    question, notes = understand(as_installed(asked))
+    method = _one_method(question)
+    try:
+        return question, scenario_of(question, method), notes
+    except UnsupportedScenario as error:
+        if asked is request:
+            raise
+        question, notes = understand(as_installed(request))
+        return question, scenario_of(question, method), (*notes, f"the step is compared alone: {error}")
 
 
 def _with_moment(request: Request, place: Place | None) -> Request:

@@ -70,6 +70,7 @@ def segment(count: int, sizes: Constants) -> int:
 def known(scenario: Scenario) -> Iterator[Known]:
     """Every tensor that has a name here, those that fail most often first."""
     yield from batch_tensors(scenario, 1)
+    yield from _evaluated(scenario)
     yield from _outputs(scenario)
     yield from _weights(scenario)
 
@@ -86,6 +87,20 @@ def batch_tensors(scenario: Scenario, times: int) -> Iterator[Known]:
         for e, word in WORDS.items():
             name, count = f"{word} attention scores of one layer", b * heads * s * s * e
             yield Known(name, _product(b, heads, s, s, e), count, times, eager)
+
+
+def _evaluated(scenario: Scenario) -> Iterator[Known]:
+    """Logits of evaluation batches, as they are made and as they are joined, batch after batch."""
+    train, vocabulary = scenario.train, scenario.model.vocab_size
+    b, s = train.eval_batch_size, train.seq_len
+    asked = "" if "evaluation" in train.moments else "--moments evaluation"
+    for batches in range(1, -(-train.eval_samples // b) + 1):
+        for e, word in WORDS.items():
+            plural = "an evaluation batch" if batches == 1 else f"{batches} evaluation batches"
+            rows = min(batches * b, train.eval_samples)
+            yield Known(
+                f"{word} logits of {plural}", _product(rows, s, vocabulary, e), rows * s * vocabulary * e, 1, asked
+            )
 
 
 def _outputs(scenario: Scenario) -> Iterator[Known]:

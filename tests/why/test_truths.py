@@ -3,7 +3,7 @@
 Six models, three methods, every change that moves the prediction by 2 % or more. The rates are stated, and held.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import pytest
@@ -12,7 +12,7 @@ from planner.closed_form import estimate
 from planner.errors import PlannerError
 from planner.recommend.candidates import scenario as scenario_of
 from planner.recommend.names import understand
-from planner.recommend.request import Request
+from planner.recommend.request import Request, Setting
 from planner.result import Estimate
 from planner.spec import METHODS, Method
 from planner.units import GIB
@@ -21,7 +21,10 @@ from planner.why.changes import variants
 from planner.why.diagnosis import level
 
 MODELS = ("llama-3.1-8b", "qwen3-4b", "mistral-7b-v0.3", "gemma-2-9b", "phi-4", "olmoe-1b-7b")
-SETTINGS = ({}, {"loss": "full", "attention": "eager", "seq_len": 1024, "optimizer": "adamw_8bit"})
+SETTINGS: tuple[Mapping[str, Setting], ...] = (
+    {},
+    {"loss": "full", "attention": "eager", "seq_len": 1024, "optimizer": "adamw_8bit"},
+)
 MOVES = 0.02
 """Smaller changes cannot be told from the estimator's own error."""
 
@@ -83,9 +86,10 @@ def test_observed_bytes_name_the_change(half: int) -> None:
 
 
 MESSAGE = (
-    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate {asked:.2f} MiB. GPU 0 has a total capacity of 79.10 "
-    "GiB of which 102.00 MiB is free. Including non-PyTorch memory, this process has 79.00 GiB memory in use. Of the "
-    "allocated memory {allocated:.2f} GiB is allocated by PyTorch, and 300.00 MiB is reserved by PyTorch but unallocated."
+    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate {asked:.2f} MiB. GPU 0 has a total capacity of "
+    "79.10 GiB of which 102.00 MiB is free. Including non-PyTorch memory, this process has 79.00 GiB memory in use. Of "
+    "the allocated memory {allocated:.2f} GiB is allocated by PyTorch, and 300.00 MiB is reserved by PyTorch but "
+    "unallocated."
 )
 
 
