@@ -51,9 +51,12 @@ def materialise(model: Any, place: Place) -> None:  # an nn.Module
 
 
 def _moved(tensor: torch.Tensor, place: Place) -> torch.Tensor:
+    """The same at ``place``: a buffer that has values keeps them, since some are indices; weights have none yet."""
     fresh = place.empty(tensor.shape, tensor.dtype)
-    if place.real and fresh.is_floating_point():
-        with torch.no_grad():
+    with torch.no_grad():
+        if place.real and not tensor.is_meta:
+            fresh.copy_(tensor)
+        elif place.real and fresh.is_floating_point():
             fresh.normal_(std=STANDARD_DEVIATION)
     if isinstance(tensor, torch.nn.Parameter):
         return torch.nn.Parameter(fresh, requires_grad=tensor.requires_grad)

@@ -1,4 +1,8 @@
-"""What a child does: look at its device, trace the step, or take it; each result is reported at once."""
+"""What a child does: look at its device, trace the step, or take it; each result is reported at once.
+
+The real job comes from the builder that the trace uses, which applies accelerate's own functions where a trainer would
+hold an ``Accelerator`` (empty weights, autocast, fp32 outputs); a test takes the same steps under a real one.
+"""
 
 import time
 from collections.abc import Callable, Mapping
