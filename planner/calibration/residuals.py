@@ -30,10 +30,9 @@ class Kind(NamedTuple):
 
     def wider(self) -> Iterator["Kind"]:
         """The kind itself and all that hold it, narrowest first."""
-        yield self
-        yield self._replace(architecture="")
-        yield self._replace(architecture="", stack="")
-        yield self._replace(architecture="", stack="", cards="")
+        of_stack = self._replace(architecture="")
+        of_cards = of_stack._replace(stack="")
+        yield from dict.fromkeys((self, of_stack, of_cards, of_cards._replace(cards="")))
 
     @property
     def words(self) -> str:

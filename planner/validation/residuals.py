@@ -41,12 +41,12 @@ def measured_error(published: Published, predicted: int) -> float:
 def capacities(cases: Iterable[GridCase], traced: TracedFile) -> Iterator[Residual]:
     """How far what replays need beyond allocated bytes lies from the closed form's share for fragmentation.
 
-    Errors are relative to that share, which small models exceed and large ones do not need. Here a model is the
-    source: its cases resemble each other.
+    Errors are relative to that share, which small models exceed and large ones do not need. Stack and card matter less
+    to it than loss and checkpoints, which they do not tell: one group. A model is the source: its cases are alike.
     """
     for case in cases:
         row = traced.rows.get(case.id)
         if row is not None and row.capacity_bytes is not None:
-            kind = kind_of(case.scenario(), "closed-form", "capacity")
+            kind = kind_of(case.scenario(), "closed-form", "capacity")._replace(stack="", architecture="")
             beyond = row.capacity_bytes - row.peak_bytes
             yield Residual(kind, case.model, beyond / fragmentation(row.peak_bytes) - 1)
