@@ -5,9 +5,10 @@ from functools import cache
 
 from docs.tables import code, percent, table
 from planner.render.markdown import escape
-from planner.validation import Group, Report, Score, Table, validate
+from planner.validation import Group, Report, Score, Table, held_by_source, validate_held_out
 from planner.validation.against import Agreement, Deviation, compare
 from planner.validation.grid import grid
+from planner.validation.heldout import neighbour_scores
 from planner.validation.traced import read_traced, stored_grid
 
 # ---------------------------------------------------------------- published runs
@@ -16,7 +17,7 @@ from planner.validation.traced import read_traced, stored_grid
 @cache
 def report() -> Report:
     """What ``plan validate`` computes, once."""
-    return validate()
+    return validate_held_out()
 
 
 def ran_count(fits: Table) -> int:
@@ -50,6 +51,25 @@ def _score(score: Score) -> tuple[str, ...]:
         percent(score.worst_under, sign=True),
     )
     return code(score.source), metric, score.cards, str(score.n), *errors, code(score.worst_case)
+
+
+def validation_held() -> str:
+    """How often intervals hold what they were made without: by source, and of neighbours."""
+    rows = [
+        (code(one.source) if one.source != "all" else "**all**", one.n, one.held, percent(one.held / one.n))
+        for one in held_by_source(report().own.checks)
+    ]
+    return table(("source", "values", "held", "share"), rows, right=[1, 2, 3])
+
+
+def validation_neighbours() -> str:
+    """The same where one run of a model predicts another."""
+    rows = [
+        (one.known, one.n, percent(one.held / one.n), percent(one.median_error, 3), percent(one.corrected_error, 3))
+        for one in neighbour_scores(report().own.checks)
+    ]
+    names = ("runs of the model that are known", "n", "held", "median error", "corrected")
+    return table(names, rows, right=[1, 2, 3, 4])
 
 
 def validation_fits() -> str:
@@ -200,6 +220,8 @@ SECTIONS: Mapping[str, Callable[[], str]] = {
     "traced_refusals": traced_refusals,
     "traced_summary": traced_summary,
     "validation_fits": validation_fits,
+    "validation_held": validation_held,
+    "validation_neighbours": validation_neighbours,
     "validation_own": validation_own,
     "validation_scores": validation_scores,
     "validation_sources": validation_sources,

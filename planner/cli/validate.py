@@ -10,7 +10,7 @@ from planner.errors import EXIT_FITS, UsageError
 from planner.errors import show as shown
 from planner.render.agreed import agreement_document, agreement_sheets
 from planner.render.validated import report_document, validation_sheets
-from planner.validation import Report, validate, validate_traced
+from planner.validation import Report, validate_held_out, validate_traced
 from planner.validation.against import Agreement, compare
 from planner.validation.grid import MODELS, grid, quick_grid
 from planner.validation.traced import run_grid
@@ -43,7 +43,7 @@ def _published(values: Values) -> Report:
             return validate_traced(sources=sources, tell=progress.bar)
     if evidence != CLOSED_FORM:
         raise UsageError(f"--evidence {shown(evidence)} is not {CLOSED_FORM} or {TRACED}")
-    return validate(sources=sources)
+    return validate_held_out(sources)
 
 
 def _refuse(values: Values, names: tuple[str, ...], where: str) -> None:

@@ -3,8 +3,11 @@
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from planner.calibration import COVERAGE
 from planner.render import words
 from planner.render.sheet import Cell, Column, Sheet, row
+
+from planner.validation.heldout import held_by_source
 
 if TYPE_CHECKING:
     from planner.validation import Group, Report, Score
@@ -21,6 +24,7 @@ def validation_sheets(report: "Report") -> list[Sheet]:
     sheets = [
         scores_sheet("Predicted against published", head, own.scores, notes=report.notes),
         fits_sheet("Verdicts", own),
+        held_sheet(own),
         scores_sheet("Stand-ins: other trainers, put as the nearest question", [], others.scores),
         fits_sheet("Verdicts on stand-ins", others),
         unscored_sheet(report),
@@ -70,6 +74,17 @@ def fits_sheet(title: str, group: "Group") -> Sheet:
     notes = [f"ran, though we say it does not fit: {name}" for name in group.fits.ran_but_refused]
     notes += [f"ran out of memory, though we say it fits: {name}" for name in group.fits.oom_but_fits]
     return Sheet(title, columns, rows, notes=tuple(notes))
+
+
+def held_sheet(group: "Group") -> Sheet:
+    """How often intervals hold values of sources that they were made without."""
+    columns = (Column("source"), Column("values", numeric=True), Column("held", numeric=True), Column("", numeric=True))
+    rows = [
+        row((Cell(one.source, "strong"), str(one.n), str(one.held), f"{one.held / one.n:.0%}"))
+        for one in held_by_source(group.checks)
+    ]
+    note = f"Each source is left out of the table that its intervals come from. They are to hold {COVERAGE:.0%}."
+    return Sheet("Intervals", columns, tuple(rows), rules=(len(rows) - 1,) if rows else (), notes=(note,))
 
 
 def unscored_sheet(report: "Report") -> Sheet:

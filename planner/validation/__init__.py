@@ -7,6 +7,7 @@ and counts what we do not model instead of leaving it out.
 
 from planner.validation.anchors import AnchorFile, Case, Device, Published, Source, Timed, Unmodelled, load_anchors
 from planner.validation.checks import Check, Judged
+from planner.validation.heldout import Held, held_by_source, validate_held_out
 from planner.validation.report import Group, Report, validate, validate_traced
 from planner.validation.summary import Score, Table, TimedRows, Unscored
 
@@ -16,6 +17,7 @@ __all__ = [
     "Check",
     "Device",
     "Group",
+    "Held",
     "Judged",
     "Published",
     "Report",
@@ -26,7 +28,9 @@ __all__ = [
     "TimedRows",
     "Unmodelled",
     "Unscored",
+    "held_by_source",
     "load_anchors",
     "validate",
+    "validate_held_out",
     "validate_traced",
 ]

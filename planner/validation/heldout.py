@@ -1,6 +1,6 @@
 """Intervals judged by numbers that they have not seen: each source is left out in turn, and so is each run."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from types import MappingProxyType
 from typing import NamedTuple, cast
@@ -13,15 +13,17 @@ from planner.result import Estimate
 from planner.spec import Scenario
 from planner.validation.anchors import Case
 from planner.validation.checks import Bounds, Check, scenario_of
+from planner.validation.report import Report, validate
+from planner.validation.residuals import residuals
 
 
-def held_out(residuals: Iterable[Residual]) -> Bounds:
+def held_out(rows: Iterable[Residual]) -> Bounds:
     """Bounds of each case by the rows of all sources but its own."""
-    rows = tuple(residuals)
+    kept = tuple(rows)
 
     @cache
     def without(source: str) -> Table:
-        return fit(row for row in rows if row.source != source)
+        return fit(row for row in kept if row.source != source)
 
     def bounds(case: Case, metric: str, scenario: Scenario, answer: Estimate) -> tuple[int, int] | None:
         if metric not in METRICS:
@@ -31,6 +33,30 @@ def held_out(residuals: Iterable[Residual]) -> Bounds:
         return round(ours * (1 + errors.low)), round(ours * (1 + errors.high))
 
     return bounds
+
+
+def validate_held_out(sources: Collection[str] = ()) -> Report:
+    """``validate``, with the interval of every prediction made from the other sources alone."""
+    everything = validate()
+    return validate(sources=sources, bounds=held_out(residuals(everything.own.checks)))
+
+
+class Held(NamedTuple):
+    """How many published values of a source lie in intervals that were made without it."""
+
+    source: str
+    n: int
+    held: int
+
+
+def held_by_source(checks: Iterable[Check]) -> tuple[Held, ...]:
+    """Every source, and last all of them; numbers that only bound a prediction do not count."""
+    counted: dict[str, list[bool]] = {}
+    for check in checks:
+        if check.covered is not None and check.kind == "value":
+            counted.setdefault(check.case.source.id, []).append(check.covered)
+    rows = [Held(source, len(found), sum(found)) for source, found in sorted(counted.items())]
+    return (*rows, Held("all", sum(row.n for row in rows), sum(row.held for row in rows))) if rows else ()
 
 
 class NeighbourScore(NamedTuple):
