@@ -31,7 +31,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"closed_form", "build", "trace", "measure", "throughput", "cost", "datasets", "calibration"}),
     frozenset({"estimators"}),
     frozenset({"recommend"}),
-    frozenset({"planning", "tracing", "validation", "why"}),
+    frozenset({"planning", "tracing", "validation", "why", "doctor"}),
     frozenset({"configs", "jobs", "render"}),
     frozenset({"cli", "__main__", "__init__"}),
 )

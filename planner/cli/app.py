@@ -54,6 +54,10 @@ TRACE = (
     Option("device", "integer", "replay: which device, of a snapshot of several", metavar="N"),
 )
 
+NEEDS = Option(
+    "needs", "list", "exit with 4 unless this can run: local, gpu, traced, measure, hub, pictures", metavar="NAME"
+)
+
 WONDERED = (
     Option(
         "text", "argument", "the out-of-memory message; without one, --message or standard input", metavar="[MESSAGE]"
@@ -102,6 +106,7 @@ COMMANDS = (
     ),
     Subcommand("trace", "Run the real step on fake tensors: bytes of every owner at every moment.", (*REQUEST, *TRACE)),
     Subcommand("measure", "Take a few real steps on the device that is here, beside their prediction.", MEASURED),
+    Subcommand("doctor", "Examine what is here: libraries, cards, environment, and what can run.", (NEEDS, FORMAT)),
     Subcommand(
         "why",
         "Explain an out-of-memory message, or bytes that differ from the plan: what may have been different.",

@@ -64,7 +64,7 @@ def read(ask: Ask) -> Machine:
     )
 
 
-INSTALL = "pip install 'finetune-planner[local]'"
+INSTALL = 'pip install "finetune-planner[local]"'
 
 
 def _table(text: str, width: int) -> list[list[str]]:

@@ -212,7 +212,7 @@ def test_a_driver_that_does_not_answer_is_no_processor(monkeypatch: pytest.Monke
 
     with pytest.raises(UnsupportedScenario, match="Driver/library version mismatch"):
         seen(FakeNvml(mute="Driver/library version mismatch"), None, {})
-    with pytest.raises(UnsupportedScenario, match=r"pip install 'finetune-planner\[local\]'"):
+    with pytest.raises(UnsupportedScenario, match=r'pip install "finetune-planner\[local\]"'):
         seen(None, None, {})
 
 
