@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from types import MappingProxyType
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from planner.calibration import METRICS, STATED, Calibration, Metric, Query, Residual, Run, Runs, Table, fit
 from planner.calibration.own import own_spread, query_of
@@ -28,8 +28,8 @@ def held_out(rows: Iterable[Residual]) -> Bounds:
     def bounds(case: Case, metric: str, scenario: Scenario, answer: Estimate) -> tuple[int, int] | None:
         if metric not in METRICS:
             return None
-        errors = Calibration(without(case.source.id)).errors(answer, scenario, cast("Metric", metric))
-        ours = predicted(answer, cast("Metric", metric))
+        errors = Calibration(without(case.source.id)).errors(answer, scenario, metric)
+        ours = predicted(answer, metric)
         return round(ours * (1 + errors.low)), round(ours * (1 + errors.high))
 
     return bounds

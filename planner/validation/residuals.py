@@ -7,7 +7,6 @@ from planner.calibration import METRICS, Metric, Residual, Table, fit, kind_of
 from planner.formulas.overhead import fragmentation
 from planner.validation.anchors import Published
 from planner.validation.checks import Check, scenario_of
-from planner.validation.checks import Check, scenario_of
 from planner.validation.grid import GridCase
 from planner.validation.traced import TracedFile
 
