@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from planner.families import model_from_config
-from planner.measure import Device, Measurement, PhasePeak, Prediction, StepPeaks
+from planner.measure import Device, Measurement, PhasePeak, Prediction, StepPeaks, child
 from planner.measure.here import card_of_device, cpu_here
+from planner.measure.task import Task
 from planner.result import Memory, Phase
 from planner.spec import Cluster, Scenario
 from planner.stacks import resolve
+from tests.measure.forked import Forked, starter
 
 TINY: Mapping[str, object] = MappingProxyType(
     {
@@ -75,3 +77,23 @@ def measured(scenario: Scenario) -> Callable[..., Measurement]:
         return Measurement(**{**facts, **changes})
 
     return make
+
+
+Start = Callable[..., list[Forked]]
+"""Lets children be forked; its arguments are those of ``starter``, its result the processes that will be started."""
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Start:
+    """Real children that start in a moment; the first one waits until the libraries are loaded."""
+    for name, value in {**child.QUIET, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}.items():
+        monkeypatch.setenv(name, value)
+
+    def use(*arguments: Any) -> list[Forked]:
+        monkeypatch.setattr(child, "_start", starter([]))
+        child.run_child(Task(kind="look"), timeout=300, tell=lambda _line: None)
+        started: list[Forked] = []
+        monkeypatch.setattr(child, "_start", starter(started, *arguments))
+        return started
+
+    return use

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from planner.errors import UnsupportedScenario
+from planner.local import processor
 from planner.measure import Measurement, PhasePeak, Prediction, StepPeaks, compare, room
 from planner.measure.task import Task, read_task, write_task
 from planner.measure.values import peak_comparison
@@ -75,14 +76,14 @@ def test_what_does_not_fit_is_refused_before_it_swaps(monkeypatch: pytest.Monkey
 
 
 def test_room_is_known_where_the_system_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(room, "MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(room, "CGROUP", tmp_path)
+    monkeypatch.setattr(processor, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(processor, "CGROUP", tmp_path)
     (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:   2048 kB\n", encoding="ascii")
-    assert room.available_bytes() == 2 * 2**20
+    assert processor.available_bytes() == 2 * 2**20
 
     (tmp_path / "memory.max").write_text("1048576\n", encoding="ascii")
     (tmp_path / "memory.current").write_text("524288\n", encoding="ascii")
-    assert room.available_bytes() == 2**19
+    assert processor.available_bytes() == 2**19
 
     (tmp_path / "memory.max").write_text("max\n", encoding="ascii")
-    assert room.available_bytes() == 2 * 2**20
+    assert processor.available_bytes() == 2 * 2**20
