@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from planner.build.installed import with_installed
@@ -97,7 +98,7 @@ def plan_cases(
     for case in cases:
         try:
             scenario = scenario_of(case, card)
-            if reason := _missing(scenario):
+            if reason := _missing(scenario, device):
                 skipped.append(Skipped(case, reason))
                 continue
             one = _planned(case, scenario, device, versions, snapshots)
@@ -110,8 +111,10 @@ def plan_cases(
     return tuple(planned), tuple(skipped)
 
 
-def _missing(scenario: Scenario) -> str:
+def _missing(scenario: Scenario, device: Device) -> str:
     """Which library a case lacks, or which version it has; other cases may do without."""
+    if device.kind == "cuda" and scenario.train.attention == "flash" and find_spec("flash_attn") is None:
+        return 'this needs flash-attn, which is not installed: write attention = "sdpa"'
     try:
         check_libraries(scenario, exact=False)
     except PlannerError as error:
@@ -160,14 +163,15 @@ START_SECONDS = 25.0
 """Two children that load torch and the libraries, one to predict and one to measure."""
 LOADED_BYTES_PER_SECOND = 3e9
 FLOPS_PER_SECOND = 5e13
-RUNS_OF_A_SEARCH = 6
+RUNS_OF_A_SEARCH = 4
+"""Its runs take one child each, and its traces are few."""
 RUNS_OF_AUTO = 3
 
 
 def work_seconds(case: Case, scenario: Scenario) -> float:
     """A guess of a case's time, good for comparing it with others: how fast this device is shows when some have run."""
     try:
-        found = estimate(scenario)
+        found = estimate(shortened(scenario, case.layers) if isinstance(case.layers, int) else scenario)
     except UnsupportedScenario:
         return START_SECONDS
     train, parameters = scenario.train, found.parameters
