@@ -208,10 +208,13 @@ def _empty(shapes: Any, place: Place) -> Any:
     return None if shapes is None else place.empty(*shapes)
 
 
-class _Array(np.ndarray):
-    """An array that keeps the tensor whose memory it has."""
+class _Memory:
+    """What an array of numbers without values lies in: it keeps the tensor whose memory a real one would share."""
 
-    tensor: Any
+    def __init__(self, tensor: Any) -> None:
+        self.tensor = tensor
+        self._numbers = np.zeros((1, 1))
+        self.__array_interface__ = self._numbers.__array_interface__
 
 
 def _numbers(place: Place) -> AbstractContextManager[Any]:
@@ -222,8 +225,6 @@ def _numbers(place: Place) -> AbstractContextManager[Any]:
     def numpify(tensors: Any) -> Any:
         if isinstance(tensors, list | tuple):
             return type(tensors)(numpify(one) for one in tensors)
-        array = np.zeros((1, 1)).view(_Array)
-        array.tensor = to_host(tensors, place)
-        return array
+        return np.asarray(_Memory(to_host(tensors, place)))
 
     return patch.object(trainer_pt_utils, "nested_numpify", numpify)

@@ -6,12 +6,13 @@ from planner.closed_form.backward import backward_phase
 from planner.closed_form.forward import forward_phase
 from planner.closed_form.load import load_phase
 from planner.closed_form.loss import loss_phase
+from planner.closed_form.moments import moment_phases, unused
 from planner.closed_form.optimizer_step import optimizer_phase
 from planner.closed_form.step import Step, prepare
 from planner.errors import UnsupportedScenario
 from planner.formulas.overhead import NCCL, fragmentation, spare_bytes
 from planner.peft_config import beyond_plain_lora
-from planner.result import PHASES, Estimate, Memory, Peak, Phase
+from planner.result import Estimate, Memory, Peak, Phase
 from planner.spec import Scenario
 
 
@@ -28,6 +29,7 @@ def estimate(scenario: Scenario) -> Estimate:
         "loss": loss_phase(step),
         "backward": backward_phase(step),
         "optimizer_step": optimizer_phase(step),
+        **moment_phases(step),
     }
     return Estimate("closed-form", step.profile.inventory.parameters, MappingProxyType(phases), _peak(step, phases))
 
@@ -41,12 +43,14 @@ def _refuse(scenario: Scenario) -> None:
 
 
 def _peak(step: Step, phases: dict[Phase, Memory]) -> Peak:
-    name = max(PHASES, key=lambda phase: phases[phase].total)
+    name = max(phases, key=lambda phase: phases[phase].total)
     memory = phases[name]
     cluster = step.scenario.cluster
     varying = memory.activations + memory.logits + memory.temporaries
     spare = spare_bytes(step.scenario.train.loss, step.scenario.train.kernels, varying, cluster.world_size)
     unusable = fragmentation(memory.total)
+    beside, squeezed = unused(step, name)
+    spare, unusable = max(spare, beside), unusable + squeezed
     if cluster.gpu.is_cpu:  # nothing is cached
         spare = unusable = 0
     reserved = memory.total + max(spare, unusable)
