@@ -10,12 +10,13 @@ from planner.catalog import load_model
 from planner.closed_form import estimate
 from planner.errors import BrokenInput, PlannerError, UnsupportedScenario, UsageError
 from planner.formulas.flops import linear_flops
+from planner.local.processor import available_bytes
 from planner.measure.here import check_cap, check_libraries, check_measurable, check_snapshot
 from planner.measure.ledger import ANY, key_of
 from planner.measure.limit import limit_record, search_limit, usable_bytes
 from planner.measure.matrix import Case
 from planner.measure.recording import closed_form, record_of
-from planner.measure.room import PROCESS_BYTES, available_bytes, check_room
+from planner.measure.room import PROCESS_BYTES, check_room
 from planner.measure.run import measure, predict
 from planner.measure.search import Dimension
 from planner.measure.series import Planned, Skipped

@@ -1,7 +1,5 @@
 """The machine that this runs on, without torch: its processor as a device, and devices as cards of ours."""
 
-import os
-import platform
 import shutil
 import sys
 from collections.abc import Iterable
@@ -11,7 +9,8 @@ from types import MappingProxyType
 
 from planner.build.installed import check_versions, needed, require
 from planner.errors import UnsupportedScenario, UsageError, show
-from planner.local.card import LOCAL, profile_of
+from planner.local.card import LOCAL, cpu_card, profile_of
+from planner.local.processor import processor_name, total_bytes
 from planner.measure.task import Device
 from planner.spec import Gpu, Scenario
 from planner.units import format_bytes
@@ -22,8 +21,6 @@ DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 LIBRARIES = ("torch", "transformers", "accelerate", "peft")
 """What every job is built with."""
 
-PROCESSORS = Path("/proc/cpuinfo")
-
 
 def may_have_gpu() -> bool:
     """Whether a driver is there; asked without loading it."""
@@ -32,24 +29,14 @@ def may_have_gpu() -> bool:
 
 def cpu_here() -> Device:
     """The processor of this machine and its memory."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
-    return Device("cpu", _processor_name(), memory)
-
-
-def _processor_name() -> str:
-    try:
-        for line in PROCESSORS.read_text(encoding="utf-8", errors="replace").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine() or "CPU"
+    return Device("cpu", processor_name(), total_bytes())
 
 
 def card_of_device(device: Device, gpus: Iterable[Gpu] = ()) -> Gpu:
     """A card for scenarios that name none: the profile among ``gpus`` that this is, else what torch says of it."""
-    profile = profile_of(device.name, device.total_bytes, gpus) if device.kind == "cuda" else None
+    if device.kind == "cpu":
+        return cpu_card(device.name, device.total_bytes)
+    profile = profile_of(device.name, device.total_bytes, gpus)
     if profile is not None:
         return replace(
             profile,
@@ -73,7 +60,7 @@ def card_of_device(device: Device, gpus: Iterable[Gpu] = ()) -> Gpu:
         compute_capability=device.capability,
         pcie_bytes_per_s=None,
         nvlink_bytes_per_s=None,
-        supports_bf16=device.kind == "cpu" or (device.capability or (0, 0)) >= (8, 0),
+        supports_bf16=(device.capability or (0, 0)) >= (8, 0),
         supports_flash=(device.capability or (0, 0)) >= (8, 0),
         sm_count=device.multiprocessors,
     )

@@ -1,48 +1,13 @@
 """How much memory this machine has left, so that a model too large for it is refused before the machine swaps."""
 
-import os
-from pathlib import Path
-
 from planner.closed_form import estimate
 from planner.errors import UnsupportedScenario
+from planner.local.processor import available_bytes
 from planner.spec import Scenario
 from planner.units import MIB, format_bytes
 
 PROCESS_BYTES = 900 * MIB
 """A process that has loaded torch, transformers, peft and trl, before any model: 0.6 to 0.8 GiB are resident."""
-
-CGROUP = Path("/sys/fs/cgroup")
-MEMINFO = Path("/proc/meminfo")
-
-
-def available_bytes() -> int | None:
-    """Memory that can be taken without swapping, by the system and by this container; ``None`` where nobody says."""
-    known = [count for count in (_system_bytes(), _container_bytes()) if count is not None]
-    return min(known, default=None)
-
-
-def _system_bytes() -> int | None:
-    try:
-        for line in MEMINFO.read_text(encoding="ascii").splitlines():
-            name, _, rest = line.partition(":")
-            if name == "MemAvailable":
-                return int(rest.split()[0]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None
-
-
-def _container_bytes() -> int | None:
-    """What version 2 of control groups leaves to this container."""
-    try:
-        limit = (CGROUP / "memory.max").read_text(encoding="ascii").strip()
-        used = int((CGROUP / "memory.current").read_text(encoding="ascii"))
-        return None if limit == "max" else max(int(limit) - used, 0)
-    except (OSError, ValueError):
-        return None
 
 
 def check_weights(scenario: Scenario) -> None:
