@@ -6,6 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from planner.result import (
     Candidate,
@@ -25,6 +26,9 @@ from planner.units import GIB
 
 os.environ["FINETUNE_PLANNER_CACHE"] = "off"  # tests test the code, and leave nothing behind
 os.environ["PLANNER_DATA_DIR"] = "off"  # nor do they read what the user has measured
+
+settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared")  # a busy machine is no fault of the code
 
 GOLDEN = Path(__file__).parent / "golden"
 
