@@ -5,7 +5,7 @@ stands in. CUDA is never initialised.
 """
 
 from planner.local.card import LOCAL, card_of_board, cpu_card, processor_card, profile_of
-from planner.local.machine import Cards, cards_here, look
+from planner.local.machine import Cards, cards_here, every_card, look
 from planner.local.values import Board, Holder, Link, Machine
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "card_of_board",
     "cards_here",
     "cpu_card",
+    "every_card",
     "look",
     "processor_card",
     "profile_of",

@@ -94,6 +94,13 @@ def cards_here(count: int = 1, *, machine: Machine | None = None, profiles_dir: 
     return Cards(replace(chosen, resolution=_resolution(chosen, profile)), notes)
 
 
+def every_card(*, machine: Machine | None = None, profiles_dir: Path | None = None) -> tuple[Cards, ...]:
+    """Each board that is here as a card of its own; the processor where there is none."""
+    machine = machine or look()
+    alone = [replace(machine, boards=(board,)) for board in machine.boards] or [machine]
+    return tuple(cards_here(machine=one, profiles_dir=profiles_dir) for one in alone)
+
+
 def _without(machine: Machine, count: int) -> Cards:
     if count > 1:
         raise UsageError(

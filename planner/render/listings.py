@@ -10,6 +10,7 @@ from planner.units import format_count
 
 if TYPE_CHECKING:
     from planner.catalog import Listing
+    from planner.local import Cards
     from planner.recommend.rules import Rule
 
 ESTIMATED = "~"
@@ -31,6 +32,30 @@ def gpus_sheet(gpus: Sequence[Gpu]) -> Sheet:
         Column("name", optional=True),
     )
     return Sheet("GPUs", columns, tuple(_gpu(gpu) for gpu in gpus), notes=_gpu_notes(gpus))
+
+
+def local_sheet(found: Sequence["Cards"]) -> Sheet:
+    """Cards that are here: what torch sees of each, what others hold, what is left."""
+    columns = (
+        Column("card", numeric=True),
+        Column("profile"),
+        Column("GiB", numeric=True),
+        Column("held by others", numeric=True),
+        Column("free", numeric=True),
+        Column("name", wraps=True),
+    )
+    rows = [
+        row((str(place), gpu.profile or "–", *(words.gib(count) for count in _shares(gpu)), gpu.name))
+        for place, (gpu, _) in enumerate(found)
+    ]
+    notes = [f"{place}: {note}" for place, (_, lines) in enumerate(found) for note in lines]
+    return Sheet(
+        "What is here", columns, tuple(rows), notes=(*notes, "--gpu local plans for it; plan doctor tells more")
+    )
+
+
+def _shares(gpu: Gpu) -> tuple[int, int, int]:
+    return gpu.memory_bytes, gpu.taken_bytes, gpu.memory_bytes - gpu.taken_bytes
 
 
 def classes_sheet(classes: Sequence[Gpu]) -> Sheet:
@@ -92,7 +117,16 @@ def gpus_document(gpus: Iterable[Gpu], classes: Iterable[Gpu]) -> dict[str, obje
 
 
 def _gpu_document(gpu: Gpu) -> dict[str, object]:
-    plain = ("id", "name", "vendor", "architecture", "memory_bytes", "context_bytes", "bandwidth_bytes_per_s")
+    plain = (
+        "id",
+        "name",
+        "vendor",
+        "architecture",
+        "memory_bytes",
+        "taken_bytes",
+        "context_bytes",
+        "bandwidth_bytes_per_s",
+    )
     links = ("pcie_bytes_per_s", "nvlink_bytes_per_s", "supports_bf16", "supports_flash", "unified_memory")
     price = gpu.price
     return {

@@ -1,5 +1,6 @@
 """``--gpu local``: what NVML and nvidia-smi say becomes one card to plan for, and what must be known about it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from planner.cli import main
 from planner.closed_form import estimate
 from planner.errors import UnsupportedScenario, UsageError
 from planner.hardware import load_gpu
@@ -339,3 +341,24 @@ def test_the_processor_as_a_card() -> None:
 
     assert (card.id, card.architecture, card.compute_capability, card.context_bytes) == ("local", "cpu", None, 0)
     assert 0 <= card.taken_bytes < card.memory_bytes
+
+
+def test_cards_that_are_here_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("planner.local.machine.look", lambda: machine(A100, RTX4090))
+
+    assert main(["gpus", "local"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any("rtx4090" in line and "23.6" in line and "1.2" in line and "22.5" in line for line in lines)
+    assert any(line.strip().startswith("1: others hold 1.17 GiB") for line in lines)
+
+    assert main(["gpus", "LOCAL", "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one["taken_bytes"] // MIB for one in found["gpus"]] == [0, 1200]
+    assert found["classes"] == []
+
+
+def test_without_a_card_the_processor_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gpus", "local", "--format", "json"]) == 0
+
+    (one,) = json.loads(capsys.readouterr().out)["gpus"]
+    assert (one["id"], one["architecture"]) == ("local", "cpu")
