@@ -75,17 +75,20 @@ def _phases(found: "Diagnosis") -> Sheet:
     assert found.candidate is not None
     estimate = found.candidate.estimate
     phases = [phase for phase in ALL_PHASES if phase in estimate.phases]
-    columns = (Column("GiB predicted"), *(Column(words.phase(phase), numeric=True) for phase in phases))
+    seen = found.observation
+    where = (seen and seen.phase) or estimate.peak.phase
+    columns = (
+        Column("GiB predicted"),
+        *(Column(words.phase(phase), numeric=True, optional=phase != where) for phase in phases),
+    )
     rows = [
         row((words.OWNER_WORDS[owner], *(words.gib(getattr(estimate.phases[phase], owner)) for phase in phases)))  # type: ignore[index]
         for owner in OWNERS
     ]
     totals = (Cell(words.gib(estimate.phases[phase].total), "strong") for phase in phases)
     rows.append(row((Cell("allocated", "strong"), *totals)))
-    seen = found.observation
     if seen is not None and seen.metric == "allocated":
         text = f"{'≥ ' if seen.at_least else ''}{words.gib(seen.amount.middle)}"
-        where = seen.phase or estimate.peak.phase
         rows.append(row((Cell("observed", "strong"), *(text if phase == where else "" for phase in phases))))
     return Sheet(_title(found), columns, tuple(rows), rules=(len(OWNERS),), notes=(conclusion(found),))
 

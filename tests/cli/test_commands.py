@@ -11,6 +11,11 @@ from planner.cli.options import REQUEST
 
 Run = Callable[..., Any]
 
+MESSAGE = (
+    "CUDA out of memory. Tried to allocate 1002.00 MiB. GPU 0 has a total capacity of 23.64 GiB of which 395.00 MiB is "
+    "free. Including non-PyTorch memory, this process has 23.25 GiB memory in use. Of the allocated memory 21.71 GiB "
+    "is allocated by PyTorch, and 1.10 GiB is reserved by PyTorch but unallocated."
+)
 CALLS: dict[str, tuple[str, ...]] = {
     "gpus": ("gpus",),
     "models": ("models", "qwen3"),
@@ -20,6 +25,9 @@ CALLS: dict[str, tuple[str, ...]] = {
     "explain rule": ("explain", "fit001"),
     "explain stack": ("explain", "stack"),
     "validate": ("validate",),
+    "doctor": ("doctor",),
+    "why": ("why", "--observed", "10.4GiB", "--model", "8b", "--gpu", "4090", "--method", "qlora"),
+    "why a message": ("why", MESSAGE, "--model", "8b", "--gpu", "4090", "--method", "qlora"),
 }
 
 ELSEWHERE = {"measure", "measurements", "trace"}
