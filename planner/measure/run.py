@@ -112,7 +112,7 @@ def measurement_of(task: Task, ended: Ended) -> Measurement:
     _raise_refusal(ended)
     assert task.scenario is not None
     outcome, detail = _outcome(ended)
-    device, load, owners, versions, surroundings, room, snapshot = map(ended.first, FACTS)
+    device, load, owners, versions, surroundings, room, snapshot, unwritten = map(ended.first, FACTS)
     host = ended.all("host")
     return Measurement(
         scenario=task.scenario,
@@ -122,7 +122,7 @@ def measurement_of(task: Task, ended: Ended) -> Measurement:
         versions=MappingProxyType(dict(versions["found"]) if versions else {}),
         owners=MappingProxyType(dict(owners["bytes"]) if owners else {}),
         load=_peaks(load["phases"])[0] if load else None,
-        steps=tuple(_step(line) for line in ended.all("step")),
+        steps=_with_moments([_step(line) for line in ended.all("step")], ended.all("moment")),
         died_in=None if outcome == "done" else _last_place(ended),
         detail=detail,
         log="" if outcome == "done" else ended.log,
@@ -133,10 +133,11 @@ def measurement_of(task: Task, ended: Ended) -> Measurement:
         room=Room(*_facts(room, Room)) if room else None,
         host_bytes=host[-1]["bytes"] if host else None,
         snapshot=snapshot["path"] if snapshot else None,
+        snapshot_error=unwritten["text"] if unwritten else "",
     )
 
 
-FACTS = ("device", "load", "owners", "versions", "environment", "room", "snapshot")
+FACTS = ("device", "load", "owners", "versions", "environment", "room", "snapshot", "no_snapshot")
 """Reports that come once at most."""
 
 
@@ -146,6 +147,15 @@ def _facts(line: Line, kind: type[Environment] | type[Room]) -> list[Any]:
 
 def _step(line: Line) -> StepPeaks:
     return StepPeaks(line["number"], line["seconds"], _peaks(line["phases"]), line.get("tokens", 0))
+
+
+def _with_moments(steps: Sequence[StepPeaks], moments: Sequence[Line]) -> tuple[StepPeaks, ...]:
+    """The steps, the last one with the phases of the moments that came after it."""
+    if not moments:
+        return tuple(steps)
+    *before, last = steps
+    after = (peak for line in moments for peak in _peaks(line["phases"]))
+    return (*before, last._replace(phases=(*last.phases, *after)))
 
 
 def _outcome(ended: Ended) -> tuple[Outcome, str]:

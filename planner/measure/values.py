@@ -87,7 +87,8 @@ class Measurement:
 
     ``owners``: bytes of what stands between steps, and of all gradients. When it did not end well, ``detail`` says why
     in one line, and ``log`` is the last of what the child wrote to stderr. ``host_bytes``: the most that the child had
-    resident in main memory. ``warmup``: how many steps the median leaves out.
+    resident in main memory. ``warmup``: how many steps the median leaves out. ``snapshot``: the file of the memory
+    history, or ``snapshot_error`` why there is none though it was asked for.
     """
 
     scenario: Scenario
@@ -108,6 +109,7 @@ class Measurement:
     room: Room | None = None
     host_bytes: int | None = None
     snapshot: str | None = None
+    snapshot_error: str = ""
 
     @property
     def steady(self) -> tuple[StepPeaks, ...]:

@@ -154,6 +154,8 @@ def _room(measurement: "Measurement") -> Iterator[str]:
         yield f"Main memory of the process: {format_bytes(measurement.host_bytes)} at most."
     if measurement.snapshot is not None:
         yield f"Memory history: {printable(measurement.snapshot)}; plan trace --replay reads it."
+    if measurement.snapshot_error:
+        yield f"The memory history could not be written: {printable(measurement.snapshot_error)}."
 
 
 def _predicted_sizes(found: Measured) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ import pytest
 
 from planner.build import installed
 from planner.cli import main, measure
-from planner.measure import Device, Measurement, Prediction, room
+from planner.measure import Device, Measurement, PhasePeak, Prediction, StepPeaks, room
 from planner.measure.here import cpu_here
-from planner.measure.values import Place
-from planner.units import GIB
+from planner.measure.values import Environment, Place, Room
+from planner.records import default_store
+from planner.units import GIB, MIB
 
 Make = Callable[..., Measurement]
 
@@ -135,9 +137,132 @@ def test_an_end_that_is_not_well_is_told_with_its_place(
 
 
 @pytest.mark.usefixtures("canned")
+def test_what_the_processor_can_show_is_said_once(capsys: pytest.CaptureFixture[str], model: Path) -> None:
+    _, out, _ = run(capsys, "--model", model)
+    told = " ".join(out.split())
+
+    assert told.count("No CUDA device") == 1
+    assert "it does not show CUDA's kernels" in told
+
+
+def test_a_card_has_a_table_for_each_way_of_counting(
+    capsys: pytest.CaptureFixture[str], canned: dict[str, Any], measured: Make, model: Path
+) -> None:
+    phases = (PhasePeak("forward", 100 * MIB, 400 * MIB, 450 * MIB), PhasePeak("loss", 300 * MIB, 310 * MIB, 440 * MIB))
+    canned["device"] = Device("cuda", "NVIDIA Example", 24 * GIB, (8, 9), 128)
+    canned["answer"] = measured(
+        device=canned["device"],
+        steps=(StepPeaks(0, 1.0, phases, 64), StepPeaks(1, 0.5, phases, 64)),
+        environment=Environment("Linux", "3.13.1", 4, "max_split_size_mb:64", "575.1", "12.9"),
+        room=Room(24 * GIB, 22 * GIB, GIB // 2, GIB),
+        host_bytes=3 * GIB,
+        cap_bytes=16 * GIB,
+        snapshot="/here/s.pickle",
+    )
+    _, out, _ = run(capsys, "--model", model, "--cap", "16GiB", "--snapshot", model / "s.pickle")
+    told = " ".join(out.split())
+
+    assert "Reserved by the caching allocator" in out
+    assert "In use on the device" in out
+    for words in (
+        "1.00 GiB of the device were in use by others, which are subtracted; the context took 512.00 MiB",
+        "0.500 s in the median, 128 tokens a second",
+        "made to look like one of 16.00 GiB",
+        "Main memory of the process: 3.00 GiB",
+        "Memory history: /here/s.pickle",
+        "driver 575.1, CUDA 12.9, allocator max_split_size_mb:64, Python 3.13.1",
+    ):
+        assert words in told
+    assert "No CUDA device" not in told
+
+    canned["answer"] = replace(canned["answer"], room=Room(24 * GIB, 22 * GIB, GIB, None), snapshot_error="disk full")
+    _, out, _ = run(capsys, "--model", model)
+    assert "The driver does not say what others use: the 1.00 GiB" in " ".join(out.split())
+    assert "The memory history could not be written: disk full." in " ".join(out.split())
+
+    _, out, _ = run(capsys, "--model", model, "--format", "json")
+    found = json.loads(out)
+    reserved = {row["phase"]: row["reserved"]["measured_bytes"] for row in found["comparison"][-4:]}
+    assert (reserved["forward"], reserved["loss"], reserved["backward"]) == (400 * MIB, 310 * MIB, None)
+    assert found["peak"]["device"]["measured_bytes"] == 450 * MIB
+    assert found["environment"]["alloc_conf"] == "max_split_size_mb:64"
+    assert (found["room"]["others_bytes"], found["seconds"], found["tokens_per_second"]) == (None, 0.5, 128.0)
+
+
+def test_how_a_run_is_taken_reaches_the_child(
+    capsys: pytest.CaptureFixture[str], canned: dict[str, Any], model: Path
+) -> None:
+    (model / "lengths").write_text("16\n64, 2\n32\n", encoding="utf-8")
+    run(capsys, "--model", model, "--lengths", model / "lengths", "--cap", "1GiB", "--warmup", "2")
+    options = canned["options"]
+
+    assert options["lengths"] == (64, 64, 16, 32, 64)
+    assert (options["steps"], options["warmup"], options["cap_bytes"]) == (5, 2, GIB)
+    assert canned["asked"].train.seq_len == 64
+
+    run(capsys, "--model", model, "--lengths", model / "lengths", "--steps", "2")
+    assert (canned["options"]["lengths"], canned["options"]["warmup"]) == ((64, 64), 1)
+
+    run(capsys, "--model", model, "--steps", "1")
+    assert (canned["options"]["steps"], canned["options"]["warmup"], canned["options"]["lengths"]) == (1, 0, ())
+
+
+@pytest.mark.usefixtures("canned")
+def test_a_result_is_remembered_unless_that_is_not_wanted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, model: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PLANNER_DATA_DIR", str(tmp_path / "data"))
+    assert run(capsys, "--model", model, "--no-store")[0] == 0
+    assert default_store().records() == ()
+
+    assert run(capsys, "--model", model)[0] == 0
+    (record,) = default_store().records()
+    assert (record.outcome, record.model, record.method) == ("done", "tiny", "lora")
+    assert set(record.predicted) == {"traced", "closed-form"}
+
+
+def test_a_run_that_failed_is_remembered_as_such(
+    capsys: pytest.CaptureFixture[str],
+    canned: dict[str, Any],
+    measured: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    model: Path,
+    tmp_path: Path,
+) -> None:
+    """Even one that died before it saw its device."""
+    monkeypatch.setenv("PLANNER_DATA_DIR", str(tmp_path / "data"))
+    canned["answer"] = measured(outcome="killed", device=None, steps=(), load=None, detail="ended by SIGKILL")
+    assert run(capsys, "--model", model)[0] == 1
+
+    (record,) = default_store().records()
+    assert (record.outcome, record.device.kind, record.detail) == ("killed", "cpu", "ended by SIGKILL")
+
+
+@pytest.mark.usefixtures("canned")
+def test_a_store_that_cannot_be_written_costs_a_line_and_not_the_answer(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "data").write_text("a file, no folder", encoding="ascii")
+    monkeypatch.setenv("PLANNER_DATA_DIR", str(tmp_path / "data"))
+    code, out, err = run(capsys, "--model", model)
+
+    assert code == 0
+    assert "steady  backward" in out
+    assert (err.startswith("note: not stored: "), err.count("\n")) == (True, 1)
+
+
+@pytest.mark.usefixtures("canned")
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
+        (("--warmup", "3"), 2, "--warmup 3 leaves none of 3 steps"),
+        (("--warmup", "-1"), 2, "--warmup -1"),
+        (("--cap", "24"), 2, "--cap '24' has no unit"),
+        (("--cap", "0"), 2, "--cap 0 leaves no memory"),
+        (("--cap", "900TiB"), 2, "is more than"),
+        (("--snapshot", "s.pickle"), 3, "plan trace --snapshot writes a traced one"),
+        (("--snapshot", "/no/such/folder/s"), 2, "no such folder"),
+        (("--lengths", "/no/such/file"), 2, "no such file"),
         (("--method", "lora", "--method", "full"), 2, "one method"),
         (("--layers", "9"), 2, "--layers 9 is outside 1 to 3"),
         (("--steps", "0"), 2, "--steps 0 is outside 1 to 1000"),
