@@ -60,7 +60,8 @@ def leave_with_parent() -> None:
     """End when standard input does: the parent holds its other end and never writes."""
 
     def wait() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 4096):  # not through sys.stdin, whose lock a thread must not hold when the interpreter ends
+            pass
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
