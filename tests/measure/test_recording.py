@@ -82,7 +82,7 @@ def test_the_closed_form_is_of_the_layers_that_ran(measured: Make) -> None:
 
 def test_what_has_no_closed_form_has_none(measured: Make) -> None:
     run = measured()
-    strange = replace(run.scenario, model=replace(run.scenario.model, blocks=MappingProxyType({}), layout=()))
+    strange = replace(run.scenario, model=replace(run.scenario.model, blocks=(), layout=()))
 
     assert closed_form(replace(run, scenario=strange)) is None
     assert record_of(replace(run, scenario=strange), Prediction("traced", Memory(), {}, {}), None).predicted == {
