@@ -1,6 +1,9 @@
 """``plan measure``: what it prints, what it refuses, and its exit codes; once for real."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +18,7 @@ from planner.measure.here import cpu_here
 from planner.measure.values import Environment, Place, Room
 from planner.records import default_store
 from planner.units import GIB, MIB
+from tests.test_architecture import FRAMEWORKS
 
 Make = Callable[..., Measurement]
 
@@ -320,17 +324,25 @@ def test_an_interrupt_is_one_line(
 
 
 @pytest.mark.torch
-def test_for_real(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
+def test_for_real_and_the_parent_loads_no_framework(model: Path) -> None:
+    """Its children do, and do not write into its table of imports."""
     for library in ("torch", "transformers", "accelerate", "peft", "bitsandbytes"):
         pytest.importorskip(library)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    options = ("--model", model, "--stack", "hf", "--seq-len", 32, "--layers", 2, "--steps", 2, "--format", "json")
-    code, out, err = run(capsys, *options)
-    found = json.loads(out)
+    options = ("--model", str(model), "--stack", "hf", "--seq-len", "32", "--layers", "2", "--steps", "2")
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "planner", "measure", *options, "--format", "json"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = json.loads(done.stdout)
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
 
-    assert (code, err, found["outcome"], found["layers"]) == (0, "", "done", 2)
+    assert (done.returncode, found["outcome"], found["layers"]) == (0, "done", 2)
     assert found["device"]["kind"] == "cpu"
     assert [step["number"] for step in found["steps"]] == [0, 1]
     assert all(step["seconds"] > 0 for step in found["steps"])
     assert max(abs(row["difference"]) for row in found["comparison"]) < 0.01
+    assert "planner" in imported
+    assert imported & FRAMEWORKS == set()
