@@ -5,7 +5,7 @@ Trainer's or the SFTTrainer's. A bare loop collects what the model returns and j
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -39,15 +39,17 @@ def batch_sizes(job: Job) -> list[int]:
     return [train.eval_batch_size] * whole + ([rest] if rest else [])
 
 
-def ran(batches: int, accumulation_steps: int) -> frozenset[int]:
+def ran(sizes: Sequence[int], accumulation_steps: int) -> frozenset[int]:
     """Numbers, from 0, of the batches whose forward pass a trace runs; the others only leave their logits.
 
-    The first two, the last, and the last before gathered logits move to the host: all that differ.
+    The first two, the last, the last of full size, and the last before gathered logits move to the host: all that
+    differ.
 
-    >>> sorted(ran(100, 0)), sorted(ran(10, 4))
-    ([0, 1, 99], [0, 1, 7, 9])
+    >>> sorted(ran([8] * 100, 0)), sorted(ran([8] * 9 + [3], 4))
+    ([0, 1, 99], [0, 1, 7, 8, 9])
     """
-    last = {batches - 1}
+    batches = len(sizes)
+    last = {batches - 1, sizes.count(sizes[0]) - 1}
     if accumulation_steps:
         last.add(batches // accumulation_steps * accumulation_steps - 1)
     return frozenset({*range(min(RUN_AT_FIRST, batches)), *last} - {-1})
@@ -174,7 +176,7 @@ def skipping(job: Job, step: Callable[..., Any]) -> Callable[..., Any]:
     if job.place.real:
         return step
     sizes, steps = batch_sizes(job), job.scenario.train.eval_accumulation_steps
-    running = ran(len(sizes), steps)
+    running = ran(sizes, steps)
     counter = iter(range(len(sizes)))
     like: list[Any] = []
 

@@ -86,5 +86,7 @@ def _packed(place: Place) -> Iterator[None]:
             module.quant_state = state
             return weight
 
-    with patch.object(bnb, "dequantize_bnb_weight", unpack), patch.object(bitsandbytes.nn, "Params4bit", Packing):
+    tables = patch.dict(functional.name2qmap, clear=True)  # which would stay behind, fake
+    unpacking = patch.object(bnb, "dequantize_bnb_weight", unpack)
+    with tables, unpacking, patch.object(bitsandbytes.nn, "Params4bit", Packing):
         yield

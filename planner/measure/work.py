@@ -18,6 +18,7 @@ from planner.allocator.replay import Usage, replay
 from planner.allocator.steps import sequence
 from planner.build.installed import installed_versions
 from planner.build.job import Job, assemble
+from planner.build.moments import run_moment
 from planner.build.place import device_place
 from planner.errors import UnsupportedScenario
 from planner.measure.cap import cap_cuda, capped_process, prepare_process
@@ -30,7 +31,7 @@ from planner.measure.sizes import gradient_bytes, standing_bytes
 from planner.measure.task import Kind, Task
 from planner.measure.values import Environment, highest
 from planner.result import Memory, Phase
-from planner.spec import Scenario
+from planner.spec import Moment, Scenario
 from planner.trace.estimator import trace as trace_whole
 from planner.trace.judgement import resolution
 from planner.trace.lengths import plan_steps
@@ -127,6 +128,8 @@ def measure(task: Task, report: Report) -> None:
         for number in range(task.steps):
             run.step(number)
         report("owners", bytes=run.standing())
+        for name in scenario_of(task).train.moments:
+            run.moment(name)
 
 
 def _prepared(task: Task, report: Report) -> Counter:
@@ -182,6 +185,13 @@ class _Run:
             self.counter.settle()
             seconds = time.perf_counter() - start
         self._tell("step", number=number, seconds=seconds, phases=found, tokens=tokens_of(self.job, length))
+
+    def moment(self, name: Moment) -> None:
+        """What the job does besides its steps; its phase stands with those of the last step."""
+        with self.counter.counting() as found, self._capped():
+            run_moment(name, self.job, lambda phase: self._begin(self.task.steps - 1, phase))
+            self.counter.settle()
+        self._tell("moment", phases=found)
 
     def standing(self) -> Mapping[str, int]:
         """Bytes that stay from step to step, and those of all gradients."""

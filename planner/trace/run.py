@@ -13,7 +13,7 @@ from planner.build.method import adapter_parameters, loose_adapters, refusing
 from planner.build.model import decoder_layers, first_line, is_quantised
 from planner.build.moments import run_moment
 from planner.build.quiet import quiet
-from planner.errors import PlannerError, UnsupportedScenario
+from planner.errors import PlannerError, UnsupportedScenario, UsageError
 from planner.result import Parameters
 from planner.spec import Scenario
 from planner.trace.fake import copied_like_real_ones, fake_mode, fake_place
@@ -43,7 +43,9 @@ def record(
     adapter: Mapping[str, object] | None = None,
     lengths: tuple[int, ...] = (),
 ) -> Run:
-    """Run two steps (one for each of ``lengths``) of the first ``layers`` layers, or of all."""
+    """Run two steps (one for each of ``lengths``) of the first ``layers`` layers, or of all, and the moments after."""
+    if lengths and scenario.train.moments:
+        raise UsageError("--moments are planned for batches of one length: leave out --lengths")
     mode = fake_mode()
     with quiet(), quiet_collector(), semantics.patched(), engine(scenario, mode) as sharding:
         job = assemble(
