@@ -58,7 +58,7 @@ class Calibration:
     def beyond(self, estimate: Estimate, scenario: Scenario) -> Beyond:
         """How far the closed form's share for fragmentation may be off; a trace replays its own."""
         found = look_up(self.table, kind_of(scenario, estimate.evidence, "capacity"))
-        if found is None:
+        if found is None or scenario.cluster.gpu.is_cpu:  # whose allocator keeps nothing back
             return EXACT
         share = fragmentation(estimate.peak.allocated_bytes)
         return Beyond(round(min(found[1].low, 0.0) * share), round(max(found[1].high, 0.0) * share), found[1].n)
@@ -81,9 +81,13 @@ class Calibration:
         return replace(estimate, peak=self._peak(estimate, scenario, bounds), basis=basis)
 
     def _published(self, estimate: Estimate, scenario: Scenario, metric: Metric) -> Errors:
-        """By published runs of the narrowest group that has enough; those of the closed form speak for a trace too."""
+        """By published runs of the narrowest group that has enough; those of the closed form speak for a trace too.
+
+        All were made on GPUs and say nothing about a processor.
+        """
         kind = kind_of(scenario, estimate.evidence, metric)
-        found = look_up(self.table, kind) or look_up(self.table, kind._replace(evidence="closed-form"))
+        table = {} if scenario.cluster.gpu.is_cpu else self.table
+        found = look_up(table, kind) or look_up(table, kind._replace(evidence="closed-form"))
         if found is None:
             return Errors(-STATED, 0.0, STATED, Basis("stated"))
         group, one = found

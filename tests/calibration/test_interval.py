@@ -124,6 +124,18 @@ def test_a_trace_has_replayed_its_own_capacity() -> None:
     )  # the closed form's speak for it
 
 
+def test_published_runs_say_nothing_about_a_processor() -> None:
+    of = scenario()
+    processor = replace(of, cluster=replace(of.cluster, gpu=replace(of.cluster.gpu, architecture="cpu")))
+    beyond = [residual._replace(kind=HERE._replace(metric="capacity")) for residual in spread_around(0.0)]
+    table = fit([*spread_around(0.0), *beyond])
+
+    errors = Calibration(table).errors(estimate(processor), processor)
+
+    assert errors.basis.kind == "stated"
+    assert Calibration(table).beyond(estimate(processor), processor).n == 0
+
+
 # ---------------------------------------------------------------- own runs
 
 
