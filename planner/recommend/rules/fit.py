@@ -42,7 +42,7 @@ class DoesNotFit:
 class Tight:
     """FIT002: a step fits by the best estimate, but not by the upper bound.
 
-    Why it matters: an estimate that is low by less than its stated interval ends in an out-of-memory error; a longer
+    Why it matters: an estimate that is low by less than its interval ends in an out-of-memory error; a longer
                     batch than the plan assumes does too. Near the limit the allocator retries: on 80 GB cards one
                     published run did 2264 tokens/s at 81.1 GB, and 3342 with a loss kernel that left it at 63.6 GB.
     What helps:     one of the plan's changes; expandable segments; measuring a few steps on the device.
