@@ -35,9 +35,9 @@ def main(arguments: Sequence[str]) -> int:
 
             try:
                 work.WORK[task.kind](task, report)
-            except PlannerError:
-                raise
             except Exception as error:
+                if isinstance(error, PlannerError) and not work.is_out_of_memory(error):
+                    raise
                 traceback.print_exc()
                 report(**work.explain(error))
                 return 1

@@ -20,7 +20,7 @@ from planner.build.installed import installed_versions
 from planner.build.job import Job, assemble
 from planner.build.moments import run_moment
 from planner.build.place import device_place
-from planner.errors import UnsupportedScenario
+from planner.errors import PlannerError, UnsupportedScenario
 from planner.measure.cap import cap_cuda, capped_process, prepare_process
 from planner.measure.counters import Counter, counter_for, cuda_here, cuda_room
 from planner.measure.driver import Driver, ask_driver
@@ -222,8 +222,13 @@ def tokens_of(job: Job, length: int | None) -> int:
 WORK: Mapping[Kind, Callable[[Task, Report], None]] = {"look": look, "predict": predict, "measure": measure}
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: CUDA's own class, or the CPU allocator's plain RuntimeError."""
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error says that memory ran out: CUDA's own class, or the CPU allocator's plain RuntimeError.
+
+    Where a library's error became a refusal of ours, it is the cause that says it.
+    """
+    if isinstance(error, PlannerError):
+        return is_out_of_memory(error.__cause__)
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error)

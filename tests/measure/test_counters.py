@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from planner.errors import UnsupportedScenario
 from planner.measure.driver import Driver
 from planner.measure.values import PhasePeak, Room
 
@@ -89,4 +90,8 @@ def test_no_memory_is_told_from_other_errors() -> None:
     assert work.explain(refused.value)["event"] == "out_of_memory"
     assert work.explain(torch.OutOfMemoryError("CUDA out of memory. Tried"))["event"] == "out_of_memory"
     assert work.explain(MemoryError())["text"] == "MemoryError"
+    wrapped = UnsupportedScenario("transformers cannot build it")
+    wrapped.__cause__ = refused.value
+    assert work.explain(wrapped)["event"] == "out_of_memory"
+    assert work.explain(UnsupportedScenario("transformers cannot build it"))["event"] == "failed"
     assert work.explain(RuntimeError("CUDA error: an illegal memory access"))["event"] == "failed"

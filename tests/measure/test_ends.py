@@ -100,6 +100,15 @@ def test_what_a_run_says_of_itself(start: Start, scenario: Scenario) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA")
+def test_a_cap_below_the_weights_fails_while_they_load(start: Start, scenario: Scenario) -> None:
+    """Whichever library asks first: its error is no refusal of the scenario."""
+    start()
+    found = run.measure(scenario, "cpu", cap_bytes=4096)
+
+    assert (found.outcome, found.died_in, found.steps) == ("out_of_memory", (0, "load"), ())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA")
 def test_a_pretended_cap_fails_for_real(start: Start, scenario: Scenario) -> None:
     """Logits of 8 MiB and what comes of them are too many for 16."""
     start()
