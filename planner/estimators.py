@@ -5,6 +5,7 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from planner.calibration import Calibration, Query, Runs, finder, published_table
+from planner.calibration.stored import MOST
 from planner.closed_form import estimate as closed_form
 from planner.errors import UnsupportedScenario, UsageError, show
 from planner.records.store import StoreError, default_store
@@ -64,6 +65,8 @@ def _records(query: Query, notices: dict[str, None]) -> tuple["Record", ...]:
             device=query.architecture or None,
             model=query.model or None,
             method=query.method or None,
+            kind="steps",
+            most=MOST,
         )
     except StoreError as error:
         notices.setdefault(f"own measurements are left out: {error}")
