@@ -31,7 +31,8 @@ from planner.validation.checks import NEARLY_FULL, scenario_of
 from planner.validation.grid import grid
 from planner.validation.residuals import table_of
 from planner.validation.traced import read_traced, stored_grid
-from planner.why import changes, clues
+from planner.why.clues import CODES as CLUES
+from planner.why.table import CODES as CHANGES
 
 STACKS = Path(__file__).resolve().parents[1] / "planner" / "stacks"
 
@@ -237,7 +238,7 @@ def spare() -> str:
 
 def why_codes() -> str:
     """Every clue and every change of ``plan why``."""
-    rows = [(code, escape(text)) for code, text in sorted({**clues.CODES, **changes.CODES}.items())]
+    rows = [(code, escape(text)) for code, text in sorted({**CLUES, **CHANGES}.items())]
     return table(("code", "what it says"), rows)
 
 

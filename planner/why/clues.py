@@ -27,7 +27,7 @@ def clues(failure: Failure, candidate: Candidate | None) -> tuple[Clue, ...]:
     found = [
         *_request(failure, candidate),
         *_verdict(candidate),
-        *_outside(failure),
+        *_outside(failure, gpu),
         *_fragmentation(failure),
         *_others(failure, gpu),
         *_context(failure, gpu),
@@ -57,11 +57,13 @@ def _request(failure: Failure, candidate: Candidate | None) -> Iterator[Clue]:
 
 
 def _sizes(wanted: Amount, found: tuple[Known, ...]) -> str:
-    times = found[0].times
-    batch = "" if times == 1 else f" of {times} times the planned batch"
-    named = "; or ".join(f"{one.name}{batch} ({one.formula} bytes{_unmade(one)})" for one in found[:3])
+    named = "; or ".join(f"{one.name}{_batch(one)} ({one.formula} bytes{_unmade(one)})" for one in found[:3])
     more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
     return f"the request of {format_bytes(wanted.middle)} is the size of: {named}{more}"
+
+
+def _batch(one: Known) -> str:
+    return "" if one.times == 1 else f" of {one.times} times the planned batch"
 
 
 def _unmade(one: Known) -> str:
@@ -91,10 +93,10 @@ OUTSIDE = {
 }
 
 
-def _outside(failure: Failure) -> Iterator[Clue]:
+def _outside(failure: Failure, gpu: Gpu | None) -> Iterator[Clue]:
     """WHY004: it was not torch's allocator of the device."""
     text = OUTSIDE.get(failure.kind)
-    if text:
+    if text and not (failure.kind == "cpu" and gpu is not None and gpu.is_cpu):
         yield Clue(code="WHY004", text=text)
 
 

@@ -18,10 +18,11 @@ from planner.recommend.request import Ask, Request, Setting, command
 from planner.recommend.verdict import judge
 from planner.result import Candidate, Estimate
 from planner.spec import MOMENTS, Method, Scenario
-from planner.why.changes import LONGER, Variant, variant, variants
+from planner.why.changes import Variant, variant, variants
 from planner.why.clues import clues
 from planner.why.known import made
 from planner.why.message import Failure
+from planner.why.table import LONGER
 from planner.why.traceback import Place
 from planner.why.values import Diagnosis, Difference, Observation
 
@@ -144,9 +145,14 @@ def _compared(found: Diagnosis, question: Ask, seen: Observation) -> Diagnosis:
         search = Search(question, scenario, seen, count, found.failure)
     except UnsupportedScenario as error:
         return replace(compared, notes=(*compared.notes, f"no differences can be worked out: {error}"))
+    if question.request.evidence != "closed-form":
+        compared = replace(compared, notes=(*compared.notes, ADDED))
     singles = search.singles()
     pairs = () if agrees or any(one.explains and not one.solved for one in singles) else search.pairs()
     return replace(compared, differences=singles, pairs=pairs)
+
+
+ADDED = "differences are closed-form estimates, added to what the trace predicts"
 
 
 class _Tried(NamedTuple):

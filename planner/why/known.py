@@ -30,7 +30,7 @@ class Known(NamedTuple):
 
 
 def matches(scenario: Scenario, requested: Amount, *, exact: bool) -> tuple[Known, ...]:
-    """Known tensors of the size that was asked for; of larger batches only where none of the planned one is.
+    """Known tensors of the size that was asked for; of larger batches where the planned one makes none.
 
     ``exact``: the message names the tensor's bytes; else those of the segment that torch wanted for it.
     """
@@ -42,10 +42,10 @@ def matches(scenario: Scenario, requested: Amount, *, exact: bool) -> tuple[Know
         return requested.distance(one.bytes if exact else segment(one.bytes, sizes)) == 0
 
     found = _distinct(filter(fits, known(scenario)))
-    if found:
+    if any(not one.made_with for one in found):
         return found
     larger = (one for times in TIMES for one in batch_tensors(scenario, times) if not one.made_with)
-    return _distinct(filter(fits, larger))
+    return (*_distinct(filter(fits, larger)), *found)
 
 
 def made(scenario: Scenario, requested: Amount, *, exact: bool) -> str:

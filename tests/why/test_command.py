@@ -9,9 +9,9 @@ import pytest
 from planner.cli import main
 from planner.cli.why import rounded
 from planner.units import GIB
-from planner.why.changes import CHANGES
-from planner.why.changes import CODES as CHANGE_CODES
 from planner.why.clues import CODES as CLUE_CODES
+from planner.why.table import CHANGES
+from planner.why.table import CODES as CHANGE_CODES
 from tests.why.test_messages import TORCH_2_9
 
 RUN = ["--model", "8b", "--gpu", "4090", "--method", "qlora"]
