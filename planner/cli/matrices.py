@@ -42,7 +42,7 @@ def run_matrix(values: Values) -> int:
         complain("interrupted before any case had begun")
         return EXIT_INTERRUPTED
     remember(values, [record for one in series.rows if one.fresh for record in one.records])
-    show(format_name, lambda: matrix_sheets(series, values["matrix"]), lambda: matrix_document(series))
+    show(format_name, lambda: matrix_sheets(series, Path(values["matrix"]).name), lambda: matrix_document(series))
     if anchors is not None:
         _export(series, anchors)
     return _ended(series, values["out"])

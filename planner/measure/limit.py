@@ -148,9 +148,13 @@ def search_limit(
     cap_bytes: int | None = None,
     step: int | None = None,
     most: int = MOST_PROBES,
+    repeat: bool = True,
     tell: Tell = lambda _text: None,
 ) -> Limit:
-    """Predict the limit, then find it by runs around the prediction, at most ``most`` of them."""
+    """Predict the limit, then find it by runs around the prediction, at most ``most`` of them.
+
+    ``repeat`` runs both sides of it twice.
+    """
     sizes, usable = sizes_for(scenario, dimension, step), usable_bytes(device, cap_bytes)
     tell("tracing for the predicted limit")
     limits = predicted_limits(scenario, dimension, device, usable, sizes, predict)
@@ -162,7 +166,7 @@ def search_limit(
         runs.append(run)
         return Probe(size, run.outcome, run.peak.allocated_bytes if run.peak else None, run.detail)
 
-    found = find_limit(attempt, sizes, limits["traced"] or sizes.lowest, most=most)
+    found = find_limit(attempt, sizes, limits["traced"] or sizes.lowest, most=most, confirm=repeat)
     return Limit(
         scenario=scenario,
         device=device,

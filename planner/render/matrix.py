@@ -1,6 +1,6 @@
 """A matrix when it has ended: predicted beside measured for each case, errors by metric, and what did not run."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from planner.measure.summary import EVIDENCE, Deviation, deviations, errors_of, label_of, latest, predicted_in
@@ -39,7 +39,7 @@ def _counts(series: "Series") -> str:
     return "; ".join(parts)
 
 
-def _steps_sheet(found: Iterable[tuple["Row", "Record"]], title: str) -> Sheet:
+def _steps_sheet(found: Sequence[tuple["Row", "Record"]], title: str) -> Sheet:
     columns = (
         Column("case", wraps=True),
         Column("end"),
@@ -64,7 +64,13 @@ def _steps_sheet(found: Iterable[tuple["Row", "Record"]], title: str) -> Sheet:
         )
         for one, record in found
     )
-    return Sheet(title, columns, rows, notes=("Allocated bytes at the peak; the error is that of the trace.",))
+    return Sheet(title, columns, rows, notes=tuple(_about(found)))
+
+
+def _about(found: Iterable[tuple["Row", "Record"]]) -> Iterator[str]:
+    yield "Allocated bytes at the peak; the error is that of the trace."
+    if any(record.device.kind == "cpu" for _, record in found):
+        yield "Traces are of the processor, closed forms of a GPU, whose kernels and workspaces differ."
 
 
 def _traced_error(record: "Record") -> str:
