@@ -241,13 +241,11 @@ def test_anchors_of_a_card(
     card = Device("cuda", "NVIDIA L4", 23_664_230_400, (8, 9), 58)
     real = matrices.perform
     monkeypatch.setattr(matrices, "look", lambda: card)
-    monkeypatch.setattr(
-        matrices,
-        "perform",
-        lambda *given: tuple(
-            replace(one, device=replace(one.device, kind="cuda", name=card.name)) for one in real(*given)
-        ),
-    )
+
+    def on_card(*given: Any) -> tuple[Record, ...]:
+        return tuple(replace(one, device=replace(one.device, kind="cuda", name=card.name)) for one in real(*given))
+
+    monkeypatch.setattr(matrices, "perform", on_card)
     path = tmp_path / "grid.toml"
     path.write_text('[[block]]\nmodel = "smollm2-135m"\nmethod = "lora"\nstack = "hf"\nattention = "sdpa"\n')
     code, _, err = run(capsys, "--matrix", path, "--anchors", tmp_path)
