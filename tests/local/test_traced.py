@@ -1,7 +1,11 @@
 """On a machine without a card, the traced plan of ``--gpu local`` is what ``plan measure`` finds there."""
 
+import json
+from pathlib import Path
+
 import pytest
 
+from planner.cli import main
 from planner.closed_form import estimate as closed_form
 from planner.families import model_from_config
 from planner.local import processor_card
@@ -38,3 +42,14 @@ def test_no_workspace_of_cublas_is_in_either_estimate() -> None:
 
     assert all(memory.temporaries < 2**20 for memory in closed_form(scenario).phases.values())
     assert all(memory.temporaries < 2**20 for memory in estimate(scenario, "traced").phases.values())
+
+
+def test_a_trace_of_the_processor_has_no_caching_allocator(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(dict(TINY)), encoding="utf-8")
+
+    code = main(["trace", "--model", str(tmp_path), "--gpu", "local", "--method", "lora", "--seq-len", "64"])
+
+    printed = capfd.readouterr()
+    assert (code, printed.err) == (0, "")
+    assert "Alive at the peak" in printed.out
+    assert "caching allocator" not in printed.out
