@@ -179,7 +179,7 @@ def test_the_collector_runs_the_files_that_it_is_given(monkeypatch: pytest.Monke
     def run(command: list[str], **options: Any) -> Any:
         return real([*command, "gpt2"], **options)  # one model instead of all
 
-    monkeypatch.setattr(moved.subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "run", run)
     found = moved.collected(moved.ROOT)
 
     assert list(found) == list(predictions.collect(("gpt2",)))
@@ -189,7 +189,7 @@ def test_the_collector_runs_the_files_that_it_is_given(monkeypatch: pytest.Monke
 
 def test_a_collector_that_finds_other_files_stops(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     done = subprocess.CompletedProcess([], 0, stdout='{"package": "/elsewhere/planner", "predictions": {}}')
-    monkeypatch.setattr(moved.subprocess, "run", lambda *_arguments, **_options: done)
+    monkeypatch.setattr(subprocess, "run", lambda *_arguments, **_options: done)
 
     with pytest.raises(SystemExit, match="/elsewhere/planner was run instead"):
         moved.collected(tmp_path)

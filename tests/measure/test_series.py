@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from planner.errors import BrokenInput, UnsupportedScenario, UsageError
-from planner.measure import ledger as ledger_module
 from planner.measure.ledger import Ledger, record_key
 from planner.measure.matrix import expand
 from planner.measure.series import Planned, Skipped, in_words, run_series
@@ -93,12 +92,12 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pyte
             raise OSError(28, "No space left on device")
         return write(descriptor, data[:100])
 
-    monkeypatch.setattr(ledger_module.os, "write", full)
+    monkeypatch.setattr(os, "write", full)
     with pytest.raises(UsageError, match="cannot be written: No space left on device"):
         ledger.add([a_record(2)])
     assert path.read_bytes() == before
 
-    monkeypatch.setattr(ledger_module.os, "write", write)
+    monkeypatch.setattr(os, "write", write)
     ledger.add([a_record(3)])
     assert Ledger(path).find(record_key(a_record())) == (a_record(1), a_record(3))
 
