@@ -31,6 +31,8 @@ NEUTRAL = frozenset(
         "micro_batch_size",
         "grad_accumulation",
         "sharding",
+        "eval_batch_size",
+        "eval_accumulation_steps",
     }
 )
 """Settings that change how a step runs, not what is learned. 8-bit optimizer states count: they reach the loss of
@@ -149,8 +151,18 @@ def _steps(start: Candidate) -> Iterator[Settings]:
         yield {"double_quant": True}
     if train.micro_batch_size > 1:
         yield {"micro_batch_size": 1, "grad_accumulation": train.micro_batch_size * train.grad_accumulation}
+    yield from _moment_steps(start)
     yield from _sharding_steps(start)
     yield from _rank_steps(start)
+
+
+def _moment_steps(start: Candidate) -> Iterator[Settings]:
+    """Gathered logits to the host after every batch, and smaller batches."""
+    train = start.scenario.train
+    if "evaluation" in train.moments and train.eval_logits and train.eval_accumulation_steps != 1:
+        yield {"eval_accumulation_steps": 1}
+    if {"evaluation", "generation"} & {*train.moments} and train.eval_batch_size > 1:
+        yield {"eval_batch_size": 1}
 
 
 def _sharding_steps(start: Candidate) -> Iterator[Settings]:

@@ -8,6 +8,7 @@ from planner.render import words
 from planner.render.machine import settings_of
 from planner.render.sheet import Cell, Column, Sheet, Tone, printable, row
 from planner.result import Estimate
+from planner.spec import MOMENTS
 from planner.units import format_bytes
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def _sheet(found: Measured, title: str, metric: "Metric") -> Sheet:
         Column("measured", numeric=True),
         Column("difference", numeric=True),
     )
-    rows = [_row(one.step, one, metric) for one in found.rows]
+    rows = [_row("after" if one.phase in MOMENTS else one.step, one, metric) for one in found.rows]
     rules = [index for index in range(1, len(rows)) if found.rows[index].step != found.rows[index - 1].step]
     if found.peak is not None:
         rules.append(len(rows))
@@ -191,6 +192,8 @@ def _where(measurement: "Measurement") -> str:
         return "before it began"
     if place.phase == "load":
         return "while the model was loaded"
+    if place.phase in MOMENTS:
+        return f"in {words.phase(place.phase)}"
     return f"in {words.phase(place.phase)} of step {place.step + 1}"
 
 

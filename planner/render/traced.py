@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 from planner.render import words
 from planner.render.machine import candidate_document
 from planner.render.sheet import Cell, Column, Sheet, row
-from planner.result import ALL_PHASES, OWNERS
+from planner.result import OWNERS, PHASES, Phase
+from planner.spec import MOMENTS
 from planner.units import format_bytes
 
 if TYPE_CHECKING:
@@ -20,23 +21,40 @@ SITES = 12
 def traced_sheets(found: "Tracing", notes: Sequence[str] = ()) -> list[Sheet]:
     """The tables of one method."""
     caching = [] if found.candidate.scenario.cluster.gpu.is_cpu else [allocator_sheet(found)]
-    return [phases_sheet(found), *caching, sites_sheet(found, notes)]
+    moments = [moments_sheet(found)] if found.candidate.scenario.train.moments else []
+    return [phases_sheet(found), *moments, *caching, sites_sheet(found, notes)]
 
 
 def phases_sheet(found: "Tracing") -> Sheet:
     """GiB by owner at the highest instant of every phase; allocated bytes of the first step below."""
-    estimate = found.candidate.estimate
-    phases = [phase for phase in ALL_PHASES if phase in estimate.phases]
-    columns = (Column("GiB at each phase's peak"), *(Column(words.phase(phase), numeric=True) for phase in phases))
-    owners = [
-        row((words.OWNER_WORDS[owner], *(words.gib(getattr(estimate.phases[phase], owner)) for phase in phases)))  # type: ignore[index]
-        for owner in OWNERS
-    ]
-    total = row(
-        (Cell("allocated", "strong"), *(Cell(words.gib(estimate.phases[phase].total), "strong") for phase in phases))
-    )
+    phases = [phase for phase in PHASES if phase in found.candidate.estimate.phases]
     steps = [_step_row(found, step, phases) for step in _steps(found)]
-    return Sheet(_title(found), columns, (*owners, total, *steps), rules=(len(owners), len(owners) + 1))
+    rows = (*_owner_rows(found, phases), *steps)
+    return Sheet(_title(found), _columns("GiB at each phase's peak", phases), rows, rules=RULES)
+
+
+def moments_sheet(found: "Tracing") -> Sheet:
+    """The same for what comes after the steps."""
+    moments = found.candidate.scenario.train.moments
+    return Sheet("", _columns("GiB after the steps", moments), tuple(_owner_rows(found, moments)), rules=RULES[:1])
+
+
+RULES = (len(OWNERS), len(OWNERS) + 1)
+"""Lines above and below the sum of all owners."""
+
+
+def _columns(first: str, phases: Sequence[Phase]) -> tuple[Column, ...]:
+    return (Column(first), *(Column(words.phase(phase), numeric=True) for phase in phases))
+
+
+def _owner_rows(found: "Tracing", phases: Sequence[Phase]) -> list[tuple[Cell, ...]]:
+    memories = [found.candidate.estimate.phases[phase] for phase in phases]
+    owners = [
+        row((name, *(words.gib(getattr(memory, owner)) for memory in memories)))
+        for owner, name in words.OWNER_WORDS.items()
+    ]
+    total = row((Cell("allocated", "strong"), *(Cell(words.gib(memory.total), "strong") for memory in memories)))
+    return [*owners, total]
 
 
 def _steps(found: "Tracing") -> tuple[int, ...]:
@@ -122,7 +140,8 @@ def sites_sheet(found: "Tracing", notes: Sequence[str]) -> Sheet:
     if rest:
         count, size = sum(site.blocks for site in rest), sum(site.bytes for site in rest)
         rows.append(row(("", f"{len(rest):,} other places", f"{count:,}", words.gib(size))))
-    title = f"Alive at the peak, in {words.phase(found.peak.phase)} of step {found.peak.step + 1}"
+    step = "" if found.peak.phase in MOMENTS else f" of step {found.peak.step + 1}"
+    title = f"Alive at the peak, in {words.phase(found.peak.phase)}{step}"
     return Sheet(title, columns, tuple(rows), notes=(_depth(found), *notes))
 
 
