@@ -13,7 +13,7 @@ from planner.errors import show as shown
 from planner.recommend.request import Request
 from planner.render.why import why_document, why_sheets
 from planner.units import parse_bytes
-from planner.why import Amount, Diagnosis, Observation, diagnose, parse, place, read
+from planner.why import Amount, Diagnosis, Observation, diagnose, hints, parse, place, read
 from planner.why.message import LONGEST
 
 METRICS = ("allocated", "reserved", "device")
@@ -40,7 +40,7 @@ def _found(values: Values) -> Diagnosis:
     failure, where = parse(text), place(text)
     if not values["model"]:
         return read(failure, where)
-    return diagnose(_request(values), failure=failure, place=where)
+    return diagnose(_request(values), failure=failure, place=where, hints=hints(text))
 
 
 def _request(values: Values) -> Request:

@@ -125,8 +125,8 @@ def _gap(found: "Diagnosis") -> str:
     gap = found.gap_bytes or 0
     amount = f"{format_bytes(abs(gap))} {'more' if gap > 0 else 'less'} than predicted"
     able = sum(one.explains and not one.solved for one in found.differences)
-    first = next((one for one in found.differences if one.matched), None)
-    told = f" The request itself speaks for {first.codes[0]}." if first else ""
+    first = next((one for one in found.differences if one.matched or one.frame), None)
+    told = f" The message itself speaks for {first.codes[0]}." if first else ""
     if able:
         return (
             f"It is {amount}, which {'one difference' if able == 1 else f'each of {able} differences'} explains.{told}"
@@ -159,9 +159,16 @@ def _differences(title: str, found: Sequence["Difference"]) -> Sheet:
 def _difference(one: "Difference") -> Iterator[tuple[Cell, ...]]:
     left = Cell(_signed(one.remaining_bytes), "good" if one.explains else "")
     codes = Cell("+".join(one.codes), "strong")
-    matched = f"; the request was then for {one.matched}" if one.matched and len(one.codes) == 1 else ""
-    yield row((codes, printable(f"{one.text}{matched}"), _signed(one.bytes), left))
+    yield row((codes, printable(one.text + _signs(one)), _signed(one.bytes), left))
     yield row(("", Cell(printable(one.command), "code"), "", ""))
+
+
+def _signs(one: "Difference") -> str:
+    """What in the message speaks for a single difference."""
+    if len(one.codes) > 1:
+        return ""
+    matched = f"; the request was then for {one.matched}" if one.matched else ""
+    return f"{matched}; the traceback goes through {one.frame}" if one.frame else matched
 
 
 def _signed(count: int) -> str:
@@ -230,5 +237,6 @@ def _difference_document(one: "Difference") -> dict[str, object]:
         "explains": one.explains,
         "solved": one.solved,
         "matched": one.matched or None,
+        "frame": one.frame or None,
         "command": one.command,
     }

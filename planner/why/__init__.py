@@ -2,7 +2,7 @@
 
 from planner.why.diagnosis import diagnose, read
 from planner.why.message import Amount, Failure, parse
-from planner.why.traceback import place
+from planner.why.traceback import hints, place
 from planner.why.values import Clue, Diagnosis, Difference, Observation
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Failure",
     "Observation",
     "diagnose",
+    "hints",
     "parse",
     "place",
     "read",

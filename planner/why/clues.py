@@ -185,5 +185,6 @@ CODES = {
     "WHY007": "this process held more outside of torch's allocator than a context takes",
     "WHY008": "a limit was set for this process",
     "WHY009": "the message is of another card than is planned for",
+    "WHY010": "the traceback goes through a function that the planned run does not call",
 }
 """What each code says."""

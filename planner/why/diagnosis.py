@@ -3,7 +3,7 @@
 Differences are computed by closed forms. Where the plan itself is traced, they are added to what the trace predicts.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import NamedTuple
@@ -23,8 +23,8 @@ from planner.why.clues import clues
 from planner.why.known import made
 from planner.why.message import Failure
 from planner.why.table import LONGER
-from planner.why.traceback import Place
-from planner.why.values import Diagnosis, Difference, Observation
+from planner.why.traceback import Hint, Place
+from planner.why.values import Clue, Diagnosis, Difference, Observation
 
 CLOSE = 0.02
 """Share of the observed bytes within which a change explains them: twice the estimators' own error against one
@@ -55,9 +55,13 @@ def diagnose(
     *,
     failure: Failure | None = None,
     place: Place | None = None,
+    hints: Sequence[Hint] = (),
     observed: Observation | None = None,
 ) -> Diagnosis:
-    """Hold an observation, or a message's, against the plan for ``request``, which names one method."""
+    """Hold an observation, or a message's, against the plan for ``request``, which names one method.
+
+    ``place`` and ``hints`` are what the frames of its traceback tell.
+    """
     question, scenario, notes = _planned(request, place)
     estimate = estimator_for(request.evidence)(scenario)
     candidate = Candidate(scenario=scenario, estimate=estimate, verdict=judge(estimate, question.cluster))
@@ -65,13 +69,25 @@ def diagnose(
     found = Diagnosis(
         failure=failure,
         place=place,
-        clues=clues(failure, candidate) if failure else (),
+        clues=(*(clues(failure, candidate) if failure else ()), *_frames(hints, question, scenario)),
         notes=(*notes, *_about(seen, scenario)),
         observation=seen,
         candidate=candidate,
         command=command(question.request),
     )
-    return found if seen is None else _compared(found, question, seen)
+    return found if seen is None else _compared(found, question, seen, hints)
+
+
+def _frames(hints: Sequence[Hint], question: Ask, scenario: Scenario) -> Iterator[Clue]:
+    """WHY010: frames that the planned run would not go through."""
+    possible = {change.code: change for one in variants(question, scenario) for change in one.changes}
+    for hint in hints:
+        if hint.code in possible:
+            text = (
+                f"the traceback goes through {hint.frame.function} ({hint.frame.place}), as a run does where "
+                f"{possible[hint.code].words} ({hint.code}); that was not planned"
+            )
+            yield Clue(code="WHY010", text=text)
 
 
 def _planned(request: Request, place: Place | None) -> tuple[Ask, Scenario, tuple[str, ...]]:
@@ -133,7 +149,7 @@ def level(estimate: Estimate, seen: Observation) -> int:
     return estimate.phases[seen.phase].total if seen.phase else estimate.peak.allocated_bytes
 
 
-def _compared(found: Diagnosis, question: Ask, seen: Observation) -> Diagnosis:
+def _compared(found: Diagnosis, question: Ask, seen: Observation, hints: Sequence[Hint]) -> Diagnosis:
     assert found.candidate is not None
     estimate, scenario = found.candidate.estimate, found.candidate.scenario
     peak, count = estimate.peak, level(estimate, seen)
@@ -142,7 +158,7 @@ def _compared(found: Diagnosis, question: Ask, seen: Observation) -> Diagnosis:
     agrees = seen.amount.low <= high and (seen.at_least or seen.amount.high >= low)
     compared = replace(found, expected=(count, low, high), gap_bytes=gap, agrees=agrees)
     try:
-        search = Search(question, scenario, seen, count, found.failure)
+        search = Search(question, scenario, seen, count, found.failure, hints)
     except UnsupportedScenario as error:
         return replace(compared, notes=(*compared.notes, f"no differences can be worked out: {error}"))
     if question.request.evidence != "closed-form":
@@ -167,12 +183,19 @@ class Search:
     """Every change, estimated; raise ``UnsupportedScenario`` where the planned scenario has no closed form."""
 
     def __init__(
-        self, question: Ask, scenario: Scenario, seen: Observation, predicted: int, failure: Failure | None
+        self,
+        question: Ask,
+        scenario: Scenario,
+        seen: Observation,
+        predicted: int,
+        failure: Failure | None = None,
+        hints: Sequence[Hint] = (),
     ) -> None:
         self.question, self.scenario, self.seen, self.predicted = question, scenario, seen, predicted
         self.estimate: Estimator = remember(closed_form)
         self.offset = predicted - level(self.estimate(scenario), seen)
         self.requested = failure.requested if failure else None
+        self.functions = {hint.code: hint.frame.function for hint in hints}
         self.exact = failure is not None and failure.kind == "cpu"
         self.known = self._made(scenario)
         self.tried = self._distinct([*self._all(), *self._lengths()])
@@ -254,7 +277,16 @@ class Search:
         """Whether the change brings the prediction nearer, or makes the request that failed known."""
         gap = self.seen.beyond(self.predicted)
         before = max(gap, 0) if self.seen.at_least else abs(gap)
-        return self._left(one) < before or bool(self._matched(one))
+        return self._left(one) < before or self._told(one)
+
+    def _told(self, one: _Tried) -> bool:
+        """Whether the message itself speaks for the change: its request, or a frame of its traceback."""
+        return bool(self._matched(one) or self._function(one))
+
+    def _function(self, one: _Tried) -> str:
+        return next(
+            (self.functions[change.code] for change in one.variant.changes if change.code in self.functions), ""
+        )
 
     def _matched(self, one: _Tried) -> str:
         """The tensor of the changed scenario, and of none that was planned, that the failed request is."""
@@ -264,17 +296,17 @@ class Search:
         return made(scenario, self.requested, exact=self.exact) if self.requested else ""
 
     def _order(self, one: _Tried) -> tuple[float, ...]:
-        """A known request first, then what explains; then what was not chosen to fit; then how near, and how usual."""
+        """What the message speaks for first, then what explains; then what was not chosen to fit; then how near, and how usual."""
         grain = 20 * FINE if self.seen.at_least else FINE
         size = max(self.seen.amount.middle, 1)
         explains = self._explains(one)
         nearness = abs(one.remaining) / size
-        matched = bool(self._matched(one))
+        told = self._told(one)
         return (
-            not matched,
+            not told,
             not explains,
             one.variant.solved,
-            round(nearness / grain) if explains else 0 if matched else nearness,
+            round(nearness / grain) if explains else 0 if told else nearness,
             one.variant.usual,
             nearness,
         )
@@ -291,6 +323,7 @@ class Search:
             explains=self._explains(one),
             solved=found.solved,
             matched=self._matched(one),
+            frame=self._function(one),
             command=command(found.ask.request),
         )
 

@@ -58,6 +58,44 @@ SIGNS: tuple[tuple[Phase, str], ...] = (
 evaluation runs forward passes, and backward computes some again."""
 
 
+HINTS: tuple[tuple[str, str], ...] = (
+    ("WHY112", r"::(ForCausalLMLoss|fixed_cross_entropy)::"),
+    ("WHY115", r"::eager_attention_forward::"),
+    ("WHY116", r"::sdpa_attention_forward::"),
+    ("WHY117", r"::_?flash_attention_forward::|flash_attn_interface\.py::"),
+    ("WHY119", r"torch[/\\]utils[/\\]checkpoint\.py::"),
+    ("WHY124", r"torch[/\\]optim[/\\]adamw?\.py::"),
+    ("WHY125", r"::_multi_tensor_adamw?::"),
+    ("WHY126", r"::_fused_adamw?::"),
+    ("WHY127", r"bitsandbytes[/\\]optim[/\\]"),
+    ("WHY132", r"liger_kernel[/\\]"),
+    ("WHY140", r"::prepare_model_for_kbit_training::|::.*prepare_model_for_kbit_training\("),
+)
+"""Frames that only a certain setting runs through, by the code of the change that it would be."""
+
+
+class Hint(NamedTuple):
+    """A frame that speaks for a change."""
+
+    code: str
+    frame: Frame
+
+
+def hints(text: str) -> tuple[Hint, ...]:
+    """The changes that the last traceback's frames speak for, whatever was planned."""
+    found = frames(_last(text))
+    return tuple(
+        Hint(code, frame)
+        for code, pattern in HINTS
+        for frame in [next((one for one in found if re.search(pattern, _written(one))), None)]
+        if frame is not None
+    )
+
+
+def _written(frame: Frame) -> str:
+    return f"{frame.file}::{frame.function}::{frame.code}"
+
+
 def frames(text: str) -> tuple[Frame, ...]:
     """The frames of a text, outermost first."""
     plain = RANK.sub("", text)
@@ -70,7 +108,7 @@ def place(text: str) -> Place | None:
     found = frames(_last(text))
     for phase, pattern in SIGNS:
         for frame in reversed(found):
-            if re.search(pattern, f"{frame.file}::{frame.function}::{frame.code}"):
+            if re.search(pattern, _written(frame)):
                 return Place(phase, frame)
     return None
 

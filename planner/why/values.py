@@ -44,7 +44,8 @@ class Difference:
 
     ``bytes``: by how much it moves the prediction. ``explains``: what is left is within rounding and the estimator's
     own small error. ``solved``: its number was chosen to meet what was observed. ``matched``: the request that failed
-    is a tensor of this scenario and not of the planned one.
+    is a tensor of this scenario and not of the planned one. ``frame``: the function of the traceback that only such a
+    run goes through.
     """
 
     codes: tuple[str, ...]
@@ -56,6 +57,7 @@ class Difference:
     explains: bool
     solved: bool
     matched: str
+    frame: str
     command: str
 
 

@@ -214,3 +214,24 @@ def test_codes_are_told_once_and_documented() -> None:
     assert len(set(codes)) == len(codes)
     assert set(codes) <= set(CHANGE_CODES)
     assert not set(CHANGE_CODES) & set(CLUE_CODES)
+
+
+EAGER = (
+    "Traceback (most recent call last):\n"
+    '  File "/v/transformers/models/llama/modeling_llama.py", line 180, in eager_attention_forward\n'
+    "    attn_weights = nn.functional.softmax(attn_weights, dim=-1, dtype=torch.float32)\n"
+)
+
+
+def test_a_frame_that_was_not_planned_comes_first(capsys: pytest.CaptureFixture[str]) -> None:
+    found = answer(capsys, EAGER + TORCH_2_9, *RUN)
+
+    assert found["differences"][0]["codes"] == ["WHY115"]  # type: ignore[index]
+    assert found["differences"][0]["frame"] == "eager_attention_forward"  # type: ignore[index]
+    assert "WHY010" in [clue["code"] for clue in found["clues"]]  # type: ignore[attr-defined]
+
+
+def test_a_frame_that_was_planned_is_no_clue(capsys: pytest.CaptureFixture[str]) -> None:
+    found = answer(capsys, EAGER + TORCH_2_9, *RUN, "--attention", "eager")
+
+    assert "WHY010" not in [clue["code"] for clue in found["clues"]]  # type: ignore[attr-defined]

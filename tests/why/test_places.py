@@ -2,7 +2,7 @@
 
 import pytest
 
-from planner.why import place
+from planner.why import hints, place
 
 HEAD = "Traceback (most recent call last):\n"
 TRAIN = '  File "/app/train.py", line 88, in <module>\n    trainer.train()\n'
@@ -84,3 +84,26 @@ def test_of_two_tracebacks_the_one_that_ran_out_counts() -> None:
 def test_a_message_without_a_traceback_has_no_place() -> None:
     assert place(END) is None
     assert place("") is None
+
+
+HINTED = [
+    ("WHY112", frame("/v/transformers/loss/loss_utils.py", "ForCausalLMLoss", "logits = logits.float()")),
+    ("WHY115", frame("/v/transformers/models/llama/modeling_llama.py", "eager_attention_forward", "torch.matmul(")),
+    ("WHY116", frame("/v/transformers/integrations/sdpa_attention.py", "sdpa_attention_forward", "attn = torch.nn")),
+    ("WHY117", frame("/v/flash_attn/flash_attn_interface.py", "_wrapped_flash_attn_backward", "flash_attn_gpu.bwd(")),
+    ("WHY119", frame("/v/torch/utils/checkpoint.py", "unpack_hook", "frame.recompute_fn(*args)")),
+    ("WHY125", frame("/v/torch/optim/adamw.py", "_multi_tensor_adamw", "torch._foreach_sqrt(")),
+    ("WHY126", frame("/v/torch/optim/adam.py", "_fused_adam", "torch._fused_adam_(")),
+    ("WHY127", frame("/v/bitsandbytes/optim/optimizer.py", "step", "self.init_state(")),
+    ("WHY132", frame("/v/liger_kernel/ops/rms_norm.py", "forward", "rms_norm_forward(")),
+    ("WHY140", frame("/app/train.py", "main", "model = prepare_model_for_kbit_training(model)")),
+]
+
+
+@pytest.mark.parametrize(("code", "inner"), HINTED)
+def test_frames_speak_for_settings(code: str, inner: str) -> None:
+    assert code in [hint.code for hint in hints(HEAD + TRAIN + LOOP + inner + END)]
+
+
+def test_ordinary_frames_speak_for_nothing() -> None:
+    assert hints(HEAD + TRAIN + LOOP + END) == ()
