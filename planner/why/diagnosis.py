@@ -296,7 +296,7 @@ class Search:
         return made(scenario, self.requested, exact=self.exact) if self.requested else ""
 
     def _order(self, one: _Tried) -> tuple[float, ...]:
-        """What the message speaks for first, then what explains; then what was not chosen to fit; then how near, and how usual."""
+        """What the message speaks for, what explains, what was not chosen to fit; then how near, and how usual."""
         grain = 20 * FINE if self.seen.at_least else FINE
         size = max(self.seen.amount.middle, 1)
         explains = self._explains(one)
