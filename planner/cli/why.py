@@ -10,9 +10,10 @@ from planner.cli.request import build_request
 from planner.cli.show import show
 from planner.errors import EXIT_FITS, BrokenInput, UnknownName, UsageError
 from planner.errors import show as shown
+from planner.hardware import list_gpus
 from planner.recommend.request import Request
 from planner.render.why import why_document, why_sheets
-from planner.units import parse_bytes
+from planner.units import format_bytes, parse_bytes
 from planner.why import Amount, Diagnosis, Observation, diagnose, hints, parse, place, read
 from planner.why.message import LONGEST
 
@@ -40,7 +41,22 @@ def _found(values: Values) -> Diagnosis:
     failure, where = parse(text), place(text)
     if not values["model"]:
         return read(failure, where)
+    if not values["gpu"] and failure.total is not None:
+        _suggest(failure.total)
     return diagnose(_request(values), failure=failure, place=where, hints=hints(text))
+
+
+LIKE = 0.02
+"""What drivers and their versions keep for themselves differs by this share."""
+MOST_SUGGESTED = 5
+
+
+def _suggest(total: Amount) -> None:
+    """Raise ``UsageError`` that names the cards of the message's size, where there are any."""
+    fitting = [gpu.id for gpu in list_gpus() if abs(gpu.memory_bytes - total.middle) <= LIKE * total.middle]
+    if fitting:
+        named = ", ".join(fitting[:MOST_SUGGESTED])
+        raise UsageError(f"--gpu is missing: {format_bytes(total.middle)} in all, as the message says, have {named}")
 
 
 def _request(values: Values) -> Request:

@@ -175,6 +175,7 @@ def test_markdown_is_tables(capsys: pytest.CaptureFixture[str]) -> None:
         (["CUDA out of memory.", "--observed", "22.3GiB", *RUN], "not both"),
         (["CUDA out of memory.", "--message", "x", *RUN], "given twice"),
         ([TORCH_2_9, "--metric", "device"], "give both"),
+        ([TORCH_2_9, "--model", "8b", "--method", "lora"], "23.64 GiB in all, as the message says, have "),
         (["nothing here", *RUN], "no out-of-memory message"),
         (["--message", "/nowhere/at.all", *RUN], "No such file"),
     ],
