@@ -8,6 +8,7 @@ from planner.allocator.events import Instant, peaks
 from planner.allocator.replay import DEFAULT, Replay, replay
 from planner.allocator.sites import Site, alive_at
 from planner.allocator.steps import sequence
+from planner.estimators import measured_here
 from planner.recommend.verdict import judge as judge_verdict
 from planner.result import Candidate
 from planner.spec import Scenario
@@ -45,9 +46,8 @@ def trace_scenario(
     else:
         finding = front.find(scenario, settings, all_layers=all_layers)
     trace, found = finding.traced.trace, finding.replay
-    candidate = Candidate(
-        scenario=scenario, estimate=finding.estimate, verdict=judge_verdict(finding.estimate, scenario.cluster)
-    )
+    estimate = measured_here().calibration.calibrated(finding.estimate, scenario)
+    candidate = Candidate(scenario=scenario, estimate=estimate, verdict=judge_verdict(estimate, scenario.cluster))
     return Tracing(
         candidate=candidate,
         traced=finding.traced,
