@@ -154,7 +154,7 @@ def _compared(found: Diagnosis, question: Ask, seen: Observation, hints: Sequenc
     estimate, scenario = found.candidate.estimate, found.candidate.scenario
     peak, count = estimate.peak, level(estimate, seen)
     low, high = (count * bound // max(peak.required_bytes, 1) for bound in (peak.low_bytes, peak.high_bytes))
-    gap = seen.beyond(count)
+    gap = seen.amount.middle - count
     agrees = seen.amount.low <= high and (seen.at_least or seen.amount.high >= low)
     compared = replace(found, expected=(count, low, high), gap_bytes=gap, agrees=agrees)
     try:
