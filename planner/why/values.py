@@ -65,8 +65,8 @@ class Difference:
 class Diagnosis:
     """The whole answer. ``expected`` are the predicted bytes that the observation is held against, and their bounds.
 
-    ``gap_bytes``: observed, as printed, less predicted; a failure leaves it open above. Without settings of the run there is only
-    what the message tells.
+    ``gap_bytes``: observed, as printed, less predicted; a failure leaves it open above. Without settings of the run
+    there is only what the message tells.
     """
 
     failure: Failure | None
