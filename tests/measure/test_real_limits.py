@@ -13,7 +13,7 @@ from planner.measure.truncation import depth_of, measure_truncated
 from planner.spec import Cluster, Scenario
 from planner.stacks import resolve
 from planner.units import MIB
-from tests.measure.conftest import TINY
+from tests.measure.conftest import TINY, Start
 
 pytestmark = pytest.mark.torch
 
@@ -23,11 +23,11 @@ CAP = 256 * MIB
 
 
 @pytest.fixture
-def wide(monkeypatch: pytest.MonkeyPatch) -> Scenario:
+def wide(start: Start) -> Scenario:
+    """Its children are forked, since there are many."""
     for library in ("torch", "transformers", "accelerate", "peft"):
         pytest.importorskip(library)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    start()
     cluster = Cluster(gpu=card_of_device(cpu_here()))
     return resolve(model_from_config(dict(WIDE), name="wide"), cluster, "lora", {"seq_len": 64}, "plain")
 
