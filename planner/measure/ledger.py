@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from planner.errors import BrokenInput, UsageError
+from planner.errors import BrokenInput, PlannerError, UsageError
 from planner.measure.task import Device
-from planner.records import Record, read_record, record_text
+from planner.records import Record, document_of, read_record, record_text
 
 Key = str
 """What makes two runs the same: one text."""
@@ -29,11 +29,12 @@ def key_of(
 ) -> Key:
     """The identity of a run: what is measured, how much of it, on which device, with which libraries.
 
-    ``kind`` is ``steps``, or the unit of a limit. Who chose a setting makes no difference.
+    ``kind`` is ``steps``, or the unit of a limit. Who chose a setting makes no difference, nor how our profile
+    describes the card: it is the device that ran.
     """
     facts = {
         "kind": kind,
-        "scenario": {name: value for name, value in scenario.items() if name != "origins"},
+        "scenario": {name: scenario[name] for name in ("model", "train", "stack")},
         "layers": layers,
         "cap": cap_bytes,
         "device": [device.kind, device.name, device.total_bytes],
@@ -47,12 +48,20 @@ def record_key(record: Record, *, layers: bool = True) -> Key:
     device = record.device
     return key_of(
         kind=record.limits.unit if record.limits else "steps",
-        scenario=record.scenario,
+        scenario=_as_written_now(record),
         layers=record.layers if layers else ANY,
         cap_bytes=record.environment.cap_bytes,
         device=Device(device.kind, device.name, device.total_bytes),
         versions=record.environment.versions,
     )
+
+
+def _as_written_now(record: Record) -> Mapping[str, Any]:
+    """The scenario as this version writes it down, which may know more settings than the one that ran it."""
+    try:
+        return document_of(record.restore())
+    except PlannerError:
+        return record.scenario
 
 
 ANY = "auto"

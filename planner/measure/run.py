@@ -167,9 +167,15 @@ def _outcome(ended: Ended) -> tuple[Outcome, str]:
         return "failed", line["text"]
     if ended.timed_out:
         return "timed_out", "the time was up"
+    if ended.status == -signal.SIGABRT and BAD_ALLOC in ended.log:
+        return "out_of_memory", f"{BAD_ALLOC} outside Python"
     if ended.status < 0:
         return "killed", _signal_text(-ended.status)
     return "failed", f"the process ended with status {ended.status} and without a word"
+
+
+BAD_ALLOC = "std::bad_alloc"
+"""What the C++ runtime says before it aborts a process in which nobody catches that there is no memory."""
 
 
 def _signal_text(number: int) -> str:

@@ -104,6 +104,23 @@ def test_no_memory(script: Callable[[str], Any], scenario: Scenario) -> None:
     assert "2.00 GiB" in found.detail
 
 
+ABORT = "sys.stderr.write({words!r}); sys.stderr.flush(); os.abort()"
+
+
+@pytest.mark.parametrize(
+    ("words", "outcome"),
+    [("terminate called after throwing an instance of 'std::bad_alloc'", "out_of_memory"), ("oh", "killed")],
+)
+def test_an_abort_is_told_by_its_last_words(
+    script: Callable[[str], Any], scenario: Scenario, words: str, outcome: str
+) -> None:
+    script(f"step(0, 'backward'); {ABORT.format(words=words)}")
+
+    found = run.measure(scenario, "cpu")
+
+    assert (found.outcome, found.died_in) == (outcome, (0, "backward"))
+
+
 def test_an_error_keeps_its_traceback(script: Callable[[str], Any], scenario: Scenario) -> None:
     script(
         "step(0, 'loss'); print('Traceback: here', file=sys.stderr); say('failed', text='CudaError: gone'); sys.exit(1)"

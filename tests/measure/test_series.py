@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,9 @@ def test_what_makes_two_runs_the_same() -> None:
     facts = json.loads(record_text(record))
 
     def key(**changes: Any) -> str:
-        return record_key(a_record(1, **changes))
+        scenario = changes.pop("scenario", None)
+        made = a_record(1, **changes)
+        return record_key(replace(made, scenario=scenario) if scenario else made)
 
     assert key() == record_key(a_record(2)) == record_key(out_of_memory(3))
     others = {
@@ -135,6 +138,12 @@ def test_what_makes_two_runs_the_same() -> None:
     assert key() not in others
     assert facts["scenario"]["origins"]  # which do not count
     assert "origins" not in key()
+    other_card = {**facts["scenario"], "cluster": {**facts["scenario"]["cluster"], "headroom_bytes": 1}}
+    assert key(scenario=other_card) == key()
+    older = {**facts["scenario"], "train": {k: v for k, v in facts["scenario"]["train"].items() if k != "new_tokens"}}
+    assert key(scenario=older) == key()
+    with_more = {**facts["scenario"], "train": {**facts["scenario"]["train"], "micro_batch_size": 2}}
+    assert key(scenario=with_more) != key()
 
 
 # ---------------------------------------------------------------- the run
