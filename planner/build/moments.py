@@ -76,6 +76,7 @@ def _writing_nothing(place: Place) -> Iterator[None]:
     from transformers import modeling_utils  # noqa: PLC0415
 
     with ExitStack() as stack:
+        stack.enter_context(patch.object(modeling_utils.logging, "tqdm", lambda shards, **_: shards))
         if place.real:
             stack.enter_context(patch.object(safetensors_torch, "serialize_file", lambda *_, **__: None))
         else:

@@ -22,7 +22,7 @@ from planner.formulas.moments import (
 )
 from planner.formulas.states import nf4_bytes, optimizer_bytes
 from planner.result import Memory, Phase
-from planner.spec import FLOAT_BYTES, Attention, Moment, Scenario, TrainSpec
+from planner.spec import FLOAT_BYTES, Attention, Latent, Moment, Scenario, TrainSpec
 
 
 def moment_phases(step: Step) -> dict[Phase, Memory]:
@@ -170,25 +170,50 @@ def _cache(only: Step, tokens: int, *, sliding: bool = False) -> int:
 
 def _beside_cache(only: Step, spec: Attention, tokens: int) -> int:
     """What one token needs of a layer's cache besides it: the old keys or values while they are joined with the new
-    ones, or both repeated for every query head.
+    ones; or both repeated for every query head; or expanded from latent vectors.
     """
+    if spec.latent is not None:
+        return only.b * tokens * _expanded_bytes(only, spec, spec.latent)
     cached = _key_values(only, spec, tokens)
     repeats = only.scenario.train.attention == "eager" or only.profile.recipe.repeats_kv
-    groups = spec.num_attention_heads // spec.num_key_value_heads if spec.latent is None else 1
+    groups = spec.num_attention_heads // spec.num_key_value_heads
     return cached * groups if repeats and groups > 1 else cached // 2
 
 
+def _expanded_bytes(only: Step, spec: Attention, latent: Latent) -> int:
+    """One position's keys and values from its latent vector, expanded for all positions whenever one more token comes.
+
+    The product, the keys joined from two parts, the values padded to their width for FlashAttention; or, with an
+    adapter on the product, its branch twice beside it (peft 0.21 tuners/lora/layer.py, Linear.forward).
+    """
+    recipe, element = only.profile.recipe, _cache_element(only)
+    key, product = latent.qk_nope_head_dim + latent.qk_rope_head_dim, latent.qk_nope_head_dim + latent.v_head_dim
+    padded = only.scenario.train.attention == "flash" and latent.v_head_dim != key
+    expanded = (product + (2 if padded else 1) * key) * element
+    adapted = spec.inner[-1].name in recipe.modules
+    branch = product * (element + 2 * recipe.adapter_bytes) if adapted else 0
+    return spec.num_attention_heads * max(expanded, branch)
+
+
 def _key_values(only: Step, spec: Attention, tokens: int) -> int:
-    recipe, latent = only.profile.recipe, spec.latent
-    key = spec.head_dim if latent is None else latent.qk_nope_head_dim + latent.qk_rope_head_dim
+    """One layer's cache; latent attention keeps its compressed vectors, as one head.
+
+    transformers 5.23 models/deepseek_v3/modeling_deepseek_v3.py, DeepseekV3Attention.forward.
+    """
+    latent = spec.latent
     return key_value_bytes(
         b=only.b,
         tokens=tokens,
-        heads=spec.num_key_value_heads if latent is None else spec.num_attention_heads,
-        key_dim=key,
-        value_dim=spec.head_dim if latent is None else latent.v_head_dim,
-        e=recipe.compute_bytes if recipe.autocast else recipe.stream_bytes,
+        heads=spec.num_key_value_heads if latent is None else 1,
+        key_dim=spec.head_dim if latent is None else latent.kv_lora_rank,
+        value_dim=spec.head_dim if latent is None else latent.qk_rope_head_dim,
+        e=_cache_element(only),
     )
+
+
+def _cache_element(only: Step) -> int:
+    recipe = only.profile.recipe
+    return recipe.compute_bytes if recipe.autocast else recipe.stream_bytes
 
 
 # ---------------------------------------------------------------- checkpoints and merging

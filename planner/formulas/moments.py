@@ -115,7 +115,8 @@ def key_value_bytes(*, b: int, tokens: int, heads: int, key_dim: int, value_dim:
     Shapes:    keys (b, k, tokens, d_k), values (b, k, tokens, d_v)
     Formula:   b * tokens * k * (d_k + d_v) * e
     Source:    transformers 5.23 cache_utils.py, DynamicLayer
-    Valid:     attention that caches keys and values, grouped or latent: latent attention caches them expanded
+    Valid:     attention that caches keys and values; latent attention of transformers 5.23 caches compressed vectors,
+               one head of kv_lora_rank and qk_rope_head_dim (older releases: expanded keys and values)
     Excludes:  the copy while one more token is joined
 
     >>> 32 * key_value_bytes(b=1, tokens=8192, heads=8, key_dim=128, value_dim=128, e=2) / 2**30
