@@ -75,7 +75,12 @@ def _about(found: Iterable[tuple["Row", "Record"]]) -> Iterator[str]:
 
 def _traced_error(record: "Record") -> str:
     errors = [error for evidence, metric, error in errors_of(record) if (evidence, metric) == ("traced", "allocated")]
-    return f"{errors[0]:+.2%}" if errors else "–"
+    return _percent(errors[0]) if errors else "–"
+
+
+def _percent(ratio: float) -> str:
+    """An error with its sign, but never ``-0.00%``."""
+    return f"{round(ratio, 4) + 0.0:+.2%}"
 
 
 def _bytes(count: int | None) -> str:
@@ -111,7 +116,7 @@ def _errors_sheet(found: Iterable[Deviation]) -> Sheet:
         Column("worst case", optional=True, wraps=True),
     )
     rows = tuple(
-        row((one.evidence, one.metric, str(one.n), f"{one.median:.2%}", f"{one.worst:+.2%}", one.case)) for one in found
+        row((one.evidence, one.metric, str(one.n), f"{one.median:.2%}", _percent(one.worst), one.case)) for one in found
     )
     return Sheet("Predicted against measured", columns, rows)
 
