@@ -20,7 +20,15 @@ from planner.hardware import list_gpus, load_gpu
 from planner.measure import Device, Measurement, compare, look, measure, predict
 from planner.measure.cases import fits
 from planner.measure.child import Line
-from planner.measure.here import card_of_device, check_cap, check_libraries, check_measurable, check_snapshot
+from planner.measure.here import (
+    card_of_device,
+    check_cap,
+    check_flash,
+    check_libraries,
+    check_measurable,
+    check_snapshot,
+    lacks_flash,
+)
 from planner.measure.recording import closed_form, record_of
 from planner.measure.room import check_room, check_weights
 from planner.measure.run import STEPS, TIMEOUT_SECONDS, WARMUP
@@ -243,6 +251,7 @@ def check(scenario: Scenario, device: Device, run: Run, *, exact: bool) -> None:
     """Refuse before anything starts what cannot run here."""
     check_measurable(scenario, run.layers)
     check_libraries(scenario, exact=exact)
+    check_flash(device, scenario)
     check_cap(device, run.cap_bytes)
     check_snapshot(device, run.snapshot)
     if device.kind == "cpu" and run.layers is None and not run.auto:
@@ -270,7 +279,11 @@ def _scenario(request: Request, device: Device) -> tuple[Scenario, tuple[str, ..
     cluster = Cluster(gpu=card, gpus=request.gpus, nodes=request.nodes, headroom_bytes=request.headroom_bytes)
     ask = Ask(request=replace(request, gpu=card.id), model=resolved.model, cluster=cluster)
     notes += [note for note in (resolved.line, *resolved.model.notes, about, *newer_versions(request.stack)) if note]
-    return scenario_of(ask, request.methods[0] if request.methods else "lora"), tuple(notes)
+    scenario = scenario_of(ask, request.methods[0] if request.methods else "lora")
+    if device.kind == "cuda" and "attention" not in request.settings and lacks_flash(scenario):
+        scenario = replace(scenario, train=replace(scenario.train, attention="sdpa"))
+        notes.append("flash-attn is not installed here: measured and predicted with --attention sdpa.")
+    return scenario, tuple(notes)
 
 
 def _card(request: Request, device: Device) -> tuple[Gpu, str]:

@@ -4,6 +4,7 @@ import shutil
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 
@@ -103,3 +104,14 @@ def check_snapshot(device: Device, snapshot: str | None) -> None:
             "--snapshot is CUDA's memory history, and there is no CUDA device here: plan trace --snapshot writes a "
             "traced one"
         )
+
+
+def lacks_flash(scenario: Scenario) -> bool:
+    """Whether the step would call flash-attn, which is not there; looked up without loading it."""
+    return scenario.train.attention == "flash" and find_spec("flash_attn") is None
+
+
+def check_flash(device: Device, scenario: Scenario) -> None:
+    """Raise ``UnsupportedScenario`` for real steps with kernels that are not installed; a CPU has its own."""
+    if device.kind == "cuda" and lacks_flash(scenario):
+        raise UnsupportedScenario("--attention flash calls flash-attn, which is not installed: use --attention sdpa")

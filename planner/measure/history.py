@@ -23,9 +23,9 @@ def history(path: str | None, report: Callable[..., None]) -> Iterator[None]:
         try:
             _write(path)
             report("snapshot", path=path)
-        except OSError as error:
-            report("no_snapshot", text=error.strerror or str(error))
-        torch.cuda.memory._record_memory_history(enabled=None)
+            torch.cuda.memory._record_memory_history(enabled=None)
+        except (OSError, RuntimeError) as error:  # also of a device that has failed, whose own error must not be lost
+            report("no_snapshot", text=getattr(error, "strerror", None) or str(error).partition("\n")[0])
 
 
 def _write(path: str) -> None:

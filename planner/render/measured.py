@@ -166,7 +166,7 @@ def _predicted_sizes(found: Measured) -> Iterator[str]:
     if found.closed is not None:
         peak = found.closed.peak
         yield (
-            f"The closed form, which is of a GPU, says {format_bytes(peak.allocated_bytes)} allocated and "
+            f"The closed form says {format_bytes(peak.allocated_bytes)} allocated and "
             f"{format_bytes(peak.required_bytes)} required."
         )
 

@@ -13,7 +13,7 @@ import pytest
 
 from planner.build import installed
 from planner.cli import main, measure
-from planner.measure import Device, Measurement, PhasePeak, Prediction, StepPeaks, room
+from planner.measure import Device, Measurement, PhasePeak, Prediction, StepPeaks, here, room
 from planner.measure.here import cpu_here
 from planner.measure.values import Environment, Place, Room
 from planner.records import default_store
@@ -97,9 +97,25 @@ def test_options_reach_the_child(capsys: pytest.CaptureFixture[str], canned: dic
     assert canned["device_kind"] == "cpu"
 
 
-def test_a_card_that_is_here_is_named_by_what_torch_says(
-    capsys: pytest.CaptureFixture[str], canned: dict[str, Any], model: Path
+def test_a_card_without_flash_attn_takes_sdpa_unless_flash_is_asked_for(
+    capsys: pytest.CaptureFixture[str], canned: dict[str, Any], monkeypatch: pytest.MonkeyPatch, model: Path
 ) -> None:
+    monkeypatch.setattr(here, "find_spec", lambda _name: None)
+    canned["device"] = Device("cuda", "NVIDIA Example", 24 * GIB, (8, 9), 128)
+    _, out, _ = run(capsys, "--model", model)
+
+    assert canned["asked"].train.attention == "sdpa"
+    assert "flash-attn is not installed here" in " ".join(out.split())
+
+    code, out, err = run(capsys, "--model", model, "--attention", "flash")
+    assert (code, out, err.count("\n")) == (3, "", 1)
+    assert "use --attention sdpa" in err
+
+
+def test_a_card_that_is_here_is_named_by_what_torch_says(
+    capsys: pytest.CaptureFixture[str], canned: dict[str, Any], monkeypatch: pytest.MonkeyPatch, model: Path
+) -> None:
+    monkeypatch.setattr(here, "find_spec", lambda _name: object())
     canned["device"] = Device("cuda", "NVIDIA Example", 24 * GIB, (8, 9), 128)
     run(capsys, "--model", model)
 

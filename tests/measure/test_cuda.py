@@ -148,6 +148,22 @@ def test_a_history_that_cannot_be_written_is_told_and_leaves_the_run_alone(tmp_p
     assert told == [("no_snapshot", "No such file or directory")]
 
 
+def test_a_device_that_has_failed_keeps_its_own_error(monkeypatch: pytest.MonkeyPatch, card: Told) -> None:
+    def broken(_path: str) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered\nCUDA kernel errors might be ...")
+
+    monkeypatch.setattr(torch.cuda.memory, "_dump_snapshot", broken)
+    told: list[str] = []
+    with (
+        pytest.raises(RuntimeError, match="illegal memory access"),
+        history.history("file", lambda _event, **facts: told.append(facts["text"])),
+    ):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    assert told == ["CUDA error: device-side assert triggered"]
+    assert [name for name, _ in card] == ["history"]
+
+
 # ---------------------------------------------------------------- predicted
 
 
