@@ -78,7 +78,7 @@ def test_a_child_that_does_not_leave_is_ended(
 
 def test_time_is_up_in_a_real_step(start: Start, scenario: Scenario) -> None:
     started = start((1, "loss"))
-    found = run.measure(scenario, "cpu", timeout=3)
+    found = run.measure(scenario, "cpu", timeout=6)
 
     assert (found.outcome, found.died_in) == ("timed_out", (1, "loss"))
     assert started[0].returncode == -signal.SIGKILL
