@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 
 from planner.build.installed import with_installed
@@ -11,7 +10,7 @@ from planner.closed_form import estimate
 from planner.errors import BrokenInput, PlannerError, UnsupportedScenario, UsageError
 from planner.formulas.flops import linear_flops
 from planner.local.processor import available_bytes
-from planner.measure.here import check_cap, check_libraries, check_measurable, check_snapshot
+from planner.measure.here import check_cap, check_flash, check_libraries, check_measurable, check_snapshot, lacks_flash
 from planner.measure.ledger import ANY, key_of
 from planner.measure.limit import limit_record, search_limit, usable_bytes
 from planner.measure.matrix import Case
@@ -98,7 +97,7 @@ def plan_cases(
     skipped: list[Skipped] = []
     for case in cases:
         try:
-            scenario = scenario_of(case, card)
+            scenario = _as_it_can_run(case, scenario_of(case, card), device)
             if reason := _missing(scenario, device):
                 skipped.append(Skipped(case, reason))
                 continue
@@ -112,11 +111,17 @@ def plan_cases(
     return tuple(planned), tuple(skipped)
 
 
+def _as_it_can_run(case: Case, scenario: Scenario, device: Device) -> Scenario:
+    """Where the file names no attention, one that is installed."""
+    if device.kind == "cuda" and "attention" not in case.settings and lacks_flash(scenario):
+        return replace(scenario, train=replace(scenario.train, attention="sdpa"))
+    return scenario
+
+
 def _missing(scenario: Scenario, device: Device) -> str:
     """Which library a case lacks, or which version it has; other cases may do without."""
-    if device.kind == "cuda" and scenario.train.attention == "flash" and find_spec("flash_attn") is None:
-        return 'this needs flash-attn, which is not installed: write attention = "sdpa"'
     try:
+        check_flash(device, scenario)
         check_libraries(scenario, exact=False)
     except PlannerError as error:
         return str(error)

@@ -9,7 +9,7 @@ import pytest
 
 from planner.errors import BrokenInput, UnsupportedScenario
 from planner.hardware import list_gpus, load_gpu
-from planner.measure import Device, Measurement, PhasePeak, Prediction, StepPeaks, cases, room
+from planner.measure import Device, Measurement, PhasePeak, Prediction, StepPeaks, cases, here, room
 from planner.measure.cases import Tools, perform, plan_cases, scenario_of, work_seconds
 from planner.measure.here import card_of_device, cpu_here
 from planner.measure.ledger import Ledger, record_key
@@ -34,7 +34,7 @@ def device_of(name: str) -> Device:
 def libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every library is there."""
     monkeypatch.setattr(cases, "check_libraries", lambda *_args, **_options: None)
-    monkeypatch.setattr(cases, "find_spec", lambda _name: object())
+    monkeypatch.setattr(here, "find_spec", lambda _name: object())
 
 
 def plans(device: Device, *blocks: dict[str, Any], folder: Path | None = None) -> tuple[list[Planned], dict[str, str]]:
@@ -132,8 +132,12 @@ def test_what_the_device_or_the_libraries_cannot_is_left_out(monkeypatch: pytest
     block = {"model": "llama-3.2-1b", "method": "lora", "attention": "flash"}
     assert "FlashAttention" in next(iter(plans(device_of("t4"), block)[1].values()))
 
-    monkeypatch.setattr(cases, "find_spec", lambda _name: None)
+    monkeypatch.setattr(here, "find_spec", lambda _name: None)
     assert "flash-attn, which is not installed" in next(iter(plans(device_of("rtx4090"), block)[1].values()))
+    (case,) = expand({"block": [{"model": "llama-3.2-1b", "method": "lora"}]})
+    device = device_of("rtx4090")
+    ((one,), _) = plan_cases([case], card_of_device(device, list_gpus()), device, VERSIONS)
+    assert one.scenario.train.attention == "sdpa"
 
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted(SHIPPED.glob("*.toml"))])
