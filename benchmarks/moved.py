@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ Collector = Callable[[Path], Predictions]
 class Move:
     """One scenario that two revisions answer unlike; ``ratio`` is its largest relative change, 0 for a refusal.
 
-    ``what`` names the number that changed most, ``before`` and ``after`` are its bytes.
+    ``what`` names the number that changed most, ``before`` and ``after`` are its bytes; ``changed`` are all names.
     """
 
     scenario: str
@@ -42,6 +43,7 @@ class Move:
     before: int | str
     after: int | str
     ratio: float = 0.0
+    changed: frozenset[str] = frozenset()
 
 
 KINDS = ("refused", "answered", "bytes", "interval")
@@ -73,7 +75,8 @@ def _move(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Move | N
     peak = old["peak"]["allocated_bytes"] or 1
     most = max(sorted(outside or changed), key=lambda one: abs(after.get(one, 0) - before.get(one, 0)))
     ratio = (after.get(most, 0) - before.get(most, 0)) / peak
-    return Move(name, "bytes" if outside else "interval", most, before.get(most, 0), after.get(most, 0), ratio)
+    kind = "bytes" if outside else "interval"
+    return Move(name, kind, most, before.get(most, 0), after.get(most, 0), ratio, frozenset(changed))
 
 
 def numbers(prediction: Mapping[str, Any]) -> dict[str, int]:
@@ -161,9 +164,21 @@ def report(old: Predictions, new: Predictions, found: Sequence[Move], *, interva
         f"{counts['bytes']} have other bytes, {counts['interval']} the same bytes in another interval, "
         f"{counts['refused']} are no longer answered, {counts['answered']} are answered for the first time"
     )
+    if found:
+        yield f"by number: {_by_number(found)}"
     for move in found:
         if move.kind != "interval" or intervals:
             yield _line(move)
+
+
+def _by_number(found: Sequence[Move]) -> str:
+    """In how many scenarios each number of the peak moved, and any owner of any phase."""
+    counts = Counter(name for move in found for name in _sides(move.changed))
+    return ", ".join(f"{name.removesuffix('_bytes')} {count}" for name, count in counts.most_common())
+
+
+def _sides(changed: frozenset[str]) -> set[str]:
+    return {name if name.endswith("_bytes") else "an owner" for name in changed}
 
 
 def _line(move: Move) -> str:

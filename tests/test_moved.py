@@ -125,8 +125,9 @@ def test_a_move_without_a_word_fails(repository: Path, capsys: pytest.CaptureFix
     assert code == 1
     assert lines[0] == "2 scenarios, 0 only in the old revision, 0 only in the new"
     assert lines[1].startswith("1 have other bytes, 0 the same bytes in another interval, 0 are no longer answered")
-    assert lines[2] == "  +20.000%  a: required 2,000 -> 2,200"
-    assert "no new line under 'Moved predictions'" in lines[3]
+    assert sorted(lines[2].removeprefix("by number: ").split(", ")) == ["allocated 1", "an owner 1", "required 1"]
+    assert lines[3] == "  +20.000%  a: required 2,000 -> 2,200"
+    assert "no new line under 'Moved predictions'" in lines[4]
 
 
 def test_a_move_that_is_told_passes(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
