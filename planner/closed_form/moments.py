@@ -220,8 +220,22 @@ def _cache_element(only: Step) -> int:
 
 
 def save_phase(step: Step) -> Memory:
-    """What stands: tensors go to the host one after the other."""
-    return after_steps(step)
+    """What stands, since tensors go to the host one after the other; and the parts of stacked experts.
+
+    Experts that were separate modules before transformers 5 are saved as such: gates and rows of their stacked matrices
+    are copied apart, all at once (transformers 5.23 core_model_loading.py, revert_weight_conversion).
+    """
+    scenario, memory = step.scenario, after_steps(step)
+    if scenario.train.uses_adapters or not scenario.stack.fused_experts:
+        return memory
+    apart = sum(
+        count * table.params
+        for block, count in zip(scenario.model.blocks, scenario.model.block_counts, strict=True)
+        if block.experts is not None and block.experts.linear_names
+        for table in block.experts.tables
+        if table.name.endswith("gate_up_proj")
+    )
+    return plus(memory, temporaries=apart * FLOAT_BYTES[scenario.train.weights_dtype])
 
 
 def resume_phase(step: Step) -> Memory:

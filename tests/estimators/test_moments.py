@@ -34,6 +34,8 @@ FAMILIES: Mapping[str, Mapping[str, object]] = {
     "gemma3_text": {"head_dim": 64, "sliding_window": 64, "sliding_window_pattern": 3},
     "phi3": {"pad_token_id": 0},
     "olmo2": {},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 256},
     "deepseek_v3": {
         "num_key_value_heads": 8,
         "q_lora_rank": 96,
@@ -55,6 +57,8 @@ CASES: list[tuple[str, str, Method, Mapping[str, object]]] = [
     ("phi3", "trl", "lora", {"optimizer": "adamw_8bit", "eval_accumulation_steps": 2}),
     ("olmo2", "hf", "full", {"eval_samples": 5, "new_tokens": 1}),
     ("deepseek_v3", "trl", "lora", {"new_tokens": 2500}),
+    ("mixtral", "hf", "full", {"moments": "save,resume"}),
+    ("qwen3_moe", "trl", "full", {"moments": "save"}),
     ("deepseek_v3", "hf", "full", {"new_tokens": 1500, "seq_len": 128}),
 ]
 TOLERANCE = 0.02

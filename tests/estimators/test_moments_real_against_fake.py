@@ -43,6 +43,7 @@ SIZES: Mapping[str, object] = {
 FAMILIES: Mapping[str, Mapping[str, object]] = {
     "llama": {},
     "qwen3": {"head_dim": 48, "tie_word_embeddings": True},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
     "gemma3_text": {"head_dim": 32, "sliding_window": 16, "sliding_window_pattern": 2},
 }
 
@@ -73,6 +74,7 @@ CASES = [
     Case("qwen3", "plain", "lora", ("evaluation",), (("eval_accumulation_steps", 4), ("eval_samples", 11))),
     Case("llama", "plain", "lora", ("evaluation", "generation"), (("attention", "eager"),)),
     Case("gemma3_text", "hf", "lora", ("generation", "save"), (("new_tokens", 24),)),
+    Case("mixtral", "hf", "full", ("generation", "save")),
     Case("llama", "hf", "qlora", ("save", "resume", "merge")),
     Case("qwen3", "trl", "qlora", ("merge",), (("double_quant", False),)),
 ]
