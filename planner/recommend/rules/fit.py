@@ -76,7 +76,7 @@ class Interval:
     """
 
     code: ClassVar[str] = "FIT003"
-    slug: ClassVar[str] = "interval"
+    slug: ClassVar[str] = "bounds"
     scope: ClassVar[Scope] = "choice"
 
     def check(self, case: Case) -> Reason | None:
