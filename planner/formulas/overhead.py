@@ -71,7 +71,7 @@ def fragmentation(allocated: int) -> int:
 
     Shapes:    allocated bytes at the peak
     Formula:   allocated / 50 + 100 MiB
-    Source:    ours: smallest capacities of replayed steps (planner/allocator/capacity.py), 514 traced cases of 52 models;
+    Source:    ours: smallest capacities of replayed steps (planner/allocator/capacity.py), 514 cases, 52 models;
                nine in ten lie 3 % below to 9 % above allocated bytes with this (docs/how-it-works/overhead.md)
     Valid:     steps of one shape under the default settings of the allocator
     Excludes:  what is left behind by batches of other lengths
