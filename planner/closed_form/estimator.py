@@ -47,7 +47,10 @@ def _peak(step: Step, phases: dict[Phase, Memory]) -> Peak:
     memory = phases[name]
     cluster = step.scenario.cluster
     varying = memory.activations + memory.logits + memory.temporaries
-    spare = spare_bytes(step.scenario.train.loss, step.scenario.train.kernels, varying, cluster.world_size)
+    train = step.scenario.train
+    spare = spare_bytes(
+        train.loss, train.kernels, varying=varying, allocated=memory.total, world_size=cluster.world_size
+    )
     unusable = fragmentation(memory.total)
     beside, squeezed = unused(step, name)
     spare, unusable = max(spare, beside), unusable + squeezed

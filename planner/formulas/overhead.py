@@ -49,20 +49,22 @@ def spare_fraction(loss: str, kernels: str) -> float:
     return SPARE_FRACTIONS[loss, kernels]
 
 
-def spare_bytes(loss: str, kernels: str, varying: int, world_size: int) -> int:
+def spare_bytes(loss: str, kernels: str, *, varying: int, allocated: int, world_size: int) -> int:
     """Bytes that the allocator keeps beyond what is allocated, with memory to spare.
 
-    Shapes:    bytes of activations, logits and temporaries at the peak
-    Formula:   one GPU: a share of varying by loss and kernels;  several: 0.15 varying + 1.5 GiB
+    Shapes:    varying: bytes of activations, logits and temporaries at the peak; allocated: all bytes
+    Formula:   one GPU: a share of varying by loss and kernels;  several: 0.15 varying + min(1.5 GiB, allocated)
     Source:    fitted: fms-acceleration scripts/benchmarks/refs/a100_80gb.csv, a100_80gb_liger.csv
     Valid:     runs that leave the card at least 15 % empty
     Excludes:  full fine-tuning on several GPUs, where published runs keep 5 to 15 GiB more
 
-    >>> spare_bytes("full", "eager", 100 * 2**20, 1) // 2**20, spare_bytes("full", "fused", 10 * 2**30, 2) // 2**30
-    (27, 3)
+    >>> spare_bytes("full", "eager", varying=100 * 2**20, allocated=2**30, world_size=1) // 2**20
+    27
+    >>> spare_bytes("full", "fused", varying=10 * 2**30, allocated=16 * 2**30, world_size=2) // 2**30
+    3
     """
     if world_size > 1:
-        return int(SHARED_SPARE_FRACTION * varying) + SHARED_SPARE_BYTES
+        return int(SHARED_SPARE_FRACTION * varying) + min(SHARED_SPARE_BYTES, allocated)
     return int(spare_fraction(loss, kernels) * varying)
 
 
