@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 from planner.calibration import COVERAGE
 from planner.render import words
 from planner.render.sheet import Cell, Column, Sheet, row
-
 from planner.validation.heldout import held_by_source
 
 if TYPE_CHECKING:
