@@ -97,6 +97,8 @@ def _text(values: Values) -> str:
     if values["text"] is not None:
         return str(values["text"])
     if values["message"] not in (None, "-"):
+        if not values["message"]:
+            raise UsageError("--message is empty: name a file, or - for standard input")
         return _read(Path(values["message"]))
     if sys.stdin is None or sys.stdin.isatty():
         raise UsageError(f"what happened? paste the out-of-memory message, or give bytes; for instance: {EXAMPLE}")

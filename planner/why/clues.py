@@ -103,7 +103,7 @@ def _outside(failure: Failure, gpu: Gpu | None) -> Iterator[Clue]:
 def _fragmentation(failure: Failure) -> Iterator[Clue]:
     """WHY005: what the allocator held and no tensor used."""
     idle, wanted, total = failure.unallocated, failure.requested, failure.total
-    if idle is None or wanted is None or total is None or idle.middle < NOTEWORTHY * total.middle:
+    if idle is None or wanted is None or total is None or not idle.middle >= NOTEWORTHY * total.middle > 0:
         return
     free = failure.free.middle if failure.free else 0
     enough = idle.middle + free >= wanted.middle

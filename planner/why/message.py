@@ -17,7 +17,8 @@ Kind = Literal["allocator", "cpu", "driver", "library", "managed"]
 buffer, or managed memory (bitsandbytes' paged states)."""
 
 UNITS = {"bytes": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB, "TiB": TIB}
-AMOUNT = r"(\d+(?:\.\d+)?) (bytes|KiB|MiB|GiB|TiB)"
+AMOUNT = r"(?<![\d.])(\d{1,20}(?:\.\d{1,20})?) (bytes|KiB|MiB|GiB|TiB)"
+"""No counter of 64 bits has more digits, and longer ones are no message of torch."""
 
 LONGEST = 4_000_000
 """Characters of a pasted text that are looked at, from its end."""
@@ -184,7 +185,7 @@ READERS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str], str], Failure]], 
     (HEAD, _allocator),
     (
         re.compile(
-            r"DefaultCPUAllocator: (?:can't allocate memory|not enough memory): you tried to allocate (\d+) bytes"
+            r"DefaultCPUAllocator: (?:can't allocate memory|not enough memory): you tried to allocate (\d{1,20}) bytes"
         ),
         _cpu,
     ),

@@ -162,6 +162,15 @@ def test_other_frameworks_are_refused_by_name(text: str, name: str) -> None:
         parse(text)
 
 
+@pytest.mark.parametrize("digits", [400, 5000])
+def test_numbers_that_no_counter_holds_are_no_numbers(digits: int) -> None:
+    """Python itself refuses to read integers of more than 4,300 digits."""
+    with pytest.raises(UsageError):
+        parse(f"CUDA out of memory. Tried to allocate {'9' * digits}.00 GiB.")
+    with pytest.raises(UsageError):
+        parse(f"DefaultCPUAllocator: can't allocate memory: you tried to allocate {'9' * digits} bytes.")
+
+
 def test_no_message_at_all() -> None:
     with pytest.raises(UsageError, match="--observed"):
         parse("KeyError: 'labels'")
