@@ -42,6 +42,8 @@ def _read(name: str, device: int | None) -> Recorded:
         recorded = read(_content(name), device=device)
     except BrokenInput as error:
         raise BrokenInput(f"--replay {shown(name)}: {error}") from None
+    except UsageError as error:
+        raise UsageError(f"--replay {shown(name)}: {error} (--device N)") from None
     if not recorded.trace.events:
         raise BrokenInput(f"--replay {shown(name)}: holds no history: record it with plan measure --snapshot FILE")
     return recorded
