@@ -65,9 +65,11 @@ def _replays(view: IntervalView) -> str:
 
 def _clipped(view: IntervalView) -> str:
     """Whether own runs of this very scenario bound it further than the parts above do."""
-    allocated, peak = view.bare.peak.allocated_bytes, view.calibrated.peak
-    parts = view.bare.peak.required_bytes + round(view.errors.high * allocated) + view.beyond.high
-    return "what ran here, and did not" if peak.high_bytes != parts else ""
+    bare, peak = view.bare.peak, view.calibrated.peak
+    low, likeliest, high = (bare.required_bytes + round(error * bare.allocated_bytes) for error in view.errors[:3])
+    parts = (low + view.beyond.low, likeliest, high + view.beyond.high)
+    seen = (peak.low_bytes, peak.required_bytes, peak.high_bytes) != parts
+    return "what ran here, and did not" if seen else ""
 
 
 def _notes(view: IntervalView) -> list[str]:
