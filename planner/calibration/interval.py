@@ -97,14 +97,14 @@ class Calibration:
     def _seen(self, estimate: Estimate, scenario: Scenario) -> tuple[int, int | None]:
         """What own runs of this very scenario prove: the least bytes that may be enough, and bytes that are.
 
-        A run that failed proves that its card is too small. One that completed proves that what it reserved, and what
-        lies outside the allocator, is enough, and that what it allocated is the least.
+        A run that failed proves that what others had left of its card is too small. One that completed proves that what
+        it reserved, and what lies outside the allocator, is enough, and that what it allocated is the least.
         """
         outside = estimate.peak.device_bytes - estimate.peak.reserved_bytes
         least, enough = [0], []
         for run in self.runs.of_scenario(scenario):
             if run.out_of_memory:
-                least.append((run.held_bytes or 0) + 1)
+                least.append(max(run.held_bytes or 0, 0) + 1)
             else:
                 least.append(run.measured.get("allocated", 0) + outside)
                 enough += [

@@ -7,13 +7,16 @@ from typing import NamedTuple
 from planner.calibration.conformal import Weighted, median
 from planner.calibration.residuals import Kind, Metric, Residual, architecture, kind_of, spread
 from planner.result import BasisKind, Evidence
-from planner.spec import Scenario, TrainSpec
+from planner.spec import Behaviour, Scenario, TrainSpec
 
 REPEATS = 0.01
 """How far two runs of one scenario may lie apart (stated): allocations repeat, the order of a few of them does not."""
 
 NEIGHBOURS = 0.02
 """The least that a run of another shape leaves open (stated)."""
+
+REPLACES_ALLOCATOR = ("roundup_power2_divisions", "backend")
+"""Settings of the allocator that change allocated bytes too; others change what is reserved for them."""
 
 SHAPE = ("seq_len", "micro_batch_size", "grad_accumulation")
 """Settings that change between neighbours as a matter of course; others count as long as model and method agree."""
@@ -33,8 +36,9 @@ class Query(NamedTuple):
 class Run:
     """A measured run: what it was, what was predicted and measured (bytes), and on which card it ran or failed.
 
-    ``layers``: only the first so many were run. ``held_bytes``: total memory of the device, or the cap that stood in
-    for a smaller one. ``id`` is that of its record.
+    ``layers``: only the first so many were run. ``lengths``: of its steps, where they differed. ``allocator``: the text
+    of PYTORCH_ALLOC_CONF. ``held_bytes``: memory of the device, or the cap that stood in for a smaller one; for a run
+    that failed less what others may have held, ``None`` where that is not known. ``id`` is that of its record.
     """
 
     id: str
@@ -44,6 +48,13 @@ class Run:
     predicted: Mapping[Evidence, Mapping[Metric, int]]
     out_of_memory: bool = False
     held_bytes: int | None = None
+    lengths: tuple[int, ...] = ()
+    allocator: str = ""
+
+    @property
+    def as_planned(self) -> bool:
+        """Whether it ran as a plan assumes: all layers, batches of one length, the allocator's defaults."""
+        return self.layers is None and not self.lengths and not self.allocator
 
     def error(self, evidence: Evidence, metric: Metric) -> float | None:
         """Signed relative error, measured / predicted - 1, where both are there."""
@@ -85,16 +96,14 @@ class Runs:
         return tuple(run for run in self._ask(named) if run.scenario.model == scenario.model)
 
     def of_scenario(self, scenario: Scenario) -> tuple[Run, ...]:
-        """Runs of this very scenario, all layers of it."""
-        return tuple(
-            run for run in self.of_model(scenario) if run.layers is None and run.scenario.train == scenario.train
-        )
+        """Runs of this very scenario, as a plan assumes them."""
+        return tuple(run for run in self.of_model(scenario) if run.as_planned and same_job(run.scenario, scenario))
 
     def of_neighbours(self, scenario: Scenario) -> tuple[Run, ...]:
         """Runs that differ in shape alone, where there are any, else in any setting but the method."""
         same = self.of_scenario(scenario)
         others = tuple(run for run in self.of_model(scenario) if run not in same)
-        return tuple(run for run in others if same_but_shape(run.scenario.train, scenario.train)) or others
+        return tuple(run for run in others if same_but_shape(run.scenario, scenario)) or others
 
     def of_kind(self, scenario: Scenario) -> tuple[Run, ...]:
         """Runs of any model on its stack and kind of device."""
@@ -102,7 +111,8 @@ class Runs:
 
     def _ask(self, query: Query) -> tuple[Run, ...]:
         if query not in self._found:
-            self._found[query] = self.find(query)
+            found = self.find(query)
+            self._found[query] = tuple(run for run in found if run.scenario.cluster.world_size == query.world_size)
         return self._found[query]
 
 
@@ -111,9 +121,25 @@ def query_of(scenario: Scenario) -> Query:
     return Query(scenario.stack.name, architecture(scenario.cluster.gpu), scenario.cluster.world_size)
 
 
-def same_but_shape(one: TrainSpec, other: TrainSpec) -> bool:
-    """Whether two trainings differ in batch and length at most."""
-    return replace(one, **{name: getattr(other, name) for name in SHAPE}) == other
+def same_job(one: Scenario, other: Scenario) -> bool:
+    """Whether all settings that act agree, and the trainers behave alike, whatever their versions."""
+    return acting(one.train) == acting(other.train) and unversioned(one.stack) == unversioned(other.stack)
+
+
+def same_but_shape(one: Scenario, other: Scenario) -> bool:
+    """Whether two jobs differ in batch and length at most."""
+    reshaped = replace(one.train, **{name: getattr(other.train, name) for name in SHAPE})
+    return same_job(replace(one, train=reshaped), other)
+
+
+def acting(train: TrainSpec) -> Mapping[str, object]:
+    """The settings that have an effect."""
+    return {name: getattr(train, name) for name in train.settings}
+
+
+def unversioned(stack: Behaviour) -> Behaviour:
+    """What a trainer does, without the versions that do it."""
+    return replace(stack, versions={})
 
 
 def own_spread(runs: Runs, scenario: Scenario, evidence: Evidence, metric: Metric, stated: float) -> Own | None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from planner.calibration.own import Find, Query, Run
+from planner.calibration.own import REPLACES_ALLOCATOR, Find, Query, Run
 from planner.calibration.residuals import METRICS, Metric, predicted
 from planner.errors import PlannerError
 from planner.result import Estimate
@@ -40,11 +40,14 @@ def _runs(records: Iterable["Record"], closed_form: Callable[[Scenario], Estimat
 
 
 def _run(record: "Record", closed_form: Callable[[Scenario], Estimate]) -> Run | None:
-    """The run of a record, or ``None`` for one that this version does not understand."""
+    """The run of a record, or ``None`` for one that this version does not understand.
+
+    Records come from other machines too: one whose settings make no sense to a formula must not spoil a plan.
+    """
     try:
         scenario = record.restore()
         predictions = dict(record.predicted) | dict(_anew(record, scenario, closed_form))
-    except PlannerError:
+    except (PlannerError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
         return None
     ended = record.outcome == "out_of_memory"
     return Run(
@@ -54,8 +57,21 @@ def _run(record: "Record", closed_form: Callable[[Scenario], Estimate]) -> Run |
         measured=MappingProxyType({} if ended else dict(_measured(record))),
         predicted=MappingProxyType(predictions),  # type: ignore[arg-type]  # evidence and metrics by their names
         out_of_memory=ended,
-        held_bytes=record.environment.cap_bytes or record.device.total_bytes if record.device.kind == "cuda" else None,
+        held_bytes=_held(record),
+        lengths=record.lengths,
+        allocator=record.environment.allocator,
     )
+
+
+def _held(record: "Record") -> int | None:
+    """What the run had of its card: for one that failed no more than others certainly left, if anybody knows that."""
+    if record.device.kind != "cuda":
+        return None
+    total, others = record.device.total_bytes, record.environment.others_bytes
+    size = total if record.environment.cap_bytes is None else record.environment.cap_bytes
+    if record.outcome == "done":
+        return size
+    return None if others is None else min(size, total - others)
 
 
 def _anew(
@@ -68,7 +84,11 @@ def _anew(
 
 
 def _measured(record: "Record") -> Iterator[tuple[Metric, int]]:
-    for metric in METRICS:
+    """What the run says of a plan, which assumes the allocator's defaults and batches of one length."""
+    allocator = record.environment.allocator
+    if any(name in allocator for name in REPLACES_ALLOCATOR):
+        return
+    for metric in METRICS[:1] if allocator or record.lengths else METRICS:
         count = getattr(record.peak, f"{metric}_bytes")
         if count:
             yield metric, count

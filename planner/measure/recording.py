@@ -7,7 +7,7 @@ from planner.closed_form import estimate
 from planner.errors import UnsupportedScenario
 from planner.measure.task import Device
 from planner.measure.truncation import shortened
-from planner.measure.values import Measurement, PhasePeak, Prediction, merged
+from planner.measure.values import Measurement, PhasePeak, Prediction, Room, merged
 from planner.records import DiedIn, Environment, Peaks, PhasePeaks, Record, RunDevice, architecture_of, document_of, now
 from planner.result import Estimate, Peak
 
@@ -36,6 +36,7 @@ def record_of(measurement: Measurement, prediction: Prediction | None, closed: E
         device=run_device(measurement.device),
         outcome=measurement.outcome,
         layers=measurement.layers,
+        lengths=measurement.lengths,
         environment=environment_of(measurement),
         died_in=DiedIn(**measurement.died_in._asdict()) if measurement.died_in else None,
         detail=measurement.detail[:MOST_DETAIL],
@@ -71,7 +72,19 @@ def environment_of(measurement: Measurement) -> Environment:
         driver=found.driver if found else "",
         allocator=found.alloc_conf if found else "",
         cap_bytes=measurement.cap_bytes,
+        others_bytes=others_bytes(measurement.room),
     )
+
+
+def others_bytes(room: Room | None) -> int | None:
+    """The most that others may have held: with the context, where the driver does not tell the two apart.
+
+    >>> others_bytes(Room(1000, 700, 50, 250)), others_bytes(Room(1000, 700, 300, None)), others_bytes(None)
+    (250, 300, None)
+    """
+    if room is None:
+        return None
+    return room.context_bytes if room.others_bytes is None else room.others_bytes
 
 
 def _phase(peak: PhasePeak) -> PhasePeaks:

@@ -111,6 +111,20 @@ def _check_run(record: Record) -> None:
         raise LeftOut("some of the layers only")
     if record.environment.cap_bytes is not None:
         raise LeftOut("on a pretended smaller card")
+    if record.lengths:
+        raise LeftOut("batches of several lengths")
+    if record.outcome == "out_of_memory" and not _had_its_card(record):
+        raise LeftOut("others may have held a part of the card")
+
+
+def _had_its_card(record: Record) -> bool:
+    """Whether others held no more than a context without a job, or a small display."""
+    others = record.environment.others_bytes
+    return others is not None and others <= SPARED * record.device.total_bytes
+
+
+SPARED = 0.03
+"""Share of a card that others may hold without being the reason of a failure (ours)."""
 
 
 def _scenario(record: Record) -> Scenario:

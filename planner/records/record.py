@@ -44,12 +44,16 @@ class RunDevice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """What else a number depends on. ``allocator``: the text of PYTORCH_ALLOC_CONF; ``cap_bytes``: a pretended size."""
+    """What else a number depends on. ``allocator``: the text of PYTORCH_ALLOC_CONF; ``cap_bytes``: a pretended size.
+
+    ``others_bytes``: the most that others may have held of the device when the run began, ``None`` where nobody knows.
+    """
 
     versions: Mapping[str, str] = field(default_factory=lambda: Nothing)
     driver: str = ""
     allocator: str = ""
     cap_bytes: int | None = None
+    others_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +93,8 @@ class Limits:
 class Record:
     """One measured run. ``scenario`` is a document, so that a record of a later version is kept though not understood.
 
-    ``layers``: how many layers ran, ``None`` for all. ``first`` and ``steady`` are steps by phase; ``peak`` is the
+    ``layers``: how many layers ran, ``None`` for all. ``lengths``: of the steps' sequences, where they differed; the
+    scenario has the longest. ``first`` and ``steady`` are steps by phase; ``peak`` is the
     highest of all steps. ``predicted``: bytes by evidence and metric, as they were predicted when the run was made.
     """
 
@@ -100,6 +105,7 @@ class Record:
     planner: str = __version__
     kind: Kind = "steps"
     layers: int | None = None
+    lengths: tuple[int, ...] = ()
     environment: Environment = Environment()
     died_in: DiedIn | None = None
     detail: str = ""
@@ -264,6 +270,7 @@ def _bytes(record: Record) -> Iterator[tuple[str, int]]:
     found: list[tuple[str, int | None]] = [
         ("device.total_bytes", record.device.total_bytes),
         ("environment.cap_bytes", record.environment.cap_bytes),
+        ("environment.others_bytes", record.environment.others_bytes),
         ("host_bytes", record.host_bytes),
         *((f"owners.{name}", count) for name, count in record.owners.items()),
         *((f"predicted.{kind}.{name}", count) for kind, by in record.predicted.items() for name, count in by.items()),

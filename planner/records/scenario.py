@@ -16,7 +16,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
-from planner.errors import PlannerError, UnsupportedScenario
+from planner.errors import PlannerError, UnsupportedScenario, show
 from planner.records.codec import Mismatch, canonical, plain, restored, restored_field
 from planner.spec import Behaviour, Cluster, ModelSpec, Scenario, TrainSpec
 
@@ -45,7 +45,7 @@ def scenario_from(document: Document) -> Scenario:
     try:
         return Scenario(
             model=_model(canonical(document["model"])),
-            train=restored(TrainSpec, document["train"]),
+            train=_train(document["train"]),
             cluster=restored(Cluster, document["cluster"]),
             stack=_stack(document["stack"]),
             origins=restored_field(Scenario, "origins", document.get("origins", {})),
@@ -54,6 +54,22 @@ def scenario_from(document: Document) -> Scenario:
         raise UnsupportedScenario(f"the scenario has no {error.args[0]}") from None
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UnsupportedScenario(f"the scenario is not one that this version knows: {_first_line(error)}") from None
+
+
+COUNTS = ("seq_len", "micro_batch_size", "grad_accumulation", "lora_rank", "eval_batch_size", "eval_samples")
+"""Settings of which there is at least one, and not more than ``MOST``."""
+MOST = 2**40
+
+
+def _train(data: object) -> TrainSpec:
+    """The settings; those that no option could have set are refused."""
+    train = restored(TrainSpec, data)
+    for name in COUNTS:
+        if not 1 <= getattr(train, name) <= MOST:
+            raise Mismatch(f"train.{name} {show(getattr(train, name))} is no count")
+    if not isinstance(train.adapter, Mapping | None):
+        raise Mismatch("train.peft_config is no JSON object")
+    return train
 
 
 def _first_line(error: BaseException) -> str:

@@ -154,11 +154,13 @@ def _facts(record: "Record") -> list[tuple[str, str]]:
         ("limits", _limits(record)),
         ("device", f"{record.device.name}, {format_bytes(record.device.total_bytes)}, {record.device.architecture}"),
         ("pretended size", "" if found.cap_bytes is None else format_bytes(found.cap_bytes)),
+        ("held by others", "" if not found.others_bytes else f"{format_bytes(found.others_bytes)} at most"),
         ("stack", record.stack),
         ("versions", ", ".join(f"{name} {version}" for name, version in found.versions.items())),
         ("driver", found.driver),
         ("allocator", found.allocator),
         ("settings", _settings(record)),
+        ("lengths", _lengths(record)),
         ("first step", _seconds(record.first_seconds)),
         ("later steps", _seconds(record.steady_seconds)),
         ("tokens a second", "" if record.tokens_per_second is None else f"{record.tokens_per_second:,.0f}"),
@@ -184,9 +186,15 @@ def _limits(record: "Record") -> str:
 
 def _settings(record: "Record") -> str:
     """What the user chose."""
-    train, origins = record.scenario["train"], record.scenario.get("origins", {})
-    chosen = [name for name, origin in origins.items() if origin == "user" and name in train and name != "peft_config"]
+    train, origins = record.scenario["train"], record.scenario.get("origins")
+    named = origins.items() if isinstance(origins, Mapping) else ()  # a record of another version is shown all the same
+    chosen = [name for name, origin in named if origin == "user" and name in train and name != "peft_config"]
     return ", ".join(f"{words.option(name)} {words.value(train[name])}" for name in chosen if name != "method")
+
+
+def _lengths(record: "Record") -> str:
+    found = record.lengths
+    return f"{len(found)} steps of {min(found):,} to {max(found):,} tokens" if found else ""
 
 
 def _seconds(value: float | None) -> str:

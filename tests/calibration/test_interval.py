@@ -216,6 +216,49 @@ def test_truncated_runs_are_neighbours_at_best() -> None:
     assert found.basis.kind == "neighbours"
 
 
+@pytest.mark.parametrize(
+    "changes", [{"lengths": (2048, 512)}, {"allocator": "expandable_segments:True"}, {"layers": 4}], ids=str
+)
+def test_runs_that_a_plan_does_not_assume_are_neighbours(changes: dict[str, Any]) -> None:
+    """What they reserved is not enough for this scenario, nor does their failure say that it fails."""
+    of = scenario()
+    ran = run(of, 0.02, measured={"allocated": estimate(of).peak.allocated_bytes}, held_bytes=GIB, **changes)
+    died = run(of, name="died", out_of_memory=True, measured={}, held_bytes=80 * GIB, **changes)
+
+    found = calibrated(of, ran, died)
+
+    assert found.basis is not None
+    assert (found.basis.kind, found.basis.sources) == ("neighbours", ("run",))
+    assert GIB < found.peak.required_bytes < 80 * GIB
+
+
+def test_another_version_that_behaves_alike_is_the_same_trainer() -> None:
+    of = scenario(stack="trl")
+    renamed = replace(of, stack=replace(of.stack, versions={**of.stack.versions, "torch": "2.99"}))
+    otherwise = replace(of, stack=replace(of.stack, holds_logits=not of.stack.holds_logits))
+
+    kinds = [calibrated(of, run(one, 0.01)).basis for one in (renamed, otherwise)]
+
+    assert [basis and basis.kind for basis in kinds] == ["scenario", "neighbours"]
+
+
+def test_settings_that_do_not_act_make_no_difference() -> None:
+    of = scenario()
+    unused = replace(of, train=replace(of.train, eval_batch_size=3))
+    used = replace(of, train=replace(of.train, moments=("evaluation",)))
+
+    kinds = [calibrated(of, run(one, 0.01)).basis for one in (unused, used)]
+
+    assert [basis and basis.kind for basis in kinds] == ["scenario", "neighbours"]
+
+
+def test_runs_of_several_cards_say_nothing_about_one() -> None:
+    of = scenario()
+    several = run(replace(of, cluster=replace(of.cluster, gpus=8)), 0.5)
+
+    assert Calibration(runs=Runs(lambda _: (several,))).errors(estimate(of), of).basis.kind == "stated"
+
+
 # ---------------------------------------------------------------- what was seen
 
 

@@ -78,7 +78,8 @@ def test_runs_that_ended_otherwise_say_nothing(outcome: str) -> None:
 
 
 def test_what_ran_out_of_memory_has_no_peak_but_a_card() -> None:
-    one = record(scenario(), 0, outcome="out_of_memory", peak=Peaks(allocated_bytes=GIB))
+    alone = Environment(others_bytes=0)
+    one = record(scenario(), 0, outcome="out_of_memory", peak=Peaks(allocated_bytes=GIB), environment=alone)
 
     (run,) = finder(lambda _: (one,), estimate)(QUERY)
 
@@ -91,6 +92,64 @@ def test_a_cap_stands_in_for_the_card() -> None:
     (run,) = finder(lambda _: (one,), estimate)(QUERY)
 
     assert run.held_bytes == 16 * GIB
+
+
+@pytest.mark.parametrize(
+    ("environment", "held"),
+    [
+        (Environment(), None),
+        (Environment(others_bytes=20 * GIB), 4 * GIB),
+        (Environment(others_bytes=2 * GIB, cap_bytes=16 * GIB), 16 * GIB),
+        (Environment(others_bytes=10 * GIB, cap_bytes=16 * GIB), 14 * GIB),
+    ],
+    ids=str,
+)
+def test_a_failure_proves_no_more_than_others_left(environment: Environment, held: int | None) -> None:
+    """A card on which another process sat is not a card that is too small."""
+    one = record(scenario(), 0, outcome="out_of_memory", peak=Peaks(), environment=environment)
+
+    (run,) = finder(lambda _: (one,), estimate)(QUERY)
+
+    assert run.held_bytes == held
+
+
+@pytest.mark.parametrize(
+    ("facts", "metrics"),
+    [
+        ({"environment": Environment(allocator="expandable_segments:True")}, {"allocated"}),
+        ({"environment": Environment(allocator="roundup_power2_divisions:8")}, set()),
+        ({"lengths": (2048, 512)}, {"allocated"}),
+        ({}, {"allocated", "reserved"}),
+    ],
+    ids=str,
+)
+def test_only_what_a_plan_assumes_is_held_against_it(facts: dict[str, Any], metrics: set[str]) -> None:
+    one = record(scenario(), 0, peak=Peaks(allocated_bytes=5 * GIB, reserved_bytes=6 * GIB), **facts)
+
+    (run,) = finder(lambda _: (one,), estimate)(QUERY)
+
+    assert set(run.measured) == metrics
+    assert run.as_planned == (not facts)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("seq_len", -5), ("micro_batch_size", 0), ("peft_config", "{"), ("peft_config", "[1]"), ("seq_len", 10**18)],
+    ids=str,
+)
+def test_settings_without_a_meaning_are_passed_over(name: str, value: object) -> None:
+    """Records are imported from elsewhere: none of them may stop a plan, or correct it by nonsense."""
+    document = document_of(scenario())
+    strange = {**document, "train": {**document["train"], name: value}}
+
+    assert finder(lambda _: (record(scenario(), 5 * GIB, scenario=strange),), estimate)(QUERY) == ()
+
+
+def test_a_formula_that_stumbles_stops_no_plan() -> None:
+    def stumbles(_scenario: Scenario) -> Estimate:
+        raise ZeroDivisionError
+
+    assert finder(lambda _: (record(scenario(), 5 * GIB),), stumbles)(QUERY) == ()
 
 
 def test_a_record_of_a_later_version_is_passed_over() -> None:
@@ -128,7 +187,8 @@ def test_a_stored_run_corrects_the_next_plan_and_narrows_it(store: Store) -> Non
 
 def test_where_it_died_the_next_plan_refuses(store: Store) -> None:
     assert planner.plan(model="llama-3.2-1b", gpu="4090", method="lora").fits
-    store.add(record(scenario(), 0, outcome="out_of_memory", peak=Peaks()))
+    alone = Environment(others_bytes=0)
+    store.add(record(scenario(), 0, outcome="out_of_memory", peak=Peaks(), environment=alone))
     measured_here.cache_clear()
 
     assert planner.plan(model="llama-3.2-1b", gpu="4090", method="lora").candidates[0].verdict == "does_not_fit"

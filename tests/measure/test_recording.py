@@ -9,7 +9,7 @@ import pytest
 from planner.closed_form import estimate
 from planner.measure import Device, Measurement, PhasePeak, Prediction, StepPeaks
 from planner.measure.recording import closed_form, record_of
-from planner.measure.values import Environment, Place
+from planner.measure.values import Environment, Place, Room
 from planner.records import read_record, record_text
 from planner.result import Memory
 from planner.units import GIB
@@ -52,6 +52,14 @@ def test_a_card_has_three_ways_of_counting(measured: Make, prediction: Predictio
     }
     assert set(record.predicted) == {"traced"}
     assert (record.steady, record.steady_seconds) == ((), None)
+
+
+def test_a_record_says_what_made_the_run_unlike_a_plan(measured: Make) -> None:
+    run = measured(lengths=(256, 64), room=Room(24 * GIB, 20 * GIB, GIB, 3 * GIB))
+    record = record_of(run, None, None)
+
+    assert (record.lengths, record.environment.others_bytes) == ((256, 64), 3 * GIB)
+    assert read_record(record_text(record)) == record
 
 
 @pytest.mark.parametrize("outcome", ["out_of_memory", "timed_out", "killed", "failed"])

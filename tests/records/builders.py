@@ -16,7 +16,7 @@ def a_record(number: int = 0, *, model: str = "smollm2-135m", method: str = "lor
         "taken_at": f"2026-03-01T12:00:00.{number:06d}Z",
         "device": CARD,
         "outcome": "done",
-        "environment": Environment(versions={"torch": "2.13.0", "peft": "0.21.2"}, driver="580.1", allocator=""),
+        "environment": Environment(versions={"torch": "2.13.0", "peft": "0.21.2"}, driver="580.1", others_bytes=0),
         "load": PhasePeaks(phase="load", allocated_bytes=270_000_128),
         "first": (
             PhasePeaks(phase="forward", allocated_bytes=500_000_256, reserved_bytes=600_834_048),

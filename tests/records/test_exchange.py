@@ -156,6 +156,8 @@ CPU = RunDevice(kind="cpu", name="A processor", total_bytes=1, architecture="cpu
         (a_record(outcome="killed"), r"it ended otherwise \(killed\)"),
         (a_record(device=CPU), "measured on a processor"),
         (a_record(environment=Environment(versions={"torch": "2.13"}, cap_bytes=1)), "on a pretended smaller card"),
+        (a_record(lengths=(512, 64)), "batches of several lengths"),
+        (a_record(outcome="out_of_memory", environment=Environment()), "others may have held a part of the card"),
     ],
 )
 def test_what_no_anchor_can_say_is_left_out(record: Record, why: str, tmp_path: Path) -> None:
