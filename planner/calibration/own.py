@@ -53,8 +53,8 @@ class Run:
 
     @property
     def as_planned(self) -> bool:
-        """Whether it ran as a plan assumes: all layers, batches of one length, the allocator's defaults."""
-        return self.layers is None and not self.lengths and not self.allocator
+        """Whether it ran as a plan assumes: batches of one length, the allocator's defaults."""
+        return not self.lengths and not self.allocator
 
     def error(self, evidence: Evidence, metric: Metric) -> float | None:
         """Signed relative error, measured / predicted - 1, where both are there."""
@@ -85,7 +85,11 @@ class Own:
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """Runs by how near they are to a scenario; each query is put once."""
+    """Runs by how near they are to a scenario; each query is put once.
+
+    Runs of some layers only say nothing: what is off by the same bytes at any depth is a large share of a shallow model
+    and a small one of the whole.
+    """
 
     find: Find = nothing
     _found: dict[Query, tuple[Run, ...]] = field(default_factory=dict, repr=False, compare=False)
@@ -112,8 +116,13 @@ class Runs:
     def _ask(self, query: Query) -> tuple[Run, ...]:
         if query not in self._found:
             found = self.find(query)
-            self._found[query] = tuple(run for run in found if run.scenario.cluster.world_size == query.world_size)
+            self._found[query] = tuple(run for run in found if run.layers is None and on_as_many(run, query))
         return self._found[query]
+
+
+def on_as_many(run: Run, query: Query) -> bool:
+    """Whether a run had as many cards as are asked about."""
+    return run.scenario.cluster.world_size == query.world_size
 
 
 def query_of(scenario: Scenario) -> Query:

@@ -207,18 +207,15 @@ def test_many_runs_of_other_models_speak_for_the_device() -> None:
     assert few.basis.kind == "stated"
 
 
-def test_truncated_runs_are_neighbours_at_best() -> None:
-    of = scenario()
-
-    found = calibrated(of, run(of, 0.02, layers=4))
+def test_truncated_runs_say_nothing_of_the_whole() -> None:
+    """Two layers that take twice what is predicted, for their kernels' sake, do not double a model of thirty."""
+    found = calibrated(scenario(), run(scenario(), 1.0, layers=2))
 
     assert found.basis is not None
-    assert found.basis.kind == "neighbours"
+    assert (found.basis.kind, found.basis.correction_bytes) == ("stated", 0)
 
 
-@pytest.mark.parametrize(
-    "changes", [{"lengths": (2048, 512)}, {"allocator": "expandable_segments:True"}, {"layers": 4}], ids=str
-)
+@pytest.mark.parametrize("changes", [{"lengths": (2048, 512)}, {"allocator": "expandable_segments:True"}], ids=str)
 def test_runs_that_a_plan_does_not_assume_are_neighbours(changes: dict[str, Any]) -> None:
     """What they reserved is not enough for this scenario, nor does their failure say that it fails."""
     of = scenario()
