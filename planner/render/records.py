@@ -257,9 +257,14 @@ def record_document_of(record: "Record") -> dict[str, Any]:
 def imported_sheet(found: "Imported", name: str) -> Sheet:
     """What became of the lines of a file; a row for each that is no measurement."""
     columns = (Column("line", numeric=True), Column("refused because", wraps=True))
-    rows = tuple(row((str(number), printable(why))) for number, why in found.refused)
+    rows = tuple(row((str(number), printable(why))) for number, why in found.refused[:MOST_REFUSED])
     title = f"{printable(name)}: {found.new:,} new, {found.known:,} known, {len(found.refused):,} refused"
-    return Sheet(title, columns, rows)
+    more = len(found.refused) - MOST_REFUSED
+    return Sheet(title, columns, rows, notes=(f"and {more:,} more (--format json has all)",) if more > 0 else ())
+
+
+MOST_REFUSED = 20
+"""Lines that are named: a file of something else has thousands."""
 
 
 def imported_document(found: "Imported") -> dict[str, object]:

@@ -170,6 +170,17 @@ def test_lines_that_are_no_measurements(run: Run, store: Store, tmp_path: Path) 
     assert store.records() == (RUNS[0],)
 
 
+def test_a_file_of_something_else_is_told_in_a_screen(run: Run, store: Store, tmp_path: Path) -> None:
+    file = tmp_path / "runs.jsonl"
+    file.write_bytes(b"\xff\n" * 500)
+    answer = run("measurements", "import", str(file), columns=200)
+
+    assert answer.code == 2
+    assert "500 refused" in answer.out
+    assert "and 480 more" in answer.out
+    assert len(answer.out.splitlines()) < 30
+
+
 # ---------------------------------------------------------------- refusals
 
 
