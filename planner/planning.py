@@ -8,6 +8,7 @@ from planner.recommend.candidates import candidates
 from planner.recommend.candidates import scenario as scenario_of
 from planner.recommend.choice import recommend
 from planner.recommend.names import understand
+from planner.recommend.remarks import remarks
 from planner.recommend.request import Request, Setting
 from planner.result import Evidence, Plan
 from planner.spec import Method, Scenario
@@ -33,7 +34,7 @@ def plan(request: Request, *, estimator: Estimator | None = None) -> Plan:
         candidates=shown,
         recommendation=recommendation,
         named=request.methods,
-        notes=(*notes, *absent, *measured_here().notices),
+        notes=(*notes, *absent, *remarks(asked, request.settings, question.cluster), *measured_here().notices),
     )
 
 

@@ -51,9 +51,7 @@ def _peak(step: Step, phases: dict[Phase, Memory]) -> Peak:
     spare = spare_bytes(
         train.loss, train.kernels, varying=varying, allocated=memory.total, world_size=cluster.world_size
     )
-    unusable = fragmentation(memory.total)
-    beside, squeezed = unused(step, name)
-    spare, unusable = max(spare, beside), unusable + squeezed
+    spare, unusable = _beyond(step, phases, memory.total, spare)
     if cluster.gpu.is_cpu:  # nothing is cached
         spare = unusable = 0
     reserved = memory.total + max(spare, unusable)
@@ -71,3 +69,17 @@ def _peak(step: Step, phases: dict[Phase, Memory]) -> Peak:
         managed_bytes=step.managed,
         host_bytes=step.managed,
     )
+
+
+def _beyond(step: Step, phases: dict[Phase, Memory], top: int, spare: int) -> tuple[int, int]:
+    """Bytes beyond the highest allocation, with memory to spare and squeezed.
+
+    A phase that leaves holes may ask for more of a card than the one that allocates most.
+    """
+    unusable = fragmentation(top)
+    for name, memory in phases.items():
+        beside, squeezed = unused(step, name)
+        if beside or squeezed:
+            spare = max(spare, memory.total + beside - top)
+            unusable = max(unusable, memory.total + fragmentation(memory.total) + squeezed - top)
+    return spare, unusable

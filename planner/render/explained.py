@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from planner.render import words
 from planner.render.sheet import Cell, Column, Sheet, row
 from planner.result import Candidate
-from planner.spec import Scenario
+from planner.spec import MOMENTS, Scenario
 from planner.units import format_bytes
 
 if TYPE_CHECKING:
@@ -43,10 +43,10 @@ def _in_the_plan(candidate: Candidate) -> str:
     """How the list relates to the owners that the plan shows."""
     memory = candidate.estimate.peak_memory
     owners = ", ".join(f"{name} {format_bytes(getattr(memory, name))}" for name in BEYOND_STATES)
-    return (
-        f"the plan's peak, in {words.phase(candidate.estimate.peak.phase)}: {owners}; besides what is saved and not "
-        "yet used up, these hold tensors that the running operations read and gradients on their way"
-    )
+    phase = words.phase(candidate.estimate.peak.phase)
+    if candidate.estimate.peak.phase in MOMENTS:
+        return f"the plan's peak is in {phase}, after the step whose tensors these are: {owners}"
+    return f"the plan's peak, in {phase}: {owners}; besides what is saved and not yet used up, these hold tensors that the running operations read and gradients on their way"
 
 
 BEYOND_STATES = ("activations", "logits", "temporaries")

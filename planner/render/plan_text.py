@@ -7,24 +7,11 @@ from types import MappingProxyType
 from planner.render import words
 from planner.render.sheet import Cell, Column, Sheet, Tone, row
 from planner.result import ALL_PHASES, OWNERS, Candidate, Plan, Way
-from planner.spec import MOMENTS, Moment, Origin, TrainSpec
+from planner.spec import MOMENTS_OF, Origin, TrainSpec
 from planner.units import format_count
 
 LORA_SETTINGS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "modules_to_save")
 QUANT_SETTINGS = ("quant", "double_quant", "quant_storage")
-
-
-MOMENTS_OF: Mapping[str, tuple[Moment, ...]] = MappingProxyType(
-    {
-        "moments": MOMENTS,
-        "eval_batch_size": ("evaluation", "generation"),
-        "eval_samples": ("evaluation",),
-        "eval_accumulation_steps": ("evaluation",),
-        "eval_logits": ("evaluation",),
-        "new_tokens": ("generation",),
-    }
-)
-"""Moments that a setting acts on."""
 
 TOTALS = {
     "allocated": "allocated_bytes",

@@ -24,15 +24,19 @@ Moment = Literal["evaluation", "generation", "save", "resume", "merge"]
 MOMENTS: tuple[Moment, ...] = ("evaluation", "generation", "save", "resume", "merge")
 """What a job may do besides its steps, in the order in which it is planned: merging ends the adapters."""
 
-MOMENT_SETTINGS = (
-    "moments",
-    "eval_batch_size",
-    "eval_samples",
-    "eval_accumulation_steps",
-    "eval_logits",
-    "new_tokens",
+MOMENTS_OF: Mapping[str, tuple[Moment, ...]] = MappingProxyType(
+    {
+        "moments": MOMENTS,
+        "eval_batch_size": ("evaluation", "generation"),
+        "eval_samples": ("evaluation",),
+        "eval_accumulation_steps": ("evaluation",),
+        "eval_logits": ("evaluation",),
+        "new_tokens": ("generation",),
+    }
 )
-"""Settings of a ``TrainSpec`` that act only where moments are asked for."""
+"""Moments on which a setting of a ``TrainSpec`` acts."""
+MOMENT_SETTINGS = tuple(MOMENTS_OF)
+"""Settings that act only where moments are asked for."""
 
 METHODS: tuple[Method, ...] = ("full", "lora", "qlora")
 """Methods that are planned when none is named."""

@@ -259,12 +259,10 @@ def _moments(value: object) -> tuple[Moment, ...]:
     ('evaluation', 'merge')
     """
     names = _names("moments", value, "moments")
-    if names == ("all",):
-        return MOMENTS
     for name in names:
-        if name not in MOMENTS:
+        if name not in (*MOMENTS, "all"):
             raise UsageError(f"--moments {show(name)} is not one of {', '.join(MOMENTS)}, or all")
-    return tuple(moment for moment in MOMENTS if moment in names)
+    return tuple(moment for moment in MOMENTS if moment in names or "all" in names)
 
 
 def _names(name: str, value: object, what: str = "module names") -> tuple[str, ...]:

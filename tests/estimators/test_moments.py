@@ -199,6 +199,23 @@ def test_the_peak_is_the_largest_of_all_phases() -> None:
     assert found.peak.allocated_bytes == max(memory.total for memory in found.phases.values())
 
 
+def test_holes_of_an_evaluation_count_where_another_phase_allocates_more() -> None:
+    """Eight batches of one sequence: 23 batches of logits are cached, of which a fuller backward uses a few."""
+    asked = planner.scenario(
+        model="1b", gpu="4090", method="full", moments="evaluation", eval_batch_size=1, eval_samples=8, seq_len=256
+    )
+    found = estimate(asked)
+    cached = unused_after_joining(samples=8, batch=1).spare * 256 * 128_256 * 4
+
+    assert found.peak.phase == "backward"
+    assert found.peak.reserved_bytes == found.phases["evaluation"].total + cached
+    assert found.peak.reserved_bytes > found.peak.required_bytes - asked.cluster.gpu.context_bytes
+
+
+def test_all_may_stand_beside_names() -> None:
+    assert scenario_of("llama", "hf", "lora", {"moments": "save,all"}).train.moments == MOMENTS
+
+
 def test_full_fine_tuning_has_nothing_to_merge() -> None:
     assert scenario_of("llama", "hf", "full", {}).train.moments == MOMENTS[:-1]
     with pytest.raises(UnsupportedScenario, match="no adapters to merge"):

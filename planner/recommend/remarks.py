@@ -1,0 +1,50 @@
+"""What a reader must know of an answer before its numbers mislead."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from planner.result import Candidate
+from planner.spec import MOMENTS_OF, Cluster
+from planner.stacks.resolve import option
+from planner.units import format_bytes
+
+TELLING = 1.25
+"""Device bytes over needed bytes from which the two ask for a word even where neither fits."""
+
+
+def remarks(candidates: Sequence[Candidate], settings: Mapping[str, object], cluster: Cluster) -> tuple[str, ...]:
+    """Notes on candidates as they were asked for; ``settings`` are the user's own."""
+    return (*_idle(candidates, settings), *_gathered(candidates), *_plenty(candidates, cluster))
+
+
+def _idle(candidates: Sequence[Candidate], settings: Mapping[str, object]) -> Iterator[str]:
+    """Settings of moments that are not planned."""
+    planned = {moment for candidate in candidates for moment in candidate.scenario.train.moments}
+    for name, moments in MOMENTS_OF.items():
+        if name != "moments" and settings.get(name) is not None and not planned & {*moments}:
+            yield f"{option(name)} changes nothing without --moments {' or '.join(moments)}"
+
+
+def _gathered(candidates: Sequence[Candidate]) -> Iterator[str]:
+    """That an evaluation gathers logits is ours to assume, and many trainers' runs do not."""
+    for candidate in candidates:
+        train = candidate.scenario.train
+        if "evaluation" in train.moments and candidate.scenario.origins.get("eval_logits") == "default":
+            yield (
+                f"evaluation keeps the logits of {train.eval_samples} sequences, as trainers do for compute_metrics; "
+                "they keep none without: --no-eval-logits"
+            )
+            return
+
+
+def _plenty(candidates: Sequence[Candidate], cluster: Cluster) -> Iterator[str]:
+    """More on the device than the card has, beside a need that is less: two cards are spoken of."""
+    usable = cluster.usable_bytes
+    for candidate in candidates:
+        peak = candidate.estimate.peak
+        shown, needed = peak.device_bytes, peak.required_bytes
+        if shown > usable and (needed <= usable or shown > TELLING * needed):
+            yield (
+                f"reserved, and {format_bytes(shown)} on the device, are what torch takes of a larger card; on a full "
+                f"one it gives back what no tensor uses, and {format_bytes(needed)} will do"
+            )
+            return
