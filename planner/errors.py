@@ -93,3 +93,13 @@ def show(value: object) -> str:
     """
     text = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "a huge number"
     return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def first_line(error: BaseException) -> str:
+    r"""What a foreign error says, on one line of bearable length; its type where it says nothing.
+
+    >>> first_line(ValueError("no such thing\nsee the docs"))
+    'no such thing'
+    """
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]

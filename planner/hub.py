@@ -6,7 +6,7 @@ No weights are downloaded and no code of a repository is run. The library is opt
 from dataclasses import dataclass
 from pathlib import Path
 
-from planner.errors import BrokenInput, UsageError
+from planner.errors import BrokenInput, UsageError, first_line
 from planner.formulas.params import model_params
 from planner.spec import ModelSpec
 from planner.units import format_count
@@ -67,11 +67,6 @@ def download(repository: str, hint: str, *, online: bool) -> bytes:
 def line(repository: str, problem: str, hint: str) -> str:
     """One line: what was asked, what is wrong, what is nearest."""
     return f"model {repository[:120]!r} {problem}" + (f"; {hint}" if hint else "")
-
-
-def first_line(error: Exception) -> str:
-    """The start of a foreign error message."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
 def check_count(stored: int | None, model: ModelSpec) -> tuple[str, ...]:

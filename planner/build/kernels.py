@@ -8,8 +8,7 @@ from collections.abc import Collection, Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from planner.build.model import first_line
-from planner.errors import UnsupportedScenario, UsageError
+from planner.errors import UnsupportedScenario, UsageError, first_line
 from planner.spec import Scenario
 
 INSTALL = "pip install --no-deps liger-kernel"

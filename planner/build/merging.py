@@ -9,9 +9,8 @@ import torch
 
 from planner.build.job import Job
 from planner.build.method import TROUBLE
-from planner.build.model import first_line
 from planner.build.place import Place
-from planner.errors import PlannerError, UnsupportedScenario
+from planner.errors import PlannerError, UnsupportedScenario, first_line
 
 
 def merge(job: Job) -> None:

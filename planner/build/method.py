@@ -12,10 +12,10 @@ from peft import LoraConfig, PeftConfig, PeftType, get_peft_model, prepare_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from planner.build.installed import INSTALL
-from planner.build.model import DTYPES, first_line
+from planner.build.model import DTYPES
 from planner.build.peft_patches import finish, importable, settled, stand_ins
 from planner.build.place import Place, materialise
-from planner.errors import PlannerError, UnsupportedScenario, UsageError, nearest, show
+from planner.errors import PlannerError, UnsupportedScenario, UsageError, first_line, nearest, show
 from planner.spec import Behaviour, Scenario, TrainSpec
 
 

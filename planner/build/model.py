@@ -8,7 +8,7 @@ import torch
 from accelerate import init_empty_weights
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from planner.errors import UnsupportedScenario
+from planner.errors import UnsupportedScenario, first_line
 from planner.families.text import SAME_TEXT_CLASS
 from planner.spec import Float, ModelSpec
 
@@ -104,13 +104,3 @@ def is_quantised(module: Any) -> bool:
     return any(
         kind.__name__ in QUANTISED and kind.__module__.startswith("bitsandbytes.") for kind in type(module).__mro__
     )
-
-
-def first_line(error: BaseException) -> str:
-    r"""What a library says, on one line of bearable length.
-
-    >>> first_line(ValueError("no such thing\nsee the docs"))
-    'no such thing'
-    """
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200]

@@ -10,8 +10,8 @@ from accelerate.utils import convert_outputs_to_fp32
 from transformers import Trainer
 
 from planner.build.installed import installed_versions, require
-from planner.build.model import DTYPES, first_line
-from planner.errors import UnsupportedScenario
+from planner.build.model import DTYPES
+from planner.errors import UnsupportedScenario, first_line
 from planner.spec import Scenario
 
 MAX_GRAD_NORM = 1.0

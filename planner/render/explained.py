@@ -46,7 +46,10 @@ def _in_the_plan(candidate: Candidate) -> str:
     phase = words.phase(candidate.estimate.peak.phase)
     if candidate.estimate.peak.phase in MOMENTS:
         return f"the plan's peak is in {phase}, after the step whose tensors these are: {owners}"
-    return f"the plan's peak, in {phase}: {owners}; besides what is saved and not yet used up, these hold tensors that the running operations read and gradients on their way"
+    return (
+        f"the plan's peak, in {phase}: {owners}; besides what is saved and not yet used up, these hold tensors that "
+        "the running operations read and gradients on their way"
+    )
 
 
 BEYOND_STATES = ("activations", "logits", "temporaries")

@@ -1,7 +1,7 @@
 """One recorded run: the job on fake tensors, two optimizer steps, every storage with its owner."""
 
 import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -10,10 +10,10 @@ import torch
 from planner.allocator.events import OUTSIDE, Trace
 from planner.build.job import Job, assemble
 from planner.build.method import adapter_parameters, loose_adapters, refusing
-from planner.build.model import decoder_layers, first_line, is_quantised
+from planner.build.model import decoder_layers, is_quantised
 from planner.build.moments import run_moment
 from planner.build.quiet import quiet
-from planner.errors import PlannerError, UnsupportedScenario, UsageError
+from planner.errors import PlannerError, UnsupportedScenario, UsageError, first_line
 from planner.result import Parameters
 from planner.spec import Scenario
 from planner.trace.fake import copied_like_real_ones, fake_mode, fake_place
@@ -76,18 +76,28 @@ def record(
             stack.enter_context(watch_layers(recorder, job))
             stack.enter_context(watch_gradients(recorder, job))
             stack.enter_context(watch_modules(recorder, job))
-            for number, length in enumerate(steps):
-                recorder.step = number
-                with refusing(adapter, scenario):
-                    job.step(recorder.begin, length)
-                label_states(recorder, job)
+            take_steps(recorder, job, adapter, steps)
             managed = recorder.elsewhere(semantics.managed(job.optimizer))
-            for moment in scenario.train.moments:
-                with refusing(adapter, scenario), copied_like_real_ones():
-                    run_moment(moment, job, recorder.begin)
-                label(recorder, job)
-                label_states(recorder, job)
+            take_moments(recorder, job, adapter)
     return Run(recorder.ledger.trace(), parameters_by_layer(job), managed)
+
+
+def take_steps(recorder: Recorder, job: Job, adapter: Mapping[str, object] | None, lengths: Sequence[int]) -> None:
+    """One optimizer step of each length."""
+    for number, length in enumerate(lengths):
+        recorder.step = number
+        with refusing(adapter, job.scenario):
+            job.step(recorder.begin, length)
+        label_states(recorder, job)
+
+
+def take_moments(recorder: Recorder, job: Job, adapter: Mapping[str, object] | None) -> None:
+    """What the scenario asks for besides its steps."""
+    for moment in job.scenario.train.moments:
+        with refusing(adapter, job.scenario), copied_like_real_ones():
+            run_moment(moment, job, recorder.begin)
+        label(recorder, job)
+        label_states(recorder, job)
 
 
 @contextmanager

@@ -30,8 +30,7 @@ from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from torch.distributed.device_mesh import init_device_mesh
 
 from planner.allocator.events import OUTSIDE
-from planner.build.model import first_line
-from planner.errors import UnsupportedScenario
+from planner.errors import UnsupportedScenario, first_line
 from planner.spec import Scenario, TrainSpec
 from planner.trace.fake import Answering
 from planner.trace.private import dtensor_shapes, fake_process_group, fsdp_communication
