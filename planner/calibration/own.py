@@ -22,6 +22,10 @@ SHAPE = ("seq_len", "micro_batch_size", "grad_accumulation")
 """Settings that change between neighbours as a matter of course; others count as long as model and method agree."""
 
 
+ALIKE = 4
+"""How many times the tokens of a neighbour may differ (stated)."""
+
+
 class Query(NamedTuple):
     """Which runs may matter: software and kind of device agree, and the model, where one is named."""
 
@@ -104,9 +108,9 @@ class Runs:
         return tuple(run for run in self.of_model(scenario) if run.as_planned and same_job(run.scenario, scenario))
 
     def of_neighbours(self, scenario: Scenario) -> tuple[Run, ...]:
-        """Runs that differ in shape alone, where there are any, else in any setting but the method."""
+        """Runs of about as many tokens that differ in shape alone, if any, else in any setting but the method."""
         same = self.of_scenario(scenario)
-        others = tuple(run for run in self.of_model(scenario) if run not in same)
+        others = tuple(run for run in self.of_model(scenario) if run not in same and as_large(run.scenario, scenario))
         return tuple(run for run in others if same_but_shape(run.scenario, scenario)) or others
 
     def of_kind(self, scenario: Scenario) -> tuple[Run, ...]:
@@ -128,6 +132,12 @@ def on_as_many(run: Run, query: Query) -> bool:
 def query_of(scenario: Scenario) -> Query:
     """What runs must have in common with a scenario to say anything about it."""
     return Query(scenario.stack.name, architecture(scenario.cluster.gpu), scenario.cluster.world_size)
+
+
+def as_large(one: Scenario, other: Scenario) -> bool:
+    """Whether two micro-batches are alike in size: what is off by a share of one may be off otherwise in another."""
+    tokens = sorted((one.train.tokens, other.train.tokens))
+    return tokens[1] <= ALIKE * tokens[0]
 
 
 def same_job(one: Scenario, other: Scenario) -> bool:
@@ -155,7 +165,8 @@ def own_spread(runs: Runs, scenario: Scenario, evidence: Evidence, metric: Metri
     """What the nearest runs that were made say; ``stated`` is half the width that holds without them.
 
     Formula:   of this scenario:     shift = median error;  width = max(1 %, largest distance from it)
-               of its model:         shift = median error;  width = max(2 %, largest distance, stated / (n + 1))
+               of its model, with a quarter to four times its tokens:
+                                     shift = median error;  width = max(2 %, largest distance, stated / (n + 1))
                of its kind, n >= 19: split conformal prediction around the median error
     Source:    ours; docs/validation.md judges the first two, with published runs in place of own ones
     Valid:     runs of the same stack, GPU architecture and number of cards

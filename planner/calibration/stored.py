@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from planner._version import __version__
 from planner.calibration.own import REPLACES_ALLOCATOR, Find, Query, Run
 from planner.calibration.residuals import METRICS, Metric, predicted
 from planner.errors import PlannerError
@@ -46,7 +47,7 @@ def _run(record: "Record", closed_form: Callable[[Scenario], Estimate]) -> Run |
     """
     try:
         scenario = record.restore()
-        predictions = dict(record.predicted) | dict(_anew(record, scenario, closed_form))
+        predictions = _kept(record) | dict(_anew(record, scenario, closed_form))
     except (PlannerError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
         return None
     ended = record.outcome == "out_of_memory"
@@ -61,6 +62,11 @@ def _run(record: "Record", closed_form: Callable[[Scenario], Estimate]) -> Run |
         lengths=record.lengths,
         allocator=record.environment.allocator,
     )
+
+
+def _kept(record: "Record") -> dict[str, Mapping[str, int]]:
+    """Predictions that hold still: those of this version. A tracer that was mended since would say something else."""
+    return dict(record.predicted) if record.planner == __version__ else {}
 
 
 def _held(record: "Record") -> int | None:

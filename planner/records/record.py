@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -263,6 +264,18 @@ def _check(record: Record) -> None:
         value = getattr(record, name)
         if value is not None and not 0 <= value < 1e15:
             raise Mismatch(f"measurement.{name} {show(value)} is no sane number")
+    if record.device.kind == "cuda":
+        _check_order(record)
+
+
+def _check_order(record: Record) -> None:
+    """What is allocated lies in what is reserved, and that on the card."""
+    peak = record.peak
+    known = [("allocated", peak.allocated_bytes), ("reserved", peak.reserved_bytes)]
+    found = [(name, count) for name, count in [*known, ("total", record.device.total_bytes)] if count is not None]
+    for (inner, less), (outer, more) in pairwise(found):
+        if less > more:
+            raise Mismatch(f"measurement.peak: {less} {inner} bytes are more than {more} {outer}")
 
 
 def _bytes(record: Record) -> Iterator[tuple[str, int]]:

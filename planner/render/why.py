@@ -132,7 +132,7 @@ def _gap(found: "Diagnosis") -> str:
             f"It is {amount}, which {'one difference' if able == 1 else f'each of {able} differences'} explains.{told}"
         )
     if found.pairs:
-        return f"It is {amount}, which no single difference explains, and two at once do.{told}"
+        return f"It is {amount}, which no single usual difference explains, and two at once do.{told}"
     solved = next((one for one in found.differences if one.explains), None)
     if solved is not None:
         return f"It is {amount}: of single settings only this explains it: {solved.text}.{told}"

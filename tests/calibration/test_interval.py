@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import planner
 from planner.calibration import STATED, Calibration, Kind, Residual, Run, Runs, fit
-from planner.calibration.interval import LEAST
+from planner.calibration.interval import LEAST, ON_PROCESSOR
 from planner.calibration.own import NEIGHBOURS, REPEATS, Query, query_of
 from planner.closed_form import estimate
 from planner.formulas.overhead import fragmentation
@@ -133,6 +133,8 @@ def test_published_runs_say_nothing_about_a_processor() -> None:
     errors = Calibration(table).errors(estimate(processor), processor)
 
     assert errors.basis.kind == "stated"
+    assert (errors.low, errors.high) == ON_PROCESSOR  # closed forms describe a card's kernels
+    assert Calibration(table).errors(replace(estimate(processor), evidence="traced"), processor).high == STATED
     assert Calibration(table).beyond(estimate(processor), processor).n == 0
 
 
@@ -162,6 +164,16 @@ def test_a_neighbour_corrects_and_leaves_more_open() -> None:
     allocated = found.peak.allocated_bytes
     assert found.basis.correction_bytes == pytest.approx(0.03 * allocated, rel=1e-4)
     assert width(found) == pytest.approx(NEIGHBOURS * allocated, abs=2)
+
+
+@pytest.mark.parametrize(
+    ("length", "kind"), [(512, "neighbours"), (8192, "neighbours"), (511, "stated"), (8193, "stated")]
+)
+def test_what_is_much_larger_or_smaller_is_no_neighbour(length: int, kind: str) -> None:
+    found = calibrated(scenario(seq_len=2048), run(scenario(seq_len=length), 0.5))
+
+    assert found.basis is not None
+    assert found.basis.kind == kind
 
 
 def test_one_neighbour_narrows_by_half() -> None:

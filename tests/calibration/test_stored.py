@@ -77,6 +77,15 @@ def test_runs_that_ended_otherwise_say_nothing(outcome: str) -> None:
     assert finder(lambda _: (record(scenario(), 5 * GIB, outcome=outcome),), estimate)(QUERY) == ()
 
 
+def test_what_another_version_traced_is_forgotten() -> None:
+    one = record(scenario(), 5 * GIB, predicted={"traced": {"allocated": 4 * GIB}}, planner="0.0.1")
+
+    (run,) = finder(lambda _: (one,), estimate)(QUERY)
+
+    assert run.error("traced", "allocated") is None
+    assert run.error("closed-form", "allocated") is not None
+
+
 def test_what_ran_out_of_memory_has_no_peak_but_a_card() -> None:
     alone = Environment(others_bytes=0)
     one = record(scenario(), 0, outcome="out_of_memory", peak=Peaks(allocated_bytes=GIB), environment=alone)

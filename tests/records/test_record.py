@@ -87,6 +87,8 @@ def edited(place: str, value: object) -> dict[str, Any]:
         ("device.capability", [8], r"capability has 1 items, not 2"),
         ("device.colour", "green", r"device.colour is unknown"),
         ("peak.allocated_bytes", 10**40, "a huge number is no number of bytes"),
+        ("peak.allocated_bytes", 2**40, "allocated bytes are more than 800064512 reserved"),
+        ("peak.reserved_bytes", 2**40, "reserved bytes are more than 23664230400 total"),
         ("steady.0.reserved_bytes", -3, "is no number of bytes"),
         ("first", {}, "first {} is not a list"),
         ("first.0", {"allocated_bytes": 3}, r"first\[0\].phase is missing"),
