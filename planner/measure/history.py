@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import torch
+from planner.trace.private import end_memory_history, record_memory_history, write_memory_history
 
 MOST_ENTRIES = 400_000
 """Allocations and releases that are kept, the latest: several steps of a large model, and a file below a gigabyte."""
@@ -16,14 +16,14 @@ def history(path: str | None, report: Callable[..., None]) -> Iterator[None]:
     if path is None:
         yield
         return
-    torch.cuda.memory._record_memory_history(max_entries=MOST_ENTRIES)
+    record_memory_history(MOST_ENTRIES)
     try:
         yield
     finally:
         try:
             _write(path)
             report("snapshot", path=path)
-            torch.cuda.memory._record_memory_history(enabled=None)
+            end_memory_history()
         except (OSError, RuntimeError) as error:  # also of a device that has failed, whose own error must not be lost
             report("no_snapshot", text=getattr(error, "strerror", None) or str(error).partition("\n")[0])
 
@@ -32,7 +32,7 @@ def _write(path: str) -> None:
     """The whole file or none of it."""
     unfinished = f"{path}.{os.getpid()}"
     try:
-        torch.cuda.memory._dump_snapshot(unfinished)
+        write_memory_history(unfinished)
         os.replace(unfinished, path)
     finally:
         if os.path.exists(unfinished):

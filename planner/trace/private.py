@@ -1,4 +1,4 @@
-"""Every private name of torch that a trace needs, each with the versions that have it: an upgrade breaks one file.
+"""Every private name of torch that a trace or a measured run needs, each with the versions that have it: an upgrade breaks one file.
 
 Private names of the other libraries stand where they are used: ``_model_mapping`` of transformers' ``Auto`` classes in
 ``planner.build.model``, its padding functions in ``planner.trace.cuda.attention``, TRL's chunk size in
@@ -180,3 +180,21 @@ def _apply(self: Any, fn: Callable[[Any], Any], recurse: bool = True) -> Any:
         if buffer is not None:
             self._buffers[name] = fn(buffer)
     return self
+
+
+# ---------------------------------------------------------------- CUDA's memory history, torch 2.9 to 2.14
+
+
+def record_memory_history(most: int) -> None:
+    """Begin to keep allocations and releases, the latest ``most`` of them."""
+    torch.cuda.memory._record_memory_history(max_entries=most)
+
+
+def write_memory_history(path: str) -> None:
+    """Write what was kept."""
+    torch.cuda.memory._dump_snapshot(path)
+
+
+def end_memory_history() -> None:
+    """Keep no more."""
+    torch.cuda.memory._record_memory_history(enabled=None)
