@@ -1,4 +1,4 @@
-"""Every private name of torch that a trace or a measured run needs, each with the versions that have it: an upgrade breaks one file.
+"""Every private name of torch that a trace or a run needs, with the versions that have it: an upgrade breaks one file.
 
 Private names of the other libraries stand where they are used: ``_model_mapping`` of transformers' ``Auto`` classes in
 ``planner.build.model``, its padding functions in ``planner.trace.cuda.attention``, TRL's chunk size in
