@@ -26,6 +26,9 @@ class Counter(Protocol):
     def settle(self) -> None:
         """Wait until the device has done everything that it was asked."""
 
+    def forget(self) -> None:
+        """Give back what the allocator keeps of tensors that are gone: no trainer loads as random weights are made."""
+
     def standing(self) -> PhasePeak:
         """What is allocated now, as the outcome of ``load``."""
 
@@ -64,6 +67,9 @@ class CpuCounter:
 
     def settle(self) -> None:
         """See ``Counter``: a CPU does at once what it is asked."""
+
+    def forget(self) -> None:
+        """See ``Counter``: a CPU's allocator keeps nothing."""
 
     def standing(self) -> PhasePeak:
         """See ``Counter``."""
@@ -131,6 +137,10 @@ class CudaCounter:
     def settle(self) -> None:
         """See ``Counter``."""
         torch.cuda.synchronize()
+
+    def forget(self) -> None:
+        """See ``Counter``."""
+        torch.cuda.empty_cache()
 
     def standing(self) -> PhasePeak:
         """See ``Counter``."""

@@ -173,6 +173,7 @@ class _Run:
         with self.counter.counting(), self._capped():
             self._begin(0, "load")
             self.job = assemble(scenario_of(task), place, attention=attention, layers=task.layers)
+            self.counter.forget()
         self._tell("load", phases=[self.counter.standing()])
 
     def step(self, number: int) -> None:

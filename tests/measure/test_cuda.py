@@ -49,6 +49,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Told:
 
     for name, answer in {
         "synchronize": None,
+        "empty_cache": None,
         "reset_peak_memory_stats": None,
         "set_per_process_memory_fraction": None,
         "max_memory_allocated": 3 * GIB,
@@ -94,6 +95,7 @@ def test_the_driver_is_asked_first_and_the_cap_and_the_history_come_before_the_m
     for earlier, later in (("device", "mem_get_info"), ("mem_get_info", "set_per_process_memory_fraction")):
         assert order.index(earlier) < order.index(later)
     assert order.index("set_per_process_memory_fraction") < order.index("history") < order.index("max_memory_allocated")
+    assert order.index("history") < order.index("empty_cache") < order.index("max_memory_allocated")
     fraction = dict(card)["set_per_process_memory_fraction"]["arguments"][0]
     assert fraction * TOTAL == pytest.approx(24 * GIB - CONTEXT)
     assert reports["room"] == Room(TOTAL, TOTAL - CONTEXT - OTHERS, CONTEXT, OTHERS)._asdict()
