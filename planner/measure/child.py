@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from planner.measure.task import Task, write_task
+from planner.measure.task import FOLDER_PREFIX, Task, write_task
 
 Line = Mapping[str, Any]
 """One report; ``event`` says of what."""
@@ -65,7 +65,7 @@ class Ended(NamedTuple):
 
 def run_child(task: Task, *, timeout: float, tell: Tell) -> Ended:
     """Run a task to its end, or to its timeout; ``tell`` hears every report as it comes."""
-    with TemporaryDirectory(prefix="plan-measure-", ignore_cleanup_errors=True) as name:
+    with TemporaryDirectory(prefix=FOLDER_PREFIX, ignore_cleanup_errors=True) as name:
         folder = Path(name)
         write_task(task, folder / "task")
         with (folder / "log").open("wb") as log:
@@ -80,9 +80,12 @@ def run_child(task: Task, *, timeout: float, tell: Tell) -> Ended:
 
 
 def _start(folder: Path, log: Any) -> "subprocess.Popen[bytes]":
-    """In a session of its own, so that its end takes its helpers along."""
+    """In a session of its own, so that its end takes its helpers along.
+
+    No module comes from the folder that the user happens to be in.
+    """
     return subprocess.Popen(
-        [sys.executable, "-m", "planner.measure.step", str(folder / "task"), str(folder / "report")],
+        [sys.executable, "-P", "-m", "planner.measure.step", str(folder / "task"), str(folder / "report")],
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=log,

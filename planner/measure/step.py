@@ -6,6 +6,7 @@ The last line of REPORT is ``done``, or says why not: ``refused`` (a scenario th
 
 import json
 import os
+import shutil
 import sys
 import threading
 import traceback
@@ -16,7 +17,7 @@ from typing import Any
 from planner.build.installed import require
 from planner.errors import PlannerError
 from planner.measure.here import LIBRARIES
-from planner.measure.task import read_task
+from planner.measure.task import FOLDER_PREFIX, read_task
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -56,17 +57,22 @@ def without_kernels_hub() -> None:
     sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]  # what Python itself takes for "cannot be imported"
 
 
-def leave_with_parent() -> None:
-    """End when standard input does: the parent holds its other end and never writes."""
+def leave_with_parent(folder: Path) -> None:
+    """End when standard input does: the parent holds its other end and never writes.
+
+    A parent that was killed cannot clear up any more, so its ``folder`` goes too.
+    """
 
     def wait() -> None:
         while os.read(0, 4096):  # not through sys.stdin, whose lock a thread must not hold when the interpreter ends
             pass
+        if folder.name.startswith(FOLDER_PREFIX):
+            shutil.rmtree(folder, ignore_errors=True)
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
 
 
 if __name__ == "__main__":
-    leave_with_parent()
+    leave_with_parent(Path(sys.argv[2]).parent)
     raise SystemExit(main(sys.argv[1:]))

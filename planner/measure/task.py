@@ -12,6 +12,8 @@ from planner.spec import Scenario
 
 Kind = Literal["look", "predict", "measure"]
 DeviceKind = Literal["cpu", "cuda"]
+FOLDER_PREFIX = "plan-measure-"
+"""Of the temporary folder in which parent and child leave messages."""
 
 
 class Device(NamedTuple):

@@ -14,6 +14,7 @@ import pytest
 from planner.errors import UnsupportedScenario, UsageError
 from planner.measure import child, run
 from planner.measure.run import ChildFailed
+from planner.measure.task import FOLDER_PREFIX, Task
 from planner.result import PHASES
 from planner.spec import Scenario
 from tests.test_architecture import FRAMEWORKS, loaded_by
@@ -183,13 +184,29 @@ def test_an_interrupt_takes_the_child_along(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_child_leaves_with_its_parent() -> None:
-    code = "from planner.measure.step import leave_with_parent; import time; leave_with_parent(); time.sleep(600)"
-    orphan = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+@pytest.mark.parametrize(("name", "left"), [(f"{FOLDER_PREFIX}1", False), ("somebody's", True)])
+def test_a_child_leaves_with_its_parent_and_takes_their_folder_along(tmp_path: Path, name: str, left: bool) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "report").touch()
+    code = "import sys, time, pathlib; from planner.measure.step import leave_with_parent"
+    code += "; leave_with_parent(pathlib.Path(sys.argv[1])); time.sleep(600)"
+    orphan = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdin=subprocess.PIPE)
     assert orphan.stdin is not None
     orphan.stdin.close()
 
     assert orphan.wait(timeout=60) == 1
+    assert folder.exists() == left
+
+
+@pytest.mark.torch
+def test_no_module_comes_from_the_folder_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("planner", "torch", "random"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('not this one')", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    ended = child.run_child(Task(kind="look"), timeout=120, tell=lambda _line: None)
+
+    assert (ended.status, [line["event"] for line in ended.lines]) == (0, ["device", "done"]), ended.log
 
 
 def test_the_parent_loads_no_framework() -> None:
