@@ -1,6 +1,6 @@
 """``plan measure --model M``: a few real steps on the device that is here, beside their prediction."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -80,6 +80,7 @@ class Asked(NamedTuple):
 
 def main(values: Values) -> int:
     """Measure one scenario, search a limit, or run a matrix; the exit code says how it ended."""
+    _refuse_stray(values)
     if values["matrix"] is not None:
         from planner.cli.matrices import run_matrix  # noqa: PLC0415  (it builds on this module)
 
@@ -89,6 +90,21 @@ def main(values: Values) -> int:
 
         return run_search(values)
     return _run_steps(values)
+
+
+OF_ANOTHER: Mapping[str, tuple[str, ...]] = {
+    "matrix": ("out", "budget", "retry", "anchors"),
+    "find_max_seq": ("seq_step",),
+}
+"""Options that say nothing without the one that they belong to."""
+
+
+def _refuse_stray(values: Values) -> None:
+    for owner, names in OF_ANOTHER.items():
+        for name in names:
+            if values[name] not in (None, False) and not values[owner]:
+                flag, of = ("--" + one.replace("_", "-") for one in (name, owner))
+                raise UsageError(f"{flag} belongs to {of}, which is not there: leave it out, or add {of}")
 
 
 def _run_steps(values: Values) -> int:
@@ -194,7 +210,9 @@ def run_of(values: Values) -> Run:
     lengths = _lengths(values)
     steps = len(lengths) or _number(values, "steps", STEPS, MOST_STEPS)
     warmup = min(WARMUP, steps - 1) if values["warmup"] is None else integer("--warmup", values["warmup"])
-    if not 0 <= warmup < steps:
+    if warmup < 0:
+        raise UsageError(f"--warmup {warmup} is below 0")
+    if warmup >= steps:
         raise UsageError(f"--warmup {warmup} leaves none of {steps} steps: take more of them with --steps")
     auto = (values["layers"] or "").strip().lower() == AUTO
     if auto and values["snapshot"] is not None:

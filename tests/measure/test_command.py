@@ -276,7 +276,12 @@ def test_a_store_that_cannot_be_written_costs_a_line_and_not_the_answer(
     ("arguments", "code", "words"),
     [
         (("--warmup", "3"), 2, "--warmup 3 leaves none of 3 steps"),
-        (("--warmup", "-1"), 2, "--warmup -1"),
+        (("--warmup", "-1"), 2, "--warmup -1 is below 0"),
+        (("--out", "file"), 2, "--out belongs to --matrix, which is not there"),
+        (("--budget", "20min"), 2, "--budget belongs to --matrix"),
+        (("--retry",), 2, "--retry belongs to --matrix"),
+        (("--anchors", "."), 2, "--anchors belongs to --matrix"),
+        (("--seq-step", "64"), 2, "--seq-step belongs to --find-max-seq"),
         (("--cap", "24"), 2, "--cap '24' has no unit"),
         (("--cap", "0"), 2, "--cap 0 leaves no memory"),
         (("--cap", "900TiB"), 2, "is more than"),
