@@ -10,8 +10,8 @@ from types import MappingProxyType
 from typing import Any
 
 from planner.errors import UnsupportedScenario, UsageError, nearest
+from planner.units import MIB
 
-MIB = 2**20
 INTERVALS = 16
 """Powers of two from 1 MiB to 32 GiB, each with its own divisions (kRoundUpPowerOfTwoIntervals)."""
 

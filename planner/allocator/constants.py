@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from planner.errors import UnsupportedScenario
-
-MIB = 2**20
+from planner.units import MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

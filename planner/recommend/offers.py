@@ -10,9 +10,9 @@ from planner.recommend.candidates import candidate
 from planner.recommend.changes import RANKS, hourly, way
 from planner.recommend.request import Ask, Setting
 from planner.recommend.rules.gpu import CUDA_WHEELS_FROM
-from planner.recommend.rules.shd import SHARDS_WEIGHTS
 from planner.result import Verdict, Way
 from planner.spec import Gpu, Method
+from planner.stacks.resolve import SHARDS_WEIGHTS
 
 ONE_MACHINE = tuple(range(2, 9))
 SEVERAL_MACHINES = (*range(16, 65, 8), 96, 128, 192, 256, 384, 512, 768, 1024)

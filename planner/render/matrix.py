@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from planner.measure.summary import EVIDENCE, Deviation, deviations, errors_of, label_of, latest, predicted_in
+from planner.render import words
 from planner.render.limits import ENDS
 from planner.render.sheet import Cell, Column, Sheet, row
-from planner.units import format_bytes
 
 if TYPE_CHECKING:
     from planner.measure.series import Row, Series
@@ -55,10 +55,10 @@ def _steps_sheet(found: Sequence[tuple["Row", "Record"]], title: str) -> Sheet:
             (
                 label_of(one, record),
                 Cell(*ENDS[record.outcome]),
-                *(_bytes(predicted_in(record, evidence, "allocated")) for evidence in EVIDENCE),
-                _bytes(record.peak.allocated_bytes),
+                *(words.amount(predicted_in(record, evidence, "allocated")) for evidence in EVIDENCE),
+                words.amount(record.peak.allocated_bytes),
                 _traced_error(record),
-                _bytes(record.peak.reserved_bytes),
+                words.amount(record.peak.reserved_bytes),
                 "–" if record.steady_seconds is None else f"{record.steady_seconds:.3f}",
             )
         )
@@ -81,10 +81,6 @@ def _traced_error(record: "Record") -> str:
 def _percent(ratio: float) -> str:
     """An error with its sign, but never ``-0.00%``."""
     return f"{round(ratio, 4) + 0.0:+.2%}"
-
-
-def _bytes(count: int | None) -> str:
-    return "–" if count is None else format_bytes(count)
 
 
 def _limits_sheet(found: Iterable[tuple["Row", "Record"]]) -> Sheet:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from planner.render import words
 from planner.render.machine import settings_of
-from planner.render.sheet import Cell, Column, Sheet, Tone, printable, row
+from planner.render.sheet import Cell, Column, Sheet, printable, row
 from planner.result import Estimate
 from planner.spec import MOMENTS
 from planner.units import format_bytes
@@ -14,9 +14,6 @@ from planner.units import format_bytes
 if TYPE_CHECKING:
     from planner.measure import Comparison, Measurement, PhasePeak, Prediction
     from planner.measure.values import Metric, Step
-
-CLOSE = 0.01
-"""Differences up to this are as they should be; the traced estimator promises it."""
 
 OUTCOMES = {
     "out_of_memory": "ran out of memory",
@@ -77,21 +74,10 @@ def _row(name: str, one: "Comparison", metric: "Metric") -> tuple[Cell, ...]:
         (
             Cell(name, "strong" if name == "peak" else ""),
             words.phase(one.phase) if name != "peak" or metric == "allocated" else "",
-            *(_bytes(peak.of(metric) if peak else None) for peak in (one.predicted, one.measured)),
-            _difference(one.difference_in(metric)),
+            *(words.amount(peak.of(metric) if peak else None) for peak in (one.predicted, one.measured)),
+            words.difference(one.difference_in(metric)),
         )
     )
-
-
-def _bytes(count: int | None) -> str:
-    return "–" if count is None else format_bytes(count)
-
-
-def _difference(ratio: float | None) -> Cell:
-    if ratio is None:
-        return Cell("–")
-    tone: Tone = "good" if abs(ratio) <= CLOSE else "warn"
-    return Cell(f"{ratio:+.2%}", tone)
 
 
 def _title(measurement: "Measurement") -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from planner.render import words
-from planner.render.sheet import Cell, Column, Sheet, Tone, printable, row
+from planner.render.sheet import Cell, Column, Sheet, printable, row
 from planner.units import format_bytes
 
 if TYPE_CHECKING:
@@ -13,9 +13,6 @@ if TYPE_CHECKING:
 
 SHORT = 10
 """Digits of an id that tell it from others in any store of believable size."""
-
-CLOSE = 0.01
-"""Differences up to this are as they should be."""
 
 OUTCOMES: Mapping[str, Cell] = {
     "done": Cell("ran", "good"),
@@ -69,7 +66,7 @@ def _listed(record: "Record") -> tuple[Cell, ...]:
             printable(record.device.name),
             record.stack,
             _outcome(record),
-            "–" if allocated is None else format_bytes(allocated),
+            words.amount(allocated),
             _difference(_best(record), allocated),
         )
     )
@@ -99,9 +96,7 @@ def _best(record: "Record") -> int | None:
 def _difference(predicted: int | None, measured: int | None) -> Cell:
     if predicted is None or not measured:
         return Cell("–")
-    ratio = predicted / measured - 1
-    tone: Tone = "good" if abs(ratio) <= CLOSE else "warn"
-    return Cell(f"{round(ratio, 4) + 0.0:+.2%}", tone)  # never "-0.00%"
+    return words.difference(predicted / measured - 1)
 
 
 def records_document(records: Iterable["Record"], place: str) -> dict[str, object]:
@@ -221,11 +216,7 @@ def _phases(record: "Record") -> Sheet:
 
 def _phase(step: str, peaks: "PhasePeaks") -> tuple[Cell, ...]:
     counts = (peaks.allocated_bytes, peaks.reserved_bytes, peaks.device_bytes)
-    return row((step, words.phase(printable(peaks.phase)), *map(_bytes, counts)))
-
-
-def _bytes(count: int | None) -> str:
-    return "–" if count is None else format_bytes(count)
+    return row((step, words.phase(printable(peaks.phase)), *map(words.amount, counts)))
 
 
 def _peaks(record: "Record") -> Sheet:
@@ -239,8 +230,8 @@ def _peaks(record: "Record") -> Sheet:
         predicted = [record.predicted[kind].get(metric) for kind in kinds]
         if measured is None and all(count is None for count in predicted):
             continue
-        cells = [cell for count in predicted for cell in (_bytes(count), _difference(count, measured))]
-        rows.append(row((Cell(metric, "strong"), _bytes(measured), *cells)))
+        cells = [cell for count in predicted for cell in (words.amount(count), _difference(count, measured))]
+        rows.append(row((Cell(metric, "strong"), words.amount(measured), *cells)))
     return Sheet("Peaks of all steps, and as predicted then", columns, tuple(rows))
 
 

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from planner.render.sheet import Cell, Owner, Tone
 from planner.result import Candidate, Verdict
 from planner.spec import Cluster
-from planner.units import GIB, format_gib
+from planner.units import GIB, format_bytes, format_gib
 
 VERDICTS: Mapping[Verdict, tuple[str, Tone]] = MappingProxyType(
     {"fits": ("fits", "good"), "tight": ("tight", "warn"), "does_not_fit": ("does not fit", "bad")}
@@ -62,6 +62,30 @@ def settings(changed: Mapping[str, object]) -> str:
     'seq-len 1024, gradient-checkpointing on'
     """
     return ", ".join(f"{option(name)} {value(content)}" for name, content in changed.items())
+
+
+def amount(count: int | None) -> str:
+    """Bytes in the unit that suits them; a dash where nobody knows.
+
+    >>> amount(3 * 2**20), amount(None)
+    ('3.00 MiB', '–')
+    """
+    return "–" if count is None else format_bytes(count)
+
+
+CLOSE = 0.01
+"""Differences up to this are as they should be; the traced estimator promises it."""
+
+
+def difference(ratio: float | None) -> Cell:
+    """By how much a prediction is above what was measured.
+
+    >>> difference(0.02).text, difference(-1e-9).text, difference(None).text
+    ('+2.00%', '+0.00%', '–')
+    """
+    if ratio is None:
+        return Cell("–")
+    return Cell(f"{round(ratio, 4) + 0.0:+.2%}", "good" if abs(ratio) <= CLOSE else "warn")  # never "-0.00%"
 
 
 def gib(count: int) -> str:

@@ -65,6 +65,7 @@ _FILES = ("peft_config",)
 _FLOATS: Mapping[str, tuple[float, float]] = {"lora_alpha": (0.0, 1e9), "lora_dropout": (0.0, 0.99)}
 
 SHARDS_WEIGHTS = ("fsdp", "zero3")
+"""Kinds of sharding that divide weights among the ranks."""
 
 
 def resolve(

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from planner.allocator.config import Settings, parse
-from planner.allocator.constants import MIB, NEWEST, VERSIONS, constants
+from planner.allocator.constants import NEWEST, VERSIONS, constants
 from planner.errors import PlannerError, UnsupportedScenario, UsageError
+from planner.units import MIB
 
 GOOD = {
     "": Settings(),

@@ -2,9 +2,9 @@
 
 from hypothesis import given, settings
 
-from planner.allocator.constants import MIB
 from planner.allocator.events import Trace
 from planner.allocator.replay import Replay, replay
+from planner.units import MIB
 from tests.allocator.test_replay import traces
 
 Piece = list[int]

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from planner.allocator.caching import CachingAllocator
 from planner.allocator.capacity import RESOLUTION, smallest_capacity
 from planner.allocator.config import Settings, parse
-from planner.allocator.constants import MIB
 from planner.allocator.events import OUTSIDE, Block, Mark, Trace, peaks
 from planner.allocator.pools import FREE, Chunk
 from planner.allocator.replay import Replay, allocator, replay
+from planner.units import MIB
 from tests.allocator.steps import Model, train
 
 PLAIN = Settings()

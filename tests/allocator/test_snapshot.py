@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.allocator.config import Settings
-from planner.allocator.constants import MIB
 from planner.allocator.events import OUTSIDE, Block, Mark, Trace
 from planner.allocator.recorded import UNKNOWN
 from planner.allocator.replay import replay
 from planner.allocator.snapshot import read, without_empty, write
 from planner.errors import BrokenInput, UsageError
+from planner.units import MIB
 from tests.allocator.steps import Model, train
 
 MODEL = train(Model(5))

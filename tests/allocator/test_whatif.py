@@ -3,12 +3,12 @@
 import pytest
 
 from planner.allocator.config import Settings
-from planner.allocator.constants import MIB
 from planner.allocator.events import OUTSIDE, Block, Trace
 from planner.allocator.recorded import Recorded, read
 from planner.allocator.replay import replay
 from planner.allocator.snapshot import write
 from planner.allocator.whatif import EXPANDABLE, OTHERS, requested_peak, what_if
+from planner.units import MIB
 from tests.allocator.steps import Model, train
 
 MODEL = train(Model(5))

@@ -4,10 +4,8 @@ from typing import ClassVar
 
 from planner.recommend.rules.base import Case, Scope
 from planner.result import Reason
+from planner.stacks.resolve import SHARDS_WEIGHTS
 from planner.units import GB, format_bytes
-
-SHARDS_WEIGHTS = ("fsdp", "zero3")
-"""Kinds of sharding that divide weights among the ranks."""
 
 
 class QuantStorage:
