@@ -90,9 +90,9 @@ def _anew(
 
 
 def _measured(record: "Record") -> Iterator[tuple[Metric, int]]:
-    """What the run says of a plan, which assumes the allocator's defaults and batches of one length."""
+    """What the run says of a plan, which assumes the allocator's defaults, batches of one length, and states."""
     allocator = record.environment.allocator
-    if any(name in allocator for name in REPLACES_ALLOCATOR):
+    if record.first_step_alone or any(name in allocator for name in REPLACES_ALLOCATOR):
         return
     for metric in METRICS[:1] if allocator or record.lengths else METRICS:
         count = getattr(record.peak, f"{metric}_bytes")

@@ -38,7 +38,9 @@ def deviations(series: Series) -> tuple[Deviation, ...]:
 
 
 def errors_of(record: Record) -> Iterator[tuple[str, str, float]]:
-    """Evidence, metric and relative error of everything that one run was predicted to take."""
+    """Evidence, metric and relative error of everything that one run of several steps was predicted to take."""
+    if record.first_step_alone:
+        return
     for evidence, metric in ((evidence, metric) for evidence in EVIDENCE for metric in METRICS):
         predicted, measured = predicted_in(record, evidence, metric), getattr(record.peak, f"{metric}_bytes")
         if record.kind == "steps" and record.outcome == "done" and predicted is not None and measured:

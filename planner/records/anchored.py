@@ -113,6 +113,8 @@ def _check_run(record: Record) -> None:
         raise LeftOut("on a pretended smaller card")
     if record.lengths:
         raise LeftOut("batches of several lengths")
+    if record.outcome == "done" and record.first_step_alone:
+        raise LeftOut("one step, whose passes know no optimizer states")
     if record.outcome == "out_of_memory" and not _had_its_card(record):
         raise LeftOut("others may have held a part of the card")
 

@@ -145,6 +145,11 @@ class Record:
         """Name of the stack, without versions."""
         return str(self.scenario["stack"]["name"])
 
+    @property
+    def first_step_alone(self) -> bool:
+        """Whether no step followed the first, whose passes know no optimizer states: its peak is none of training."""
+        return bool(self.first) and not self.steady
+
     def restore(self) -> Scenario:
         """The scenario itself; raise ``UnsupportedScenario`` where this version does not know all of it."""
         return scenario_from(self.scenario)

@@ -14,7 +14,7 @@ from planner.calibration.stored import MOST
 from planner.cli import main
 from planner.closed_form import estimate
 from planner.estimators import measured_here
-from planner.records import Environment, Peaks, Record, RunDevice, document_of
+from planner.records import Environment, Peaks, PhasePeaks, Record, RunDevice, document_of
 from planner.records.store import Store
 from planner.result import Estimate
 from planner.spec import Scenario
@@ -23,6 +23,7 @@ from planner.units import GIB
 CARD = RunDevice(
     kind="cuda", name="NVIDIA GeForce RTX 4090", total_bytes=24 * GIB, architecture="ada", capability=(8, 9)
 )
+STEP = (PhasePeaks(phase="backward", allocated_bytes=10),)
 QUERY = Query("trl", "ada", 1)
 
 
@@ -139,6 +140,13 @@ def test_only_what_a_plan_assumes_is_held_against_it(facts: dict[str, Any], metr
 
     assert set(run.measured) == metrics
     assert run.as_planned == (not facts)
+
+
+def test_a_first_step_alone_has_no_states_and_says_nothing_of_a_plan() -> None:
+    several, alone = (record(scenario(), 5 * GIB, first=STEP, steady=steady) for steady in (STEP, ()))
+    runs = finder(lambda _: (several, alone), estimate)(QUERY)
+
+    assert [dict(run.measured) for run in runs] == [{"allocated": 5 * GIB}, {}]
 
 
 @pytest.mark.parametrize(

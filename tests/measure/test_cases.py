@@ -15,7 +15,7 @@ from planner.measure.here import card_of_device, cpu_here
 from planner.measure.ledger import Ledger, record_key
 from planner.measure.matrix import SHIPPED, Case, expand, load_matrix
 from planner.measure.series import Planned, run_series
-from planner.measure.summary import deviations
+from planner.measure.summary import deviations, errors_of
 from planner.measure.values import Outcome
 from planner.render.matrix import matrix_document, matrix_sheets
 from planner.result import Memory
@@ -298,6 +298,15 @@ def test_the_summary(tools: tuple[Tools, list[Any]]) -> None:
     document = matrix_document(series)
     assert document["finished"][0]["runs"][0]["outcome"] == "done"  # type: ignore[index]
     assert document["errors"][1]["evidence"] == "traced"  # type: ignore[index]
+
+
+def test_one_step_alone_is_no_error_of_a_prediction(tools: tuple[Tools, list[Any]]) -> None:
+    planned = one_case()
+    (record,) = perform(planned, PROCESSOR, VERSIONS, tools[0])
+    first = replace(record, first=record.first or record.steady, steady=())
+
+    assert list(errors_of(replace(first, steady=first.first)))
+    assert list(errors_of(first)) == []
 
 
 def test_the_scenario_is_by_the_installed_libraries() -> None:

@@ -152,6 +152,7 @@ CPU = RunDevice(kind="cpu", name="A processor", total_bytes=1, architecture="cpu
     ("record", "why"),
     [
         (a_record(layers=2), "some of the layers only"),
+        (a_record(steady=()), "one step, whose passes know no optimizer states"),
         (a_record(kind="limit"), "a search of a limit"),
         (a_record(outcome="killed"), r"it ended otherwise \(killed\)"),
         (a_record(device=CPU), "measured on a processor"),
