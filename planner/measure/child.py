@@ -10,12 +10,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+from planner.errors import UsageError
 from planner.measure.task import FOLDER_PREFIX, Task, write_task
 
 Line = Mapping[str, Any]
@@ -64,10 +65,11 @@ class Ended(NamedTuple):
 
 
 def run_child(task: Task, *, timeout: float, tell: Tell) -> Ended:
-    """Run a task to its end, or to its timeout; ``tell`` hears every report as it comes."""
-    with TemporaryDirectory(prefix=FOLDER_PREFIX, ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        write_task(task, folder / "task")
+    """Run a task to its end, or to its timeout; ``tell`` hears every report as it comes.
+
+    Raise ``UsageError`` where there is no room for its messages.
+    """
+    with _folder(task) as folder:
         with (folder / "log").open("wb") as log:
             child = _start(folder, log)
             try:
@@ -77,6 +79,20 @@ def run_child(task: Task, *, timeout: float, tell: Tell) -> Ended:
         words = (folder / "log").read_text(encoding="utf-8", errors="replace")[-LAST_WORDS:]
     spoken = any(line["event"] in LAST_EVENTS for line in lines)
     return Ended(tuple(lines), status, running and not spoken, words, lingered=running and spoken)
+
+
+@contextmanager
+def _folder(task: Task) -> Iterator[Path]:
+    """A temporary folder with the task in it."""
+    with ExitStack() as stack:
+        try:
+            name = stack.enter_context(TemporaryDirectory(prefix=FOLDER_PREFIX, ignore_cleanup_errors=True))
+            write_task(task, Path(name) / "task")
+        except OSError as error:
+            raise UsageError(
+                f"no temporary file can be written: {error.strerror or error} (name another folder in TMPDIR)"
+            ) from error
+        yield Path(name)
 
 
 def _start(folder: Path, log: Any) -> "subprocess.Popen[bytes]":

@@ -1,5 +1,6 @@
 """A child that dies in every way: the parent says how and where, keeps what was reported, and leaves nothing behind."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -197,6 +198,17 @@ def test_a_child_leaves_with_its_parent_and_takes_their_folder_along(tmp_path: P
 
     assert orphan.wait(timeout=60) == 1
     assert folder.exists() == left
+
+
+def test_a_full_disk_is_one_line(scenario: Scenario, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(_task: Task, _path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(child, "write_task", full)
+    with pytest.raises(UsageError, match="no temporary file can be written: No space left on device"):
+        run.measure(scenario, "cpu")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.torch

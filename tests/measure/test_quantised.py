@@ -1,7 +1,7 @@
 """Quantised matrices that are made where they stay: packed on their device, and out of one piece of memory."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -21,7 +21,10 @@ from planner.build.place import Place, device_place  # noqa: E402
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]
 
 
-def loaded(scenario: Scenario, quant: str, place: Place) -> list[Any]:
+Quant = Literal["nf4", "int8"]
+
+
+def loaded(scenario: Scenario, quant: Quant, place: Place) -> list[Any]:
     """The quantised matrices of a model that was just loaded."""
     train = replace(scenario.train, method="qlora", quant=quant)
     job = assemble(replace(scenario, train=train), place, attention="sdpa")
@@ -44,7 +47,7 @@ def test_int8_is_quantised_where_moving_a_tensor_does_nothing(
 
 
 @pytest.mark.parametrize("quant", ["nf4", "int8"])
-def test_all_matrices_are_made_in_the_memory_of_the_largest(scenario: Scenario, quant: str) -> None:
+def test_all_matrices_are_made_in_the_memory_of_the_largest(scenario: Scenario, quant: Quant) -> None:
     asked: list[torch.Size] = []
     place = device_place("cpu")
 
