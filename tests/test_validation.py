@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -15,7 +16,7 @@ from planner.spec import Scenario
 from planner.validation import AnchorFile, Case, Published, Report, load_anchors, validate, validate_traced
 from planner.validation.anchors import anchors_dir
 from planner.validation.checks import signed_error
-from planner.validation.schema import REASONS
+from planner.validation.schema import Reason
 
 ROWS = 627 + 192
 """Rows of the collected sources that hold a memory metric or a stated outcome, and those that tell a time alone."""
@@ -52,7 +53,7 @@ def test_every_row_says_something(file: AnchorFile) -> None:
         assert row.outcome == "oom" or row.published or row.timed or "fits" in row.id or "maxctx" in row.id
         for published in row.published:
             assert 0 < published.low_bytes <= published.high_bytes
-    assert all(row.reason in REASONS and row.detail for row in file.unmodelled)
+    assert all(row.reason in get_args(Reason) and row.detail for row in file.unmodelled)
 
 
 def test_a_predicted_run_states_what_decides_its_memory() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from planner.calibration import Calibration, published_table
 from planner.closed_form import estimate
 from planner.errors import PlannerError, UnknownName
+from planner.estimators import Estimator
 from planner.recommend.verdict import judge
 from planner.result import Estimate, Evidence
 from planner.spec import Scenario
@@ -18,7 +19,6 @@ from planner.validation.anchors import AnchorFile, Case, Source, load_anchors
 from planner.validation.checks import SCORED, Bounds, Check, Judged, check, is_headline, scenario_of
 from planner.validation.summary import Score, Table, TimedRows, Unscored, score, scores, table, timed, unscored
 
-Estimator = Callable[[Scenario], Estimate]
 Tell = Callable[[float, str], None]
 """Shows how much of 1 is done, and of what."""
 

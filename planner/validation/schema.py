@@ -5,7 +5,7 @@ made them. ``[common]`` holds what is the same in every row that does not say ot
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -25,8 +25,6 @@ KbitUpcast = Literal["none", "norms", "all"]
 FusedPart = Literal["norm", "rope", "swiglu", "lora", "loss"]
 Outcome = Literal["ran", "oom"]
 Confidence = Literal["A", "B", "C"]
-
-REASONS: tuple[str, ...] = get_args(Reason)
 
 UNITS: Mapping[str, tuple[int, int]] = {
     "B": (1, 1),

@@ -3,14 +3,14 @@
 Differences are computed by closed forms. Where the plan itself is traced, they are added to what the trace predicts.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import NamedTuple
 
 from planner.closed_form import estimate as closed_form
 from planner.errors import PlannerError, UnsupportedScenario, UsageError
-from planner.estimators import estimator_for, remember
+from planner.estimators import Estimator, estimator_for, remember
 from planner.planning import as_installed
 from planner.recommend.candidates import scenario as scenario_of
 from planner.recommend.names import understand
@@ -41,8 +41,6 @@ PADDED = 8
 
 MOST_PAIRED = 14
 PAIRS = 3
-
-Estimator = Callable[[Scenario], Estimate]
 
 
 def read(failure: Failure, place: Place | None) -> Diagnosis:
