@@ -5,7 +5,7 @@ from pathlib import Path
 
 from planner.build.installed import installed_versions
 from planner.cli.files import has_folder
-from planner.cli.measure import EXIT_INTERRUPTED
+from planner.cli.measure import EXIT_INTERRUPTED, device_here
 from planner.cli.options import Values, profiles_dir
 from planner.cli.output import check_format, complain
 from planner.cli.progress import Progress
@@ -14,7 +14,7 @@ from planner.cli.show import show
 from planner.errors import EXIT_FITS, EXIT_NOTHING_FITS, PlannerError, UsageError
 from planner.errors import show as shown
 from planner.hardware import list_gpus
-from planner.measure import Device, look
+from planner.measure import Device
 from planner.measure.cases import perform, plan_cases
 from planner.measure.here import card_of_device
 from planner.measure.ledger import Ledger
@@ -66,8 +66,7 @@ def _out(text: str | None) -> Path | None:
 def _series(
     values: Values, cases: tuple[Case, ...], ledger: Ledger, budget: float | None, progress: Progress
 ) -> Series:
-    progress("looking for a device")
-    device, versions = look(), installed_versions()
+    device, versions = device_here(progress), installed_versions()
     card = card_of_device(device, list_gpus(profiles_dir(values)) if device.kind == "cuda" else ())
     progress("predicting every case")
     planned, skipped = plan_cases(cases, card, device, versions, _snapshots(ledger, cases, device))

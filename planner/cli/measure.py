@@ -9,7 +9,7 @@ from typing import NamedTuple
 from planner.catalog import load_model
 from planner.cli.files import has_folder
 from planner.cli.options import Values, integer
-from planner.cli.output import check_format, stop
+from planner.cli.output import check_format, note, stop
 from planner.cli.progress import Progress
 from planner.cli.remember import remember
 from planner.cli.request import build_request
@@ -28,6 +28,7 @@ from planner.measure.here import (
     check_measurable,
     check_snapshot,
     lacks_flash,
+    may_have_gpu,
 )
 from planner.measure.recording import closed_form, record_of
 from planner.measure.room import check_room, check_weights
@@ -147,13 +148,22 @@ def asked(values: Values, progress: Progress) -> Asked:
         build_request({**values, "gpu": values["gpu"] or LOCAL, "evidence": "traced"}, command="plan measure")
     )
     run = run_of(values)
-    progress("looking for a device")
-    device = look()
+    device = device_here(progress)
     scenario, notes = _scenario(request, device)
     if run.lengths:
         scenario = replace(scenario, train=replace(scenario.train, seq_len=max(run.lengths)))
     check(scenario, device, run, exact="=" in str(values["stack"]))
     return Asked(scenario, run, device, notes)
+
+
+def device_here(progress: Progress) -> Device:
+    """The device that will run; that a driver is here and torch uses no card of its is told before anything fails."""
+    progress("looking for a device")
+    device = look()
+    if device.kind == "cpu" and may_have_gpu():
+        progress.clear()
+        note("a GPU's driver is here, but torch uses no GPU, so the processor runs: plan doctor looks for the reason")
+    return device
 
 
 def _measured(values: Values, progress: Progress) -> tuple[Measured, Extrapolation | None]:
@@ -296,7 +306,7 @@ def _scenario(request: Request, device: Device) -> tuple[Scenario, tuple[str, ..
     card, about = _card(request, device)
     cluster = Cluster(gpu=card, gpus=request.gpus, nodes=request.nodes, headroom_bytes=request.headroom_bytes)
     ask = Ask(request=replace(request, gpu=card.id), model=resolved.model, cluster=cluster)
-    notes += [note for note in (resolved.line, *resolved.model.notes, about, *newer_versions(request.stack)) if note]
+    notes += [one for one in (resolved.line, *resolved.model.notes, about, *newer_versions(request.stack)) if one]
     scenario = scenario_of(ask, request.methods[0] if request.methods else "lora")
     if device.kind == "cuda" and "attention" not in request.settings and lacks_flash(scenario):
         scenario = replace(scenario, train=replace(scenario.train, attention="sdpa"))
@@ -309,8 +319,8 @@ def _card(request: Request, device: Device) -> tuple[Gpu, str]:
         return card_of_device(device, list_gpus(request.profiles_dir) if device.kind == "cuda" else ()), ""
     named = load_gpu(request.gpu, request.profiles_dir)
     if device.kind == "cpu":
-        note = f"No CUDA device is here: measured and predicted on the CPU, not on {named.name}."
-        return card_of_device(device), note
+        about = f"No CUDA device is here: measured and predicted on the CPU, not on {named.name}."
+        return card_of_device(device), about
     return named, ""
 
 

@@ -30,9 +30,14 @@ class Progress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def clear(self) -> None:
+        """Take away what is shown."""
         if self._stream is not None and self._shown:
             self._stream.write(f"\r{'':<{self._shown}}\r")
             self._stream.flush()
+            self._shown = 0
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.clear()

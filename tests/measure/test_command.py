@@ -135,6 +135,16 @@ def test_a_card_that_is_not_here_is_said_to_be_left_aside(capsys: pytest.Capture
     assert "No CUDA device is here: measured and predicted on the CPU" in " ".join(out.split())
 
 
+@pytest.mark.usefixtures("canned")
+def test_a_driver_without_a_device_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, model: Path
+) -> None:
+    monkeypatch.setattr(measure, "may_have_gpu", lambda: True)
+    _, _, err = run(capsys, "--model", model)
+
+    assert err.startswith("note: a GPU's driver is here, but torch uses no GPU")
+
+
 @pytest.mark.parametrize(
     ("outcome", "code", "words"),
     [("out_of_memory", 4, "ran out of memory"), ("killed", 1, "was killed"), ("timed_out", 1, "was stopped")],

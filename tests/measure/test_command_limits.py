@@ -240,7 +240,7 @@ def test_anchors_of_a_card(
 ) -> None:
     card = Device("cuda", "NVIDIA L4", 23_664_230_400, (8, 9), 58)
     real = vars(matrices)["perform"]
-    monkeypatch.setattr(matrices, "look", lambda: card)
+    monkeypatch.setattr(steps, "look", lambda: card)
 
     def on_card(*given: Any) -> tuple[Record, ...]:
         return tuple(replace(one, device=replace(one.device, kind="cuda", name=card.name)) for one in real(*given))
