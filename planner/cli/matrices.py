@@ -7,7 +7,7 @@ from planner.build.installed import installed_versions
 from planner.cli.files import has_folder
 from planner.cli.measure import EXIT_INTERRUPTED, device_here
 from planner.cli.options import Values, profiles_dir
-from planner.cli.output import check_format, complain
+from planner.cli.output import EXIT_NOT_WRITTEN, check_format, complain
 from planner.cli.progress import Progress
 from planner.cli.remember import remember
 from planner.cli.show import show
@@ -28,7 +28,10 @@ TAKEN = ("matrix", "out", "budget", "retry", "anchors", "format", "profiles", "n
 
 
 def run_matrix(values: Values) -> int:
-    """Run what is not finished; the exit code is 0 when any case is, 130 after an interrupt, 4 when none is."""
+    """Run what is not finished; the exit code is 0 when any case is, 130 after an interrupt, 4 when none is.
+
+    It is 2 when results could not be written into their file; they are printed and remembered all the same.
+    """
     format_name = check_format(values["format"])
     _refuse_others(values)
     cases = load_matrix(values["matrix"])
@@ -94,6 +97,9 @@ def _ended(series: Series, out: str | None) -> int:
         kept = f"the same command goes on with the other {len(series.left)}" if out else "nothing is kept without --out"
         complain(f"interrupted: {len(series.rows)} cases are finished; {kept}")
         return EXIT_INTERRUPTED
+    if series.unwritten:
+        complain(series.stopped)
+        return EXIT_NOT_WRITTEN
     return EXIT_FITS if series.rows else EXIT_NOTHING_FITS
 
 

@@ -58,6 +58,8 @@ class Series:
     skipped: tuple[Skipped, ...]
     left: tuple[Planned, ...]
     stopped: str = ""
+    unwritten: bool = False
+    """It stopped because its file could not be written."""
 
 
 Perform = Callable[[Planned], tuple[Record, ...]]
@@ -98,10 +100,11 @@ def run_series(
 ) -> Series:
     """Run what is not finished, in order; no case begins once ``budget`` seconds are over.
 
-    An interrupt ends the case that runs, and what was finished before is written and told.
+    An interrupt ends the case that runs, and what was finished before is written and told. A file that cannot be
+    written ends the series too, which still tells the case that it lacks.
     """
     run = _Run(planned, ledger, list(skipped), retry=retry)
-    begun, stopped = clock(), ""
+    begun, stopped, unwritten = clock(), "", False
     try:
         while run.todo:
             if budget is not None and clock() - begun >= budget:
@@ -111,11 +114,14 @@ def run_series(
             run.next(perform, clock)
     except KeyboardInterrupt:
         stopped = "interrupted"
+    except UsageError as error:  # the file: a case that cannot run is put aside
+        stopped, unwritten = str(error), True
     return Series(
         rows=tuple(run.rows[place] for place in sorted(run.rows)),
         skipped=tuple(run.aside),
         left=tuple(planned[place] for place in run.todo),
         stopped=stopped,
+        unwritten=unwritten,
     )
 
 
@@ -130,18 +136,19 @@ class _Run:
         self.pace = Pace()
 
     def next(self, perform: Perform, clock: Callable[[], float]) -> None:
-        """Run the next case and write what it found; it is to come until that is done."""
+        """Run the next case and write what it found; it is to come until it has run."""
         place, start = self.todo[0], clock()
         one = self.planned[place]
         try:
             records = perform(one)
         except PlannerError as error:
             self.aside.append(Skipped(one.case, str(error)))
+            records = ()
         else:
-            self.ledger.add(records)
             self.rows[place] = Row(one, records, fresh=True)
             self.pace.add(one.work, clock() - start)
         self.todo.pop(0)
+        self.ledger.add(records)
 
     def progress(self) -> tuple[float, str]:
         """How much is done, and a line about the next case."""

@@ -35,7 +35,9 @@ def _counts(series: "Series") -> str:
     if series.skipped:
         parts.append(f"{len(series.skipped)} do not run here")
     if series.left:
-        parts.append(f"{len(series.left)} left ({series.stopped})")
+        parts.append(
+            f"{len(series.left)} left ({'the file cannot be written' if series.unwritten else series.stopped})"
+        )
     return "; ".join(parts)
 
 

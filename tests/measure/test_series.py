@@ -209,6 +209,24 @@ def test_no_case_begins_when_the_time_is_up() -> None:
     assert found.stopped == "the time was up"
 
 
+def test_a_case_that_cannot_be_written_is_told_and_is_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger(tmp_path / "out.jsonl")
+    write = ledger._append
+
+    def full(data: bytes) -> None:
+        if b"llama-3.2-3b" in data:
+            raise UsageError("--out out.jsonl cannot be written: No space left on device")
+        write(data)
+
+    monkeypatch.setattr(ledger, "_append", full)
+    found = run_series(plans(), ledger, Performer())
+
+    assert [row.planned.case.model for row in found.rows] == list(MODELS[:2])
+    assert [one.case.model for one in found.left] == list(MODELS[2:])
+    assert (found.unwritten, found.stopped) == (True, "--out out.jsonl cannot be written: No space left on device")
+    assert [len(line) > 2 for line in (tmp_path / "out.jsonl").read_text().splitlines()] == [True]
+
+
 def test_an_interrupt_keeps_what_has_finished(tmp_path: Path) -> None:
     def make(model: str) -> tuple[Record, ...]:
         if model == "llama-3.1-8b":
