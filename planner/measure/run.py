@@ -169,6 +169,8 @@ def _outcome(ended: Ended) -> tuple[Outcome, str]:
         return "timed_out", "the time was up"
     if ended.status == -signal.SIGABRT and BAD_ALLOC in ended.log:
         return "out_of_memory", f"{BAD_ALLOC} outside Python"
+    if ended.status > 0 and BITSANDBYTES in ended.log:
+        return "out_of_memory", f"bitsandbytes: {BITSANDBYTES}"
     if ended.status < 0:
         return "killed", _signal_text(-ended.status)
     return "failed", f"the process ended with status {ended.status} and without a word"
@@ -176,6 +178,10 @@ def _outcome(ended: Ended) -> tuple[Outcome, str]:
 
 BAD_ALLOC = "std::bad_alloc"
 """What the C++ runtime says before it aborts a process in which nobody catches that there is no memory."""
+
+
+BITSANDBYTES = "Error out of memory at line"
+"""What bitsandbytes says before it leaves by itself. Source: bitsandbytes csrc/common.cuh, CUDA_CHECK_RETURN."""
 
 
 def _signal_text(number: int) -> str:

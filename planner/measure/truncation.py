@@ -215,12 +215,25 @@ Runs = tuple[Measurement, ...]
 def measure_depths(depth: Depth, fits: Callable[[int], bool], run: Callable[[int], Measurement]) -> Runs:
     """Real steps at two depths that fit, and at a third where it does and ends well; ``run`` takes so many layers.
 
-    Raise ``UnsupportedScenario`` when one of the two that are needed does not end well.
+    Where one runs out of memory all the same, fewer layers are taken. Raise ``UnsupportedScenario`` when no two depths
+    are left, or one of the two that are needed ends otherwise.
     """
-    depths = choose_depths(depth, fits)
-    runs = [_needed(run(layers)) for layers in depths[:2]]
+    known: dict[int, Measurement] = {}
+    while True:
+        depths = choose_depths(depth, fits)
+        known |= {layers: run(layers) for layers in depths[:2] if layers not in known}
+        failed = [layers for layers in depths[:2] if known[layers].outcome == "out_of_memory"]
+        if not failed:
+            break
+        fits = below(min(failed), fits)
+    runs = [_needed(known[layers]) for layers in depths[:2]]
     third = [found for layers in depths[2:] if (found := run(layers)).outcome == "done"]
     return (*runs, *third)
+
+
+def below(most: int, fits: Callable[[int], bool]) -> Callable[[int], bool]:
+    """``fits``, of fewer than ``most`` layers only."""
+    return lambda layers: layers < most and fits(layers)
 
 
 def measure_truncated(

@@ -236,8 +236,11 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     return isinstance(error, RuntimeError) and any(words in text for words in OUT_OF_MEMORY)
 
 
-OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""The CPU allocator's words on Linux and on Windows, the driver's, and cuBLAS'."""
+OUT_OF_MEMORY = (
+    *("can't allocate memory", "not enough memory", "error: out of memory"),
+    *("CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED"),
+)
+"""The CPU allocator's words on Linux and on Windows, the driver's, and cuBLAS', which needs memory for its handle."""
 
 
 def explain(error: BaseException) -> Mapping[str, Any]:

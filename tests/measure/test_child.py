@@ -123,6 +123,23 @@ def test_an_abort_is_told_by_its_last_words(
     assert (found.outcome, found.died_in) == (outcome, (0, "backward"))
 
 
+@pytest.mark.parametrize(
+    ("words", "outcome"),
+    [
+        ("Error out of memory at line 380 in file /src/csrc/ops.cu", "out_of_memory"),
+        ("Error invalid argument", "failed"),
+    ],
+)
+def test_a_library_that_leaves_by_itself_is_told_by_its_last_words(
+    script: Callable[[str], Any], scenario: Scenario, words: str, outcome: str
+) -> None:
+    script(f"step(0, 'forward'); sys.stderr.write({words!r}); sys.stderr.flush(); os._exit(1)")
+
+    found = run.measure(scenario, "cpu")
+
+    assert (found.outcome, found.died_in) == (outcome, (0, "forward"))
+
+
 def test_an_error_keeps_its_traceback(script: Callable[[str], Any], scenario: Scenario) -> None:
     script(
         "step(0, 'loss'); print('Traceback: here', file=sys.stderr); say('failed', text='CudaError: gone'); sys.exit(1)"

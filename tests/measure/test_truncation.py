@@ -8,7 +8,15 @@ import pytest
 from planner.catalog import load_model
 from planner.errors import UnsupportedScenario
 from planner.measure import Measurement, PhasePeak, Prediction, StepPeaks
-from planner.measure.truncation import Check, choose_depths, depth_of, layers_at, measure_truncated, shortened
+from planner.measure.truncation import (
+    Check,
+    choose_depths,
+    depth_of,
+    layers_at,
+    measure_depths,
+    measure_truncated,
+    shortened,
+)
 from planner.result import Memory, Phase
 from planner.spec import Scenario
 from planner.stacks import resolve
@@ -181,3 +189,26 @@ def test_one_of_the_two_may_not(measured: Make) -> None:
 
     with pytest.raises(UnsupportedScenario, match=r"the run of 2 layers did not complete \(killed: ended by SIGKILL\)"):
         measure_truncated(Depth(32, 0, 1), lambda layers: layers <= 10, run, no_trace)
+
+
+@pytest.mark.parametrize(("fatal", "expected"), [(6, [2, 3, 5]), (4, [2, 3])])
+def test_what_ran_out_of_memory_is_tried_with_fewer_layers(measured: Make, fatal: int, expected: list[int]) -> None:
+    """The prediction says 10 layers; the device has no room for ``fatal`` of them. No depth is run twice."""
+    asked: list[int] = []
+
+    def run(layers: int) -> Measurement:
+        asked.append(layers)
+        return replace(run_of(measured, layers), outcome="done" if layers < fatal else "out_of_memory")
+
+    runs = measure_depths(Depth(32, 0, 1), lambda layers: layers <= 10, run)
+
+    assert [one.layers for one in runs] == expected
+    assert len(asked) == len(set(asked))
+
+
+def test_when_no_two_depths_are_left_it_is_said(measured: Make) -> None:
+    def run(layers: int) -> Measurement:
+        return replace(run_of(measured, layers), outcome="out_of_memory")
+
+    with pytest.raises(UnsupportedScenario, match="two depths are needed"):
+        measure_depths(Depth(32, 0, 1), lambda layers: layers <= 10, run)
