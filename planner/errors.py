@@ -18,6 +18,8 @@ EXIT_BUG = 1
 EXIT_USAGE = 2
 EXIT_UNSUPPORTED = 3
 EXIT_NOTHING_FITS = 4
+EXIT_INTERRUPTED = 130
+"""As shells report a program that SIGINT ended: 128 and its number."""
 
 
 class PlannerError(Exception):

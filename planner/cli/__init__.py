@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from planner.errors import EXIT_USAGE, PlannerError
+from planner.errors import EXIT_INTERRUPTED, EXIT_USAGE, PlannerError
 
 
 def run() -> None:
@@ -16,10 +16,6 @@ def run() -> None:
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     raise SystemExit(code)
-
-
-EXIT_INTERRUPTED = 130
-"""As shells report a program that SIGINT ended: the user knows why, so nothing is said."""
 
 
 FEW_COLLECTIONS = 100_000

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from planner.build.installed import installed_versions
 from planner.cli.files import has_folder
-from planner.cli.measure import EXIT_INTERRUPTED, device_here
+from planner.cli.measure import device_here
 from planner.cli.options import Values, profiles_dir
 from planner.cli.output import EXIT_NOT_WRITTEN, check_format, complain
 from planner.cli.progress import Progress
 from planner.cli.remember import remember
 from planner.cli.show import show
-from planner.errors import EXIT_FITS, EXIT_NOTHING_FITS, PlannerError, UsageError
+from planner.errors import EXIT_FITS, EXIT_INTERRUPTED, EXIT_NOTHING_FITS, PlannerError, UsageError
 from planner.errors import show as shown
 from planner.hardware import list_gpus
 from planner.measure import Device

@@ -14,7 +14,7 @@ from planner.cli.progress import Progress
 from planner.cli.remember import remember
 from planner.cli.request import build_request
 from planner.cli.show import show
-from planner.errors import EXIT_BUG, EXIT_FITS, EXIT_NOTHING_FITS, UsageError
+from planner.errors import EXIT_BUG, EXIT_FITS, EXIT_INTERRUPTED, EXIT_NOTHING_FITS, UsageError
 from planner.errors import show as shown
 from planner.hardware import list_gpus, load_gpu
 from planner.measure import Device, Measurement, compare, look, measure, predict
@@ -48,8 +48,6 @@ from planner.trace.lengths import plan_steps, read_lengths
 from planner.units import parse_bytes
 
 LOCAL, AUTO = "local", "auto"
-EXIT_INTERRUPTED = 130
-"""128 and the number of SIGINT, as shells say it."""
 MOST_STEPS, MOST_SECONDS = 1000, 7 * 24 * 3600
 
 
