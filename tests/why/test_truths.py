@@ -18,7 +18,6 @@ from planner.spec import METHODS, Method
 from planner.units import GIB
 from planner.why import Amount, Diagnosis, Observation, diagnose, parse
 from planner.why.changes import variants
-from planner.why.diagnosis import level
 
 MODELS = ("llama-3.1-8b", "qwen3-4b", "mistral-7b-v0.3", "gemma-2-9b", "phi-4", "olmoe-1b-7b")
 SETTINGS: tuple[Mapping[str, Setting], ...] = (
@@ -27,8 +26,6 @@ SETTINGS: tuple[Mapping[str, Setting], ...] = (
 )
 MOVES = 0.02
 """Smaller changes cannot be told from the estimator's own error."""
-
-WHOLE = Observation("allocated", Amount(0, 0))
 
 
 class Truth(NamedTuple):
@@ -54,7 +51,8 @@ def truths(model: str, method: Method) -> Iterator[Truth]:
                 after = estimate(one.scenario)
             except PlannerError:
                 continue
-            if abs(level(after, WHOLE) - level(before, WHOLE)) >= MOVES * level(before, WHOLE):
+            moved = abs(after.peak.allocated_bytes - before.peak.allocated_bytes)
+            if moved >= MOVES * before.peak.allocated_bytes:
                 yield Truth(request, one.changes[0].code, before, after)
 
 
