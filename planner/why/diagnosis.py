@@ -138,28 +138,31 @@ NEARLY_FULL = 0.9
 # ---------------------------------------------------------------- the gap
 
 
-def level(estimate: Estimate, seen: Observation, card_bytes: int) -> int:
-    """The predicted bytes that an observation is held against.
-
-    What torch keeps with memory to spare may be more than a card has: then no more than the card is seen.
-    """
+def level(estimate: Estimate, seen: Observation) -> int:
+    """The predicted bytes that an observation is held against."""
     if seen.metric == "reserved":
-        return min(estimate.peak.reserved_bytes, card_bytes)
+        return estimate.peak.reserved_bytes
     if seen.metric == "device":
-        return min(estimate.peak.device_bytes, card_bytes)
+        return estimate.peak.device_bytes
     return estimate.phases[seen.phase].total if seen.phase else estimate.peak.allocated_bytes
+
+
+def visible(estimate: Estimate, seen: Observation, card_bytes: int) -> int:
+    """As much of it as a card can show: what torch keeps with memory to spare may be more than there is."""
+    count = level(estimate, seen)
+    return count if seen.metric == "allocated" else min(count, card_bytes)
 
 
 def _compared(found: Diagnosis, question: Ask, seen: Observation, hints: Sequence[Hint]) -> Diagnosis:
     assert found.candidate is not None
     estimate, scenario = found.candidate.estimate, found.candidate.scenario
-    peak, count = estimate.peak, level(estimate, seen, scenario.cluster.gpu.memory_bytes)
+    peak, count = estimate.peak, visible(estimate, seen, scenario.cluster.gpu.memory_bytes)
     low, high = (count * bound // max(peak.required_bytes, 1) for bound in (peak.low_bytes, peak.high_bytes))
     gap = seen.amount.middle - count
     agrees = seen.amount.low <= high and (seen.at_least or seen.amount.high >= low)
     compared = replace(found, expected=(count, low, high), gap_bytes=gap, agrees=agrees)
     try:
-        search = Search(question, scenario, seen, count, found.failure, hints)
+        search = Search(question, scenario, seen, level(estimate, seen), found.failure, hints)
     except UnsupportedScenario as error:
         return replace(compared, notes=(*compared.notes, f"no differences can be worked out: {error}"))
     if question.request.evidence != "closed-form":
@@ -194,8 +197,7 @@ class Search:
     ) -> None:
         self.question, self.scenario, self.seen, self.predicted = question, scenario, seen, predicted
         self.estimate: Estimator = remember(closed_form)
-        self.card_bytes = scenario.cluster.gpu.memory_bytes
-        self.offset = predicted - level(self.estimate(scenario), seen, self.card_bytes)
+        self.offset = predicted - level(self.estimate(scenario), seen)
         self.requested = failure.requested if failure else None
         self.functions = {hint.code: hint.frame.function for hint in hints}
         self.exact = failure is not None and failure.kind == "cpu"
@@ -234,7 +236,7 @@ class Search:
             return None
         if self.seen.phase is not None and self.seen.phase not in estimate.phases:
             return None
-        predicted = level(estimate, self.seen, self.card_bytes) + self.offset
+        predicted = level(estimate, self.seen) + self.offset
         return _Tried(one, predicted, self.seen.beyond(predicted))
 
     def _lengths(self) -> Iterator[_Tried]:
