@@ -1,6 +1,7 @@
 """Fixtures for all tests: golden files, and plans built by hand for the renderers."""
 
 import os
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -29,6 +30,9 @@ os.environ["PLANNER_DATA_DIR"] = "off"  # nor do they read what the user has mea
 
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")  # a busy machine is no fault of the code
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a job in the background, whose children would ignore it too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 GOLDEN = Path(__file__).parent / "golden"
 
