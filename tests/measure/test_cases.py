@@ -261,7 +261,9 @@ def test_auto_leaves_a_record_for_each_depth(tools: tuple[Tools, list[Any]], mon
     assert runs == []
 
 
-def test_auto_keeps_a_depth_that_failed_and_takes_fewer_layers(tools: tuple[Tools, list[Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_keeps_what_failed_and_takes_fewer_layers(
+    tools: tuple[Tools, list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cases, "fits", lambda *args, **_options: len(args) > 3 and args[3] <= 4)
     planned = one_case(layers="auto")
     planned = planned._replace(case=replace(planned.case, cap_bytes=2500))
