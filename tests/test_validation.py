@@ -266,6 +266,7 @@ confidence = "A"
 @pytest.mark.torch
 @pytest.mark.filterwarnings("ignore")
 def test_published_runs_are_traced_with_what_is_installed(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
     (tmp_path / "one.toml").write_text(TRACEABLE, encoding="utf-8")
     told: list[str] = []
 
