@@ -14,6 +14,7 @@ from planner.measure.here import check_cap, check_flash, check_libraries, check_
 from planner.measure.ledger import ANY, key_of
 from planner.measure.limit import limit_record, search_limit, usable_bytes
 from planner.measure.matrix import Case
+from planner.measure.process import allocator_text
 from planner.measure.recording import closed_form, record_of
 from planner.measure.room import PROCESS_BYTES, check_room
 from planner.measure.run import measure, predict
@@ -150,6 +151,7 @@ def _planned(
         cap_bytes=case.cap_bytes,
         device=device,
         versions=versions,
+        allocator=allocator_text(),
     )
     return Planned(case, scenario, key, work_seconds(case, scenario), auto, snapshot)
 

@@ -26,8 +26,9 @@ def key_of(
     cap_bytes: int | None,
     device: Device,
     versions: Mapping[str, str],
+    allocator: str,
 ) -> Key:
-    """The identity of a run: what is measured, how much of it, on which device, with which libraries.
+    """The identity of a run: what is measured, how much of it, on which device, with which libraries and ``allocator``.
 
     ``kind`` is ``steps``, or the unit of a limit. Who chose a setting makes no difference, nor how our profile
     describes the card: it is the device that ran.
@@ -39,6 +40,7 @@ def key_of(
         "cap": cap_bytes,
         "device": [device.kind, device.name, device.total_bytes],
         "versions": dict(versions),
+        "allocator": allocator,
     }
     return json.dumps(facts, sort_keys=True, separators=(",", ":"))
 
@@ -53,6 +55,7 @@ def record_key(record: Record, *, layers: bool = True) -> Key:
         cap_bytes=record.environment.cap_bytes,
         device=Device(device.kind, device.name, device.total_bytes),
         versions=record.environment.versions,
+        allocator=record.environment.allocator,
     )
 
 

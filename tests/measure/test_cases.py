@@ -319,3 +319,12 @@ def test_the_scenario_is_by_the_installed_libraries() -> None:
 
     assert (found.train.method, found.train.double_quant, found.stack.name) == ("qlora", False, "hf")
     assert found.cluster.gpu.id == "local"
+
+
+def test_a_case_under_other_settings_of_the_allocator_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = one_case()
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+
+    assert one_case().key != before.key
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF")
+    assert one_case().key == before.key
