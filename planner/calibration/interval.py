@@ -73,15 +73,10 @@ class Calibration:
         Allocated bytes of the peak and its owners stay as the evidence says. What they are off by moves the
         requirement; reserved and device bytes move by their own errors where own runs have shown them.
         """
-        errors, beyond = self.errors(estimate, scenario), self.beyond(estimate, scenario)
-        peak, allocated = estimate.peak, estimate.peak.allocated_bytes
-        bounds = Bounds(
-            peak.required_bytes + round(errors.low * allocated) + beyond.low,
-            peak.required_bytes + round(errors.likeliest * allocated),
-            peak.required_bytes + round(errors.high * allocated) + beyond.high,
-        )
+        errors = self.errors(estimate, scenario)
+        bounds = bounds_of(estimate.peak, errors, self.beyond(estimate, scenario))
         bounds = bounds.within(*self._seen(estimate, scenario))
-        basis = errors.basis._replace(correction_bytes=bounds.likeliest - peak.required_bytes)
+        basis = errors.basis._replace(correction_bytes=bounds.likeliest - estimate.peak.required_bytes)
         return replace(estimate, peak=self._peak(estimate, scenario, bounds), basis=basis)
 
     def _published(self, estimate: Estimate, scenario: Scenario, metric: Metric) -> Errors:
@@ -152,6 +147,12 @@ class Bounds(NamedTuple):
         if enough is not None:
             self = Bounds(*(min(count, enough) for count in self))
         return Bounds(*(max(count, least) for count in self))
+
+
+def bounds_of(peak: Peak, errors: Errors, beyond: Beyond) -> Bounds:
+    """The requirement of a bare estimate with both parts added: errors of allocated bytes, and fragmentation."""
+    low, likeliest, high = (peak.required_bytes + round(error * peak.allocated_bytes) for error in errors[:3])
+    return Bounds(low + beyond.low, likeliest, high + beyond.high)
 
 
 def published_bounds(spread: Spread) -> tuple[float, float]:

@@ -1,16 +1,14 @@
 """Where the interval of an estimate comes from: each part with its bounds and what it rests on."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from planner.calibration import rows_for, words_of
+from planner.calibration.interval import Beyond, Errors, bounds_of
+from planner.render.machine import basis_document
 from planner.render.sheet import Cell, Column, Sheet, row
 from planner.result import Basis, Estimate
 from planner.spec import Scenario
 from planner.units import format_bytes
-
-if TYPE_CHECKING:
-    from planner.calibration.interval import Beyond, Errors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,8 +17,8 @@ class IntervalView:
 
     scenario: Scenario
     bare: Estimate
-    errors: "Errors"
-    beyond: "Beyond"
+    errors: Errors
+    beyond: Beyond
     calibrated: Estimate
 
 
@@ -65,9 +63,8 @@ def _replays(view: IntervalView) -> str:
 
 def _clipped(view: IntervalView) -> str:
     """Whether own runs of this very scenario bound it further than the parts above do."""
-    bare, peak = view.bare.peak, view.calibrated.peak
-    low, likeliest, high = (bare.required_bytes + round(error * bare.allocated_bytes) for error in view.errors[:3])
-    parts = (low + view.beyond.low, likeliest, high + view.beyond.high)
+    peak = view.calibrated.peak
+    parts = bounds_of(view.bare.peak, view.errors, view.beyond)
     seen = (peak.low_bytes, peak.required_bytes, peak.high_bytes) != parts
     return "what ran here, and did not" if seen else ""
 
@@ -92,11 +89,13 @@ MOST_RUNS = 6
 def interval_document(view: IntervalView) -> dict[str, object]:
     """The same for scripts; errors are ratios of allocated bytes."""
     peak = view.calibrated.peak
+    rests_on = {**(basis_document(view.errors.basis) or {})}
+    rests_on.pop("correction_bytes", None)  # is that of the calibrated estimate
     return {
         "method": view.scenario.train.method,
         "evidence": view.bare.evidence,
         "required_bytes": view.bare.peak.required_bytes,
-        "allocated": {**dict(zip(("low", "likeliest", "high"), view.errors[:3], strict=True)), **basis_document(view)},
+        "allocated": {**dict(zip(("low", "likeliest", "high"), view.errors[:3], strict=True)), **rests_on},
         "beyond": {"low_bytes": view.beyond.low, "high_bytes": view.beyond.high, "replays": view.beyond.n},
         "calibrated": {
             "low_bytes": peak.low_bytes,
@@ -104,10 +103,3 @@ def interval_document(view: IntervalView) -> dict[str, object]:
             "high_bytes": peak.high_bytes,
         },
     }
-
-
-def basis_document(view: IntervalView) -> dict[str, object]:
-    """What the errors rest on."""
-    facts = view.errors.basis._asdict()
-    facts.pop("correction_bytes")
-    return {"basis": facts.pop("kind"), **facts, "sources": list(view.errors.basis.sources)}

@@ -132,7 +132,7 @@ def candidate_document(candidate: Candidate) -> CandidateDocument:
             "quantized": estimate.parameters.quantized,
         },
         "peak": _peak(candidate),
-        "interval": _interval(candidate.estimate.basis),
+        "interval": basis_document(candidate.estimate.basis),
         "phases": _phases(candidate),
         "verdict": candidate.verdict,
         "step": None,
@@ -145,7 +145,8 @@ def _peak(candidate: Candidate) -> PeakDocument:
     return cast("PeakDocument", {field.name: getattr(peak, field.name) for field in fields(peak)})
 
 
-def _interval(basis: Basis | None) -> IntervalDocument | None:
+def basis_document(basis: Basis | None) -> IntervalDocument | None:
+    """What an interval rests on; nothing of an estimate that has none."""
     if basis is None:
         return None
     facts = basis._asdict()
