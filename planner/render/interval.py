@@ -89,8 +89,7 @@ MOST_RUNS = 6
 def interval_document(view: IntervalView) -> dict[str, object]:
     """The same for scripts; errors are ratios of allocated bytes."""
     peak = view.calibrated.peak
-    rests_on = {**(basis_document(view.errors.basis) or {})}
-    rests_on.pop("correction_bytes", None)  # is that of the calibrated estimate
+    rests_on = {name: fact for name, fact in basis_document(view.errors.basis).items() if name != "correction_bytes"}
     return {
         "method": view.scenario.train.method,
         "evidence": view.bare.evidence,

@@ -132,7 +132,7 @@ def candidate_document(candidate: Candidate) -> CandidateDocument:
             "quantized": estimate.parameters.quantized,
         },
         "peak": _peak(candidate),
-        "interval": basis_document(candidate.estimate.basis),
+        "interval": None if estimate.basis is None else basis_document(estimate.basis),
         "phases": _phases(candidate),
         "verdict": candidate.verdict,
         "step": None,
@@ -145,10 +145,8 @@ def _peak(candidate: Candidate) -> PeakDocument:
     return cast("PeakDocument", {field.name: getattr(peak, field.name) for field in fields(peak)})
 
 
-def basis_document(basis: Basis | None) -> IntervalDocument | None:
-    """What an interval rests on; nothing of an estimate that has none."""
-    if basis is None:
-        return None
+def basis_document(basis: Basis) -> IntervalDocument:
+    """What an interval rests on."""
     facts = basis._asdict()
     return cast("IntervalDocument", {"basis": facts.pop("kind"), **facts, "sources": list(basis.sources)})
 
