@@ -97,6 +97,9 @@ class Runs:
 
     find: Find = nothing
     _found: dict[Query, tuple[Run, ...]] = field(default_factory=dict, repr=False, compare=False)
+    _near: dict[Scenario, tuple[tuple[Run, ...], tuple[Run, ...]]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def of_model(self, scenario: Scenario) -> tuple[Run, ...]:
         """Runs of the scenario's model by its method, on its stack and kind of device."""
@@ -105,13 +108,24 @@ class Runs:
 
     def of_scenario(self, scenario: Scenario) -> tuple[Run, ...]:
         """Runs of this very scenario, as a plan assumes them."""
-        return tuple(run for run in self.of_model(scenario) if run.as_planned and same_job(run.scenario, scenario))
+        return self._nearest(scenario)[0]
 
     def of_neighbours(self, scenario: Scenario) -> tuple[Run, ...]:
         """Runs of about as many tokens that differ in shape alone, if any, else in any setting but the method."""
-        same = self.of_scenario(scenario)
-        others = tuple(run for run in self.of_model(scenario) if run not in same and as_large(run.scenario, scenario))
-        return tuple(run for run in others if same_but_shape(run.scenario, scenario)) or others
+        return self._nearest(scenario)[1]
+
+    def _nearest(self, scenario: Scenario) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
+        """Runs of a scenario and its neighbours, sifted once: every metric asks for them."""
+        found = self.of_model(scenario)
+        if not found:
+            return (), ()
+        if scenario not in self._near:
+            same = tuple(run for run in found if run.as_planned and same_job(run.scenario, scenario))
+            ids = {run.id for run in same}
+            others = tuple(run for run in found if run.id not in ids and as_large(run.scenario, scenario))
+            alike = tuple(run for run in others if same_but_shape(run.scenario, scenario))
+            self._near[scenario] = same, alike or others
+        return self._near[scenario]
 
     def of_kind(self, scenario: Scenario) -> tuple[Run, ...]:
         """Runs of any model on its stack and kind of device."""

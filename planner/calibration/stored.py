@@ -1,6 +1,7 @@
 """Records of the user's store as runs that calibration understands."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -23,21 +24,23 @@ Select = Callable[[Query], Iterable["Record"]]
 
 def finder(select: Select, closed_form: Callable[[Scenario], Estimate]) -> Find:
     """Runs from records; ``closed_form`` predicts anew, since its formulas may have been mended since."""
+    known: dict[str, Run | None] = {}  # a record of the model is one of the device, too
+
+    def run_of(record: "Record") -> Run | None:
+        if record.id not in known:
+            known[record.id] = _run(record, closed_form)
+        return known[record.id]
 
     def find(query: Query) -> tuple[Run, ...]:
-        return tuple(_runs(select(query), closed_form))
+        told = (record for record in islice(select(query), MOST) if _tells(record))
+        return tuple(run for record in told if (run := run_of(record)) is not None)
 
     return find
 
 
-def _runs(records: Iterable["Record"], closed_form: Callable[[Scenario], Estimate]) -> Iterator[Run]:
-    for number, record in enumerate(records):
-        if number == MOST:
-            return
-        if record.kind == "steps" and record.outcome in ("done", "out_of_memory"):
-            run = _run(record, closed_form)
-            if run is not None:
-                yield run
+def _tells(record: "Record") -> bool:
+    """Whether a record is of steps that ended in one of the two ways that say something about memory."""
+    return record.kind == "steps" and record.outcome in ("done", "out_of_memory")
 
 
 def _run(record: "Record", closed_form: Callable[[Scenario], Estimate]) -> Run | None:

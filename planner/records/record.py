@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, Literal
@@ -25,7 +26,6 @@ SCHEMA = 1
 Kind = Literal["steps", "limit"]
 """``steps``: a few optimizer steps. ``limit``: a search of the largest batch or sequence by real failures."""
 Outcome = Literal["done", "out_of_memory", "timed_out", "killed", "failed"]
-Metric = Literal["allocated", "reserved", "device", "required"]
 Nothing: Mapping[str, Any] = MappingProxyType({})
 
 MOST_BYTES = 2**60
@@ -125,7 +125,7 @@ class Record:
     later: Mapping[str, Any] = field(default_factory=lambda: Nothing)
     """Facts that a later version wrote, carried along as they are."""
 
-    @property
+    @cached_property
     def id(self) -> str:
         """32 hexadecimal digits of the content: the same run has the same on every machine."""
         return _digest(record_document(self, with_id=False))
