@@ -6,7 +6,7 @@ from planner.doctor.software import Build
 from planner.doctor.values import Fact
 from planner.errors import PlannerError
 from planner.hardware import list_gpus
-from planner.local import Board, Machine, profile_of
+from planner.local import Board, Machine, profile_of_board
 from planner.recommend.rules.gpu import CUDA_WHEELS_FROM
 from planner.units import format_bytes
 
@@ -45,7 +45,7 @@ def _build(machine: Machine, build: Build) -> Fact:
 
 
 def _board(board: Board, build: Build | None) -> Fact:
-    profile = profile_of(board.name, None if board.is_instance else board.total_bytes, list_gpus())
+    profile = profile_of_board(board, list_gpus())
     known = f"as {profile.id}" if profile else "no profile"
     name = f"{board.name} MIG instance" if board.is_instance else board.name
     value = f"{name} ({known}), {_memory(board)}"

@@ -4,7 +4,7 @@ NVML says it (nvidia-ml-py, the extra ``local``), else ``nvidia-smi``; where nei
 stands in. CUDA is never initialised.
 """
 
-from planner.local.card import LOCAL, card_of_board, cpu_card, processor_card, profile_of
+from planner.local.card import LOCAL, card_of_board, cpu_card, processor_card, profile_of, profile_of_board
 from planner.local.machine import Cards, cards_here, every_card, look
 from planner.local.values import Board, Holder, Link, Machine
 
@@ -22,4 +22,5 @@ __all__ = [
     "look",
     "processor_card",
     "profile_of",
+    "profile_of_board",
 ]

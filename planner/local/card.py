@@ -29,7 +29,7 @@ HARMLESS = re.compile(r"\d+gb|hbm\d?e?|sxm\d?|pcie|edition|server|workstation")
 
 def card_of_board(board: Board, gpus: Iterable[Gpu]) -> Gpu:
     """The card that a board is, with its real memory; raise ``UnsupportedScenario`` where nobody knows its memory."""
-    profile = profile_of(board.name, None if board.is_instance else board.total_bytes, gpus)
+    profile = profile_of_board(board, gpus)
     if profile is not None and profile.unified_memory and board.total_bytes is None:
         return _unified(profile)
     if board.total_bytes is None:
@@ -53,6 +53,11 @@ def card_of_board(board: Board, gpus: Iterable[Gpu]) -> Gpu:
         members=(),
     )
     return _instance(card, board) if board.is_instance else card
+
+
+def profile_of_board(board: Board, gpus: Iterable[Gpu]) -> Gpu | None:
+    """The profile of a board; a MIG instance has the name of its card and a part of its memory."""
+    return profile_of(board.name, None if board.is_instance else board.total_bytes, gpus)
 
 
 def profile_of(name: str, total: int | None, gpus: Iterable[Gpu]) -> Gpu | None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from planner.errors import UnsupportedScenario, UsageError
 from planner.hardware import list_gpus
 from planner.local import nvml, smi
-from planner.local.card import LOCAL, card_of_board, processor_card, profile_of
+from planner.local.card import LOCAL, card_of_board, processor_card
 from planner.local.nvml import NoAnswer, Nvml
 from planner.local.smi import INSTALL, Ask
 from planner.local.values import Board, Machine
@@ -83,15 +83,14 @@ def cards_here(count: int = 1, *, machine: Machine | None = None, profiles_dir: 
     cards = [card_of_board(board, gpus) for board in used]
     place = min(range(count), key=lambda number: cards[number].memory_bytes - cards[number].taken_bytes)
     chosen, board = cards[place], used[place]
-    profile = profile_of(board.name, None if board.is_instance else board.total_bytes, gpus)
     notes = (
         *_differences(used, cards, chosen),
         *_about_holders(board, chosen),
         *_about_instances(used),
-        *_about_profile(board, profile),
+        *_about_profile(board, chosen),
         *machine.notes,
     )
-    return Cards(replace(chosen, resolution=_resolution(chosen, profile)), notes)
+    return Cards(replace(chosen, resolution=_resolution(chosen)), notes)
 
 
 def every_card(*, machine: Machine | None = None, profiles_dir: Path | None = None) -> tuple[Cards, ...]:
@@ -110,10 +109,10 @@ def _without(machine: Machine, count: int) -> Cards:
     return Cards(processor_card(), (hidden,) if machine.hidden else ())
 
 
-def _resolution(card: Gpu, profile: Gpu | None) -> str:
+def _resolution(card: Gpu) -> str:
     """``local -> NVIDIA GeForce RTX 4090 (as rtx4090; 23.6 GiB visible to torch, 22.9 GiB free)``."""
     seen, free = card.memory_bytes / GIB, (card.memory_bytes - card.taken_bytes) / GIB
-    known = f"as {profile.id}; " if profile else ""
+    known = f"as {card.profile}; " if card.profile else ""
     return f"{LOCAL} -> {card.name} ({known}{seen:.1f} GiB visible to torch, {free:.1f} GiB free)"
 
 
@@ -158,7 +157,7 @@ def _about_instances(boards: Sequence[Board]) -> tuple[str, ...]:
     return ()
 
 
-def _about_profile(board: Board, profile: Gpu | None) -> tuple[str, ...]:
-    if profile is not None:
+def _about_profile(board: Board, card: Gpu) -> tuple[str, ...]:
+    if card.profile is not None:
         return ()
     return (f"no profile is of {board.name}: its memory is real, its CUDA context that of the next card of its kind",)

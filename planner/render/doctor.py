@@ -1,13 +1,15 @@
 """An examination as tables and as a document."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from planner.render.sheet import Cell, Column, Sheet, Tone, printable, row
 
 if TYPE_CHECKING:
     from planner.doctor import Examination, Fact
+    from planner.doctor.values import Topic
 
-TITLES = {
+TITLES: Mapping["Topic", str] = {
     "software": "Software",
     "cards": "Cards",
     "environment": "Environment",
@@ -31,7 +33,7 @@ def doctor_sheets(found: "Examination") -> list[Sheet]:
     columns = (Column(""), Column("found", wraps=True), Column("state"), Column("what to do", wraps=True))
     sheets = []
     for topic, title in TITLES.items():
-        rows = tuple(_row(fact) for fact in found.facts if fact.topic == topic)
+        rows = tuple(_row(fact) for fact in found.about(topic))
         if rows:
             sheets.append(Sheet(title, (Column(topic), *columns[1:]), rows))
     return [*sheets, _abilities(found)]

@@ -78,6 +78,8 @@ def diagnose(
 
 def _frames(hints: Sequence[Hint], question: Ask, scenario: Scenario) -> Iterator[Clue]:
     """WHY010: frames that the planned run would not go through."""
+    if not hints:
+        return
     possible = {change.code: change for one in variants(question, scenario) for change in one.changes}
     for hint in hints:
         if hint.code in possible:

@@ -1,6 +1,6 @@
 """Tensors that a scenario is known to make, by size: the request that failed is often one of them, to the byte."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from planner.allocator.constants import Constants, constants
@@ -34,13 +34,7 @@ def matches(scenario: Scenario, requested: Amount, *, exact: bool) -> tuple[Know
 
     ``exact``: the message names the tensor's bytes; else those of the segment that torch wanted for it.
     """
-    if not exact and requested.middle <= UNTOLD:
-        return ()
-    sizes = constants()
-
-    def fits(one: Known) -> bool:
-        return requested.distance(one.bytes if exact else segment(one.bytes, sizes)) == 0
-
+    fits = _fitting(requested, exact=exact)
     found = _distinct(filter(fits, known(scenario)))
     if any(not one.made_with for one in found):
         return found
@@ -50,9 +44,17 @@ def matches(scenario: Scenario, requested: Amount, *, exact: bool) -> tuple[Know
 
 def made(scenario: Scenario, requested: Amount, *, exact: bool) -> str:
     """The logits or scores of this very scenario that the request is for; nothing where it is for something else."""
-    names = {one.name for one in batch_tensors(scenario, 1) if not one.made_with}
-    found = matches(scenario, requested, exact=exact)
-    return next((f"{one.name} ({one.formula} bytes)" for one in found if one.times == 1 and one.name in names), "")
+    fits = _fitting(requested, exact=exact)
+    own = (one for one in batch_tensors(scenario, 1) if not one.made_with and fits(one))
+    return next((f"{one.name} ({one.formula} bytes)" for one in own), "")
+
+
+def _fitting(requested: Amount, *, exact: bool) -> Callable[[Known], bool]:
+    """Whether a tensor is of the size that was asked for; none is where the message tells no size."""
+    if not exact and requested.middle <= UNTOLD:
+        return lambda _one: False
+    sizes = constants()
+    return lambda one: requested.distance(one.bytes if exact else segment(one.bytes, sizes)) == 0
 
 
 def segment(count: int, sizes: Constants) -> int:

@@ -56,14 +56,6 @@ def _not(name: str, *values: object) -> Test:
     return lambda train: getattr(train, name) not in values
 
 
-def _quantized(train: TrainSpec) -> bool:
-    return train.quantized
-
-
-def _adapters(train: TrainSpec) -> bool:
-    return train.uses_adapters
-
-
 def _eight_bit(train: TrainSpec) -> bool:
     return "8bit" in train.optimizer or "paged" in train.optimizer
 
@@ -88,7 +80,7 @@ CHANGES: tuple[Change, ...] = (
         words="the base was not quantised: the quantization_config did not reach from_pretrained",
         usual=2,
         method="lora",
-        holds=_quantized,
+        holds=lambda train: train.quantized,
     ),
     Change(
         code="WHY104",
