@@ -1,7 +1,5 @@
 """``plan measure --find-max-batch`` and ``--find-max-seq``: the real limit of the device that is here."""
 
-from dataclasses import replace
-
 from planner.cli.measure import Asked, asked, exit_code, interruptible, take
 from planner.cli.options import Values, integer
 from planner.cli.output import check_format
@@ -9,11 +7,10 @@ from planner.cli.progress import Progress
 from planner.cli.remember import remember
 from planner.cli.show import show
 from planner.errors import UsageError
-from planner.measure import Measurement, predict
+from planner.measure import predict
 from planner.measure.limit import Limit, limit_record, search_limit
 from planner.measure.search import SEQUENCE_STEP, Dimension
 from planner.render.limits import limit_document, limit_sheets
-from planner.spec import Scenario
 
 
 def run_search(values: Values) -> int:
@@ -23,10 +20,11 @@ def run_search(values: Values) -> int:
     step = SEQUENCE_STEP if values["seq_step"] is None else integer("--seq-step", values["seq_step"])
     with interruptible(), Progress() as progress:
         limit = _search(asked(values, progress), dimension, step, progress)
-    remember(values, [limit_record(limit)])
+    record = limit_record(limit)
+    remember(values, [record])
     show(format_name, lambda: limit_sheets(limit), lambda: limit_document(limit))
     nothing = limit.found.exact and limit.found.largest is None
-    return exit_code("out_of_memory" if nothing else limit_record(limit).outcome)
+    return exit_code("out_of_memory" if nothing else record.outcome)
 
 
 def _dimension(values: Values) -> Dimension:
@@ -41,17 +39,12 @@ def _dimension(values: Values) -> Dimension:
 
 def _search(one: Asked, dimension: Dimension, step: int, progress: Progress) -> Limit:
     scenario, run, device, _ = one
-
-    def measure_one(asked_for: Scenario) -> Measurement:
-        found = take(asked_for, run, device, progress)
-        return replace(found, device=found.device or device)
-
     return search_limit(
         scenario,
         dimension,
         device,
         predict=lambda asked_for: predict(asked_for, device.kind),
-        measure=measure_one,
+        measure=lambda asked_for: take(asked_for, run, device, progress),
         cap_bytes=run.cap_bytes,
         step=step,
         tell=progress,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from planner.catalog import load_model
 from planner.cli.files import has_folder
-from planner.cli.options import Values, integer
+from planner.cli.options import Values, integer, size
 from planner.cli.output import check_format, note, stop
 from planner.cli.progress import Progress
 from planner.cli.remember import remember
@@ -21,13 +21,13 @@ from planner.measure import Device, Measurement, compare, look, measure, predict
 from planner.measure.cases import fits
 from planner.measure.child import Line
 from planner.measure.here import (
+    as_it_can_run,
     card_of_device,
     check_cap,
     check_flash,
     check_libraries,
     check_measurable,
     check_snapshot,
-    lacks_flash,
     may_have_gpu,
 )
 from planner.measure.recording import closed_form, record_of
@@ -45,7 +45,6 @@ from planner.render.sheet import Sheet
 from planner.spec import Cluster, Gpu, Scenario
 from planner.stacks import newer_versions
 from planner.trace.lengths import plan_steps, read_lengths
-from planner.units import parse_bytes
 
 LOCAL, AUTO = "local", "auto"
 MOST_STEPS, MOST_SECONDS = 1000, 7 * 24 * 3600
@@ -255,10 +254,7 @@ def _lengths(values: Values) -> tuple[int, ...]:
 
 
 def _cap(text: str | None) -> int | None:
-    try:
-        count = None if text is None else parse_bytes(text)
-    except UsageError as error:
-        raise UsageError(f"--cap {error}") from None
+    count = None if text is None else size("--cap", text)
     if count == 0:
         raise UsageError("--cap 0 leaves no memory: name the size of a card, as in --cap 24GiB")
     return count
@@ -305,9 +301,9 @@ def _scenario(request: Request, device: Device) -> tuple[Scenario, tuple[str, ..
     cluster = Cluster(gpu=card, gpus=request.gpus, nodes=request.nodes, headroom_bytes=request.headroom_bytes)
     ask = Ask(request=replace(request, gpu=card.id), model=resolved.model, cluster=cluster)
     notes += [one for one in (resolved.line, *resolved.model.notes, about, *newer_versions(request.stack)) if one]
-    scenario = scenario_of(ask, request.methods[0] if request.methods else "lora")
-    if device.kind == "cuda" and "attention" not in request.settings and lacks_flash(scenario):
-        scenario = replace(scenario, train=replace(scenario.train, attention="sdpa"))
+    wanted = scenario_of(ask, request.methods[0] if request.methods else "lora")
+    scenario = as_it_can_run(wanted, device, request.settings)
+    if scenario is not wanted:
         notes.append("flash-attn is not installed here: measured and predicted with --attention sdpa.")
     return scenario, tuple(notes)
 

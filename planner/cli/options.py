@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from planner.errors import UsageError
+from planner.units import parse_bytes
 
 Values = Mapping[str, Any]
 """Parsed options by name; ``None`` or ``False`` or an empty list when not given."""
@@ -149,6 +150,18 @@ def number(flag: str, text: str) -> float:
     if not _NUMBER.fullmatch(text.strip()):
         raise UsageError(f"{flag} {text[:40]!r} is not a number")
     return float(text)
+
+
+def size(flag: str, text: str) -> int:
+    """Bytes with their unit.
+
+    >>> size("--cap", "24GiB") // 2**30
+    24
+    """
+    try:
+        return parse_bytes(text)
+    except UsageError as error:
+        raise UsageError(f"{flag} {error}") from None
 
 
 def settings(values: Values) -> dict[str, Any]:

@@ -1,11 +1,10 @@
 """Parsed options to the library's ``Request``."""
 
-from planner.cli.options import Values, integer, profiles_dir, settings
+from planner.cli.options import Values, integer, profiles_dir, settings, size
 from planner.errors import UnknownName, UsageError
 from planner.recommend.request import Request
 from planner.result import Evidence
 from planner.spec import METHODS, Method
-from planner.units import parse_bytes
 
 EVIDENCE: tuple[Evidence, ...] = ("closed-form", "traced")
 
@@ -72,9 +71,4 @@ def _method(text: str) -> Method:
 
 
 def _headroom(text: str | None) -> int:
-    if text is None:
-        return 0
-    try:
-        return parse_bytes(text)
-    except UsageError as error:
-        raise UsageError(f"--headroom {error}") from None
+    return 0 if text is None else size("--headroom", text)

@@ -6,11 +6,17 @@ from pathlib import Path
 
 from planner.build.installed import with_installed
 from planner.catalog import load_model
-from planner.closed_form import estimate
 from planner.errors import BrokenInput, PlannerError, UnsupportedScenario, UsageError
 from planner.formulas.flops import linear_flops
 from planner.local.processor import available_bytes
-from planner.measure.here import check_cap, check_flash, check_libraries, check_measurable, check_snapshot, lacks_flash
+from planner.measure.here import (
+    as_it_can_run,
+    check_cap,
+    check_flash,
+    check_libraries,
+    check_measurable,
+    check_snapshot,
+)
 from planner.measure.ledger import ANY, key_of
 from planner.measure.limit import limit_record, search_limit, usable_bytes
 from planner.measure.matrix import Case
@@ -21,7 +27,7 @@ from planner.measure.run import measure, predict
 from planner.measure.search import Dimension
 from planner.measure.series import Planned, Skipped
 from planner.measure.task import Device
-from planner.measure.truncation import depth_of, measure_depths, shortened
+from planner.measure.truncation import closed_form_of, depth_of, measure_depths
 from planner.measure.values import Measurement, Prediction
 from planner.records import Record, document_of
 from planner.result import Estimate
@@ -68,20 +74,22 @@ def needed_bytes(found: Estimate, device: Device) -> int:
 
 def fits(scenario: Scenario, device: Device, cap_bytes: int | None, layers: int | None = None) -> bool | None:
     """Whether the first ``layers`` layers, or all, fit by the closed form; ``None`` where there is none."""
-    free = free_bytes(device, cap_bytes)
-    try:
-        found = estimate(shortened(scenario, layers) if layers else scenario)
-    except UnsupportedScenario:
-        return None
-    return free is None or needed_bytes(found, device) <= free
+    found = closed_form_of(scenario, layers)
+    return None if found is None else not _excess(found, device, cap_bytes)
 
 
 def too_large(scenario: Scenario, device: Device, cap_bytes: int | None, layers: int | None) -> str:
     """Why a case is left out, or nothing."""
-    if fits(scenario, device, cap_bytes, layers) is not False:
+    found = closed_form_of(scenario, layers)
+    return "" if found is None else _excess(found, device, cap_bytes)
+
+
+def _excess(found: Estimate, device: Device, cap_bytes: int | None) -> str:
+    """What is needed beside what is free, where that is less."""
+    need, free = needed_bytes(found, device), free_bytes(device, cap_bytes)
+    if free is None or need <= free:
         return ""
-    need = needed_bytes(estimate(shortened(scenario, layers) if layers else scenario), device)
-    return f"needs {format_bytes(need)} of {format_bytes(free_bytes(device, cap_bytes) or 0)}, as predicted"
+    return f"needs {format_bytes(need)} of {format_bytes(free)}, as predicted"
 
 
 # ---------------------------------------------------------------- planning
@@ -98,7 +106,7 @@ def plan_cases(
     skipped: list[Skipped] = []
     for case in cases:
         try:
-            scenario = _as_it_can_run(case, scenario_of(case, card), device)
+            scenario = as_it_can_run(scenario_of(case, card), device, case.settings)
             if reason := _missing(scenario, device):
                 skipped.append(Skipped(case, reason))
                 continue
@@ -110,13 +118,6 @@ def plan_cases(
         else:
             planned.append(one)
     return tuple(planned), tuple(skipped)
-
-
-def _as_it_can_run(case: Case, scenario: Scenario, device: Device) -> Scenario:
-    """Where the file names no attention, one that is installed."""
-    if device.kind == "cuda" and "attention" not in case.settings and lacks_flash(scenario):
-        return replace(scenario, train=replace(scenario.train, attention="sdpa"))
-    return scenario
 
 
 def _missing(scenario: Scenario, device: Device) -> str:
@@ -178,9 +179,8 @@ RUNS_OF_AUTO = 3
 
 def work_seconds(case: Case, scenario: Scenario) -> float:
     """A guess of a case's time, good for comparing it with others: how fast this device is shows when some have run."""
-    try:
-        found = estimate(shortened(scenario, case.layers) if isinstance(case.layers, int) else scenario)
-    except UnsupportedScenario:
+    found = closed_form_of(scenario, case.layers if isinstance(case.layers, int) else None)
+    if found is None:
         return START_SECONDS
     train, parameters = scenario.train, found.parameters
     each = linear_flops(

@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -106,12 +106,19 @@ def check_snapshot(device: Device, snapshot: str | None) -> None:
         )
 
 
-def lacks_flash(scenario: Scenario) -> bool:
+def as_it_can_run(scenario: Scenario, device: Device, settings: Mapping[str, object]) -> Scenario:
+    """The scenario with an attention that is installed, where the ``settings`` that somebody chose name none."""
+    if device.kind == "cuda" and "attention" not in settings and _lacks_flash(scenario):
+        return replace(scenario, train=replace(scenario.train, attention="sdpa"))
+    return scenario
+
+
+def _lacks_flash(scenario: Scenario) -> bool:
     """Whether the step would call flash-attn, which is not there; looked up without loading it."""
     return scenario.train.attention == "flash" and find_spec("flash_attn") is None
 
 
 def check_flash(device: Device, scenario: Scenario) -> None:
     """Raise ``UnsupportedScenario`` for real steps with kernels that are not installed; a CPU has its own."""
-    if device.kind == "cuda" and lacks_flash(scenario):
+    if device.kind == "cuda" and _lacks_flash(scenario):
         raise UnsupportedScenario("--attention flash calls flash-attn, which is not installed: use --attention sdpa")

@@ -47,11 +47,21 @@ def key_of(
 
 def record_key(record: Record, *, layers: bool = True) -> Key:
     """The identity of a run that has been made; without ``layers``, that of all truncations of the same."""
+    return _key(record, _as_written_now(record), record.layers if layers else ANY)
+
+
+def record_keys(record: Record) -> tuple[Key, ...]:
+    """Every identity under which a run is found: its own, and of a truncation that of all of them."""
+    scenario = _as_written_now(record)
+    return tuple(_key(record, scenario, layers) for layers in ((record.layers, ANY) if record.layers else (None,)))
+
+
+def _key(record: Record, scenario: Mapping[str, Any], layers: int | str | None) -> Key:
     device = record.device
     return key_of(
         kind=record.limits.unit if record.limits else "steps",
-        scenario=_as_written_now(record),
-        layers=record.layers if layers else ANY,
+        scenario=scenario,
+        layers=layers,
         cap_bytes=record.environment.cap_bytes,
         device=Device(device.kind, device.name, device.total_bytes),
         versions=record.environment.versions,
@@ -95,7 +105,7 @@ class Ledger:
             self._keep(record)
 
     def _keep(self, record: Record) -> None:
-        for key in (record_key(record), record_key(record, layers=False)) if record.layers else (record_key(record),):
+        for key in record_keys(record):
             self._by_key.setdefault(key, []).append(record)
 
     def _read(self) -> list[Record]:

@@ -3,10 +3,8 @@
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from planner.closed_form import estimate
-from planner.errors import UnsupportedScenario
 from planner.measure.task import Device
-from planner.measure.truncation import shortened
+from planner.measure.truncation import closed_form_of
 from planner.measure.values import Measurement, PhasePeak, Prediction, Room, merged
 from planner.records import DiedIn, Environment, Peaks, PhasePeaks, Record, RunDevice, architecture_of, document_of, now
 from planner.result import Estimate, Peak
@@ -17,11 +15,7 @@ MOST_DETAIL = 500
 
 def closed_form(measurement: Measurement) -> Estimate | None:
     """The closed form of what ran, its first layers only where those ran; ``None`` where there is no closed form."""
-    scenario, layers = measurement.scenario, measurement.layers
-    try:
-        return estimate(shortened(scenario, layers) if layers else scenario)
-    except UnsupportedScenario:
-        return None
+    return closed_form_of(measurement.scenario, measurement.layers)
 
 
 def record_of(measurement: Measurement, prediction: Prediction | None, closed: Estimate | None) -> Record:

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
+from planner.closed_form import estimate
 from planner.errors import UnsupportedScenario
 from planner.measure.values import Measurement, PhasePeak, Prediction, StepPeaks
-from planner.result import Memory, Phase
+from planner.result import Estimate, Memory, Phase
 from planner.spec import Scenario
 from planner.trace.layers import Depth, find_depth, tells_layers_apart
 
@@ -32,6 +33,14 @@ def depth_of(scenario: Scenario) -> Depth:
     if len(set(layout)) == 1:
         return Depth(len(layout), 0, 1)
     return find_depth(layout)
+
+
+def closed_form_of(scenario: Scenario, layers: int | None) -> Estimate | None:
+    """The closed form of the first ``layers`` layers, or of all; ``None`` where there is none."""
+    try:
+        return estimate(shortened(scenario, layers) if layers else scenario)
+    except UnsupportedScenario:
+        return None
 
 
 def shortened(scenario: Scenario, layers: int) -> Scenario:
