@@ -32,9 +32,7 @@ def gathered_by_trainer(*, samples: int, batch: int, every: int = 0) -> Gathered
     >>> gathered_by_trainer(samples=32, batch=8), gathered_by_trainer(samples=32, batch=8, every=1)
     (Gathered(during=32, joining=64), Gathered(during=0, joining=8))
     """
-    batches = -(-samples // batch)
-    window = min(every or batches, batches)
-    held = samples if window == batches else window * batch
+    _, window, held = _windows(samples, batch, every)
     last = held - (window - 1) * batch
     before = batch if window > 2 else 0
     return Gathered(held - last + before, held if window == 1 else 2 * held)
@@ -52,9 +50,7 @@ def gathered_by_loop(*, samples: int, batch: int, every: int = 0) -> Gathered:
     >>> gathered_by_loop(samples=32, batch=8), gathered_by_loop(samples=36, batch=8, every=2)
     (Gathered(during=24, joining=64), Gathered(during=8, joining=16))
     """
-    batches = -(-samples // batch)
-    window = min(every or batches, batches)
-    held = samples if window == batches else window * batch
+    batches, window, held = _windows(samples, batch, every)
     rest = samples - batches // window * window * batch if every else samples
     return Gathered((window - 1) * batch, max(held, 2 * rest))
 
@@ -81,12 +77,18 @@ def unused_after_joining(*, samples: int, batch: int, every: int = 0) -> Unused:
     >>> unused_after_joining(samples=160, batch=8), unused_after_joining(samples=32, batch=8)
     (Unused(spare=173, squeezed=8), Unused(spare=5, squeezed=0))
     """
-    batches = -(-samples // batch)
-    window = min(every or batches, batches)
+    batches, window, _ = _windows(samples, batch, every)
     if window == 1:
         return Unused(0, 0)
     squeezed = 0 if window <= 4 else min(window - 2, MOST_SQUEEZED)
     return Unused(window * (window + 1) // 2 + 3 - 2 * window, squeezed if window == batches else window)
+
+
+def _windows(samples: int, batch: int, every: int) -> tuple[int, int, int]:
+    """Batches in all, those that gather before they move to the host (``every``; 0: all), and their samples."""
+    batches = -(-samples // batch)
+    window = min(every or batches, batches)
+    return batches, window, min(samples, window * batch)
 
 
 MOST_SQUEEZED = 8

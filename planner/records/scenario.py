@@ -16,7 +16,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
-from planner.errors import PlannerError, UnsupportedScenario, show
+from planner.errors import PlannerError, UnsupportedScenario, first_line, show
 from planner.records.codec import Mismatch, canonical, plain, restored, restored_field
 from planner.spec import Behaviour, Cluster, ModelSpec, Scenario, TrainSpec
 
@@ -53,7 +53,7 @@ def scenario_from(document: Document) -> Scenario:
     except KeyError as error:
         raise UnsupportedScenario(f"the scenario has no {error.args[0]}") from None
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise UnsupportedScenario(f"the scenario is not one that this version knows: {_first_line(error)}") from None
+        raise UnsupportedScenario(f"the scenario is not one that this version knows: {first_line(error)}") from None
 
 
 COUNTS = ("seq_len", "micro_batch_size", "grad_accumulation", "lora_rank", "eval_batch_size", "eval_samples")
@@ -70,10 +70,6 @@ def _train(data: object) -> TrainSpec:
     if not isinstance(train.adapter, Mapping | None):
         raise Mismatch("train.peft_config is no JSON object")
     return train
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)[:200]
 
 
 # ---------------------------------------------------------------- differences
