@@ -105,6 +105,58 @@ class Estimate:
         return self.phases[self.peak.phase]
 
 
+TimePart = Literal["compute", "dequantise", "launch", "communicate", "optimizer", "offload"]
+TIME_PARTS: tuple[TimePart, ...] = ("compute", "dequantise", "launch", "communicate", "optimizer", "offload")
+
+
+class TimeBasis(NamedTuple):
+    """On what the bounds of a time rest: ``n`` published runs of ``sources``, or of the user's own, told by ``kind``.
+
+    ``group``: in words, the kind of run that they are, for instance "trl on Ampere, 4k or more tokens per micro-step".
+    """
+
+    kind: BasisKind
+    n: int = 0
+    sources: tuple[str, ...] = ()
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTime:
+    """One optimizer step, accumulation included, in seconds; ``low`` and ``high`` bound it.
+
+    ``tokens_per_second``: of all GPUs together, padding included. ``parts``: seconds that each term would take by
+    itself; they overlap, so they sum to more. ``bound``: the part that sets the pace.
+    """
+
+    seconds: float
+    low: float
+    high: float
+    tokens_per_second: float
+    parts: Mapping[TimePart, float]
+    bound: TimePart
+    basis: TimeBasis
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """One whole run: ``steps`` optimizer steps, hours with bounds, and money where the card has a price.
+
+    ``setup_hours``: download and loading of the weights, included in ``hours``. ``usd``: at the typical price;
+    ``usd_low``: low price and low hours; ``usd_high``: highest price known and high hours.
+    """
+
+    steps: int
+    hours: float
+    low_hours: float
+    high_hours: float
+    setup_hours: float
+    usd: float | None = None
+    usd_low: float | None = None
+    usd_high: float | None = None
+    price_as_of: str | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reason:
     """Why the plan says so: a stable code, one sentence, and the number that it rests on."""
@@ -112,7 +164,7 @@ class Reason:
     code: str
     text: str
     number: float
-    unit: Literal["bytes", "ratio", "parameters", "gpus", "usd_per_hour", "tokens", "steps"]
+    unit: Literal["bytes", "ratio", "parameters", "gpus", "usd_per_hour", "tokens", "steps", "seconds", "usd", "hours"]
     severity: Literal["info", "warning"] = "info"
 
 
@@ -120,12 +172,14 @@ class Reason:
 class Candidate:
     """One way to train: its settings, what it takes and whether the card has that.
 
-    ``step`` (seconds) and ``cost`` stay ``None`` until a time model exists.
+    ``step`` is ``None`` where no rate of the card is known, ``cost`` where nobody said how much there is to train on.
     """
 
     scenario: Scenario
     estimate: Estimate
     verdict: Verdict
+    step: StepTime | None = None
+    cost: Cost | None = None
 
     @property
     def method(self) -> str:

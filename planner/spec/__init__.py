@@ -25,6 +25,13 @@ from planner.spec.hardware import (
     Gpu,
     Price,
 )
+from planner.spec.job import (
+    TASK_NAMES,
+    TASKS,
+    Job,
+    Lengths,
+    Task,
+)
 from planner.spec.scenario import (
     Origin,
     Scenario,
@@ -57,6 +64,8 @@ __all__ = [
     "MOMENTS_OF",
     "MOMENT_SETTINGS",
     "OPTIMIZERS",
+    "TASKS",
+    "TASK_NAMES",
     "Attend",
     "Attention",
     "Autocast",
@@ -66,8 +75,10 @@ __all__ = [
     "Experts",
     "Float",
     "Gpu",
+    "Job",
     "Kernels",
     "Latent",
+    "Lengths",
     "Linear",
     "Loss",
     "Method",
@@ -85,5 +96,6 @@ __all__ = [
     "Scenario",
     "Sharding",
     "Table",
+    "Task",
     "TrainSpec",
 ]

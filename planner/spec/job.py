@@ -1,0 +1,105 @@
+"""What a training run is for, and how much data it sees; nothing here changes the bytes of a given scenario."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+Task = Literal["sft", "cpt", "dpo", "rl"]
+TASKS: tuple[Task, ...] = ("sft", "cpt", "dpo", "rl")
+"""Supervised fine-tuning, continued pretraining, direct preference optimisation, reinforcement learning."""
+
+TASK_NAMES: Mapping[str, Task] = MappingProxyType(
+    {
+        "instruct": "sft",
+        "chat": "sft",
+        "pretrain": "cpt",
+        "pretraining": "cpt",
+        "kto": "dpo",
+        "orpo": "dpo",
+        "preference": "dpo",
+        "grpo": "rl",
+        "ppo": "rl",
+        "rlvr": "rl",
+        "rlhf": "rl",
+    }
+)
+"""Other names under which people ask for a task."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Sequences by length: ``counts`` holds pairs of tokens and how many sequences have them, shortest first."""
+
+    counts: tuple[tuple[int, int], ...]
+
+    @property
+    def sequences(self) -> int:
+        """How many there are."""
+        return sum(count for _, count in self.counts)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all of them."""
+        return sum(length * count for length, count in self.counts)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest; 0 when there are none."""
+        return self.counts[-1][0] if self.counts else 0
+
+    @property
+    def mean(self) -> float:
+        """Tokens of one on average."""
+        return self.tokens / self.sequences if self.counts else 0.0
+
+    @property
+    def attended(self) -> float:
+        """Mean length as attention feels it, each token counted: sum of squares over sum."""
+        return sum(length**2 * count for length, count in self.counts) / self.tokens if self.tokens else 0.0
+
+    def truncated(self, seq_len: int) -> "Lengths":
+        """The same cut at ``seq_len`` tokens."""
+        merged: dict[int, int] = {}
+        for length, count in self.counts:
+            merged[min(length, seq_len)] = merged.get(min(length, seq_len), 0) + count
+        return Lengths(tuple(sorted(merged.items())))
+
+    def padded(self, batch: int) -> float:
+        """Mean tokens of one sequence when each of ``batch`` drawn at random is padded to the longest of them.
+
+        Formula:   sum over lengths of l * (F(l)^b - F(l-)^b), the expected maximum of b draws
+        Source:    order statistics of independent draws
+        Excludes:  sorting by length
+        """
+        total, below, mean = self.sequences, 0, 0.0
+        for length, count in self.counts:
+            share, before = (below + count) / total, below / total
+            mean += length * (share**batch - before**batch)
+            below += count
+        return mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A training run. ``None``: not said.
+
+    ``tokens`` and ``sequences``: of one epoch, before truncation and padding; ``supervised_tokens``: those of them that
+    bear loss; ``adapters``: variants of one base that are to be served.
+    """
+
+    task: Task = "sft"
+    tokens: int | None = None
+    supervised_tokens: int | None = None
+    sequences: int | None = None
+    lengths: Lengths | None = field(default=None, repr=False)
+    epochs: float = 1.0
+    packing: bool = False
+    adapters: int = 1
+    new_vocabulary: bool = False
+    keep_skills: bool = False
+
+    @property
+    def learned_tokens(self) -> int | None:
+        """Unique tokens that bear loss, as far as we know: what an adapter's capacity is held against."""
+        return self.tokens if self.supervised_tokens is None else self.supervised_tokens
