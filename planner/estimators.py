@@ -9,8 +9,9 @@ from planner.calibration.stored import MOST
 from planner.closed_form import estimate as closed_form
 from planner.errors import UnsupportedScenario, UsageError, show
 from planner.records.store import StoreError, default_store
-from planner.result import Estimate, Evidence
+from planner.result import Estimate, Evidence, StepTime
 from planner.spec import Scenario
+from planner.throughput import Load, step_time
 
 if TYPE_CHECKING:
     from planner.records import Record
@@ -100,3 +101,8 @@ def remember(estimator: Estimator) -> Estimator:
         return found
 
     return remembered
+
+
+def timed(scenario: Scenario, estimate: Estimate, load: Load | None = None) -> StepTime | None:
+    """Seconds of one optimizer step, by own runs where there are any; ``None`` where no rate of the card is known."""
+    return step_time(scenario, estimate, load)
