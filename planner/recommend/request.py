@@ -10,7 +10,7 @@ from typing import get_args
 from planner.errors import UsageError, show
 from planner.peft_config import adapter_text, method_of
 from planner.result import Evidence
-from planner.spec import METHODS, Cluster, Gpu, Method, ModelSpec
+from planner.spec import METHODS, Cluster, Gpu, Job, Method, ModelSpec
 from planner.units import GIB, MIB
 
 Setting = str | int | float | bool | tuple[str, ...]
@@ -22,7 +22,10 @@ MAX_GPUS_PER_NODE = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the user asked, names unresolved. ``settings`` holds ``TrainSpec`` fields, only those that were set."""
+    """What the user asked, names unresolved. ``settings`` holds ``TrainSpec`` fields, only those that were set.
+
+    ``dataset``: the file from which ``job`` was read, as it was named.
+    """
 
     model: str
     gpu: str
@@ -34,15 +37,31 @@ class Request:
     headroom_bytes: int = 0
     profiles_dir: Path | None = None
     evidence: Evidence = "closed-form"
+    job: Job = Job()
+    dataset: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ask:
-    """A request together with the model and the hardware that its names mean."""
+    """A request together with the model and the hardware that its names mean.
+
+    ``planned``: names of settings in the request that the plan filled in, since the user left them open.
+    """
 
     request: Request
     model: ModelSpec
     cluster: Cluster
+    planned: frozenset[str] = frozenset()
+
+    @property
+    def job(self) -> Job:
+        """What is trained for, and how much."""
+        return self.request.job
+
+    @property
+    def held(self) -> frozenset[str]:
+        """Names of the settings that the user made, which no recommendation touches."""
+        return frozenset(self.request.settings) - self.planned
 
     @property
     def methods(self) -> tuple[Method, ...]:
@@ -63,6 +82,12 @@ class Ask:
         """The same question for one method, with ``settings`` laid over the user's own."""
         merged = {**self.request.settings, **settings}
         return replace(self, request=replace(self.request, methods=(method,), settings=merged))
+
+    def planning(self, settings: Mapping[str, Setting]) -> "Ask":
+        """The same question with open ``settings`` filled in by the plan."""
+        merged = {**self.request.settings, **settings}
+        planned = self.planned | (settings.keys() - self.request.settings.keys())
+        return replace(self, request=replace(self.request, settings=merged), planned=planned)
 
 
 def machines(world_size: int) -> tuple[int, int]:
@@ -110,8 +135,20 @@ def command(request: Request) -> str:
         words += ["--headroom", _bytes(request.headroom_bytes)]
     if request.profiles_dir is not None:
         words += ["--profiles", str(request.profiles_dir)]
-    words += _unless(request.evidence, "closed-form", "--evidence")
+    words += _unless(request.evidence, "closed-form", "--evidence") + _job(request)
     return shlex.join(words)
+
+
+def _job(request: Request) -> list[str]:
+    """The options that say what is trained for, and on how much."""
+    job, usual = request.job, Job()
+    words = ["--dataset", request.dataset] if request.dataset else []
+    if job.tokens is not None and not request.dataset:
+        words += ["--dataset-tokens", str(job.tokens)]
+    words += _unless(f"{job.epochs:g}", "1", "--epochs") + _unless(job.task, usual.task, "--task")
+    words += _unless(job.adapters, usual.adapters, "--adapters")
+    flags = {"--packing": job.packing, "--new-vocabulary": job.new_vocabulary, "--keep-skills": job.keep_skills}
+    return [*words, *(flag for flag, said in flags.items() if said)]
 
 
 def _unless(value: object, default: object, option: str) -> list[str]:

@@ -8,7 +8,8 @@ from planner.spec.architecture import ModelSpec
 from planner.spec.hardware import Cluster
 from planner.spec.training import Behaviour, TrainSpec
 
-Origin = Literal["user", "stack", "model", "default"]
+Origin = Literal["user", "stack", "model", "default", "plan"]
+"""``plan``: the plan set what was left open, from the data or for speed."""
 
 
 @dataclass(frozen=True, kw_only=True)
