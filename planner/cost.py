@@ -1,0 +1,297 @@
+"""What a whole run takes besides memory: steps, hours, money, disk and host memory.
+
+Only tokens that are computed cost time: what truncation cuts does not, what padding adds does.
+"""
+
+from dataclasses import dataclass
+from math import ceil
+
+from planner.formulas.params import expert_params, model_params, outer_params
+from planner.result import Cost, Estimate, StepTime
+from planner.spec import FLOAT_BYTES, Gpu, Job, ModelSpec, Price, Scenario, TrainSpec
+from planner.throughput import Load
+
+SHARDED = ("fsdp", "zero1", "zero2", "zero3")
+"""Sharding that divides the optimizer's states among the ranks."""
+
+COPIED_BY_EVERY_RANK = ("ddp", "zero1", "zero2")
+"""Sharding under which every process builds the whole model in host memory. transformers 5.23 modeling_utils.py,
+from_pretrained without a device map; TRL 1.16 sft_trainer.py: ``device_map=None`` for distributed training."""
+
+QUANTISE_BANDWIDTH = 0.20
+"""Share of the memory bandwidth that bitsandbytes' 4-bit kernels reach: litgpt, fms-acceleration, fsdp_qlora tables."""
+
+TEXT_BYTES = 4
+"""Bytes of English text per token: OpenAI's help page "What are tokens and how to count them"."""
+
+TOKEN_BYTES = 5
+"""Bytes of a token in a tokenised Arrow cache: an int32 and a mask's int8. datasets 5.2 arrow_writer.py,
+OptimizedTypedSequence."""
+
+PROCESS_BYTES = 4 * 10**9
+"""Host memory of one training process besides weights: Python, torch with its CUDA libraries, a trainer. Ours, rounded
+up."""
+
+KEPT = 2
+"""Saved checkpoints that stay, as ``save_total_limit``: the last and the best (ours; the Trainer itself keeps all)."""
+
+CARD_BUS = 25e9
+"""Bytes per second into a card whose profile names no PCIe link (ours; a little less than PCIe 4.0 x16)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assumed:
+    """What is not known of a machine that nobody has rented yet, in bytes per second. All of it is ours.
+
+    ``network``: from the Hub, 1 Gbit/s; hosts of marketplaces offer 0.1 to 10. ``disk``: read once the checkpoint is
+    there, an SSD over a network; local NVMe reads several times faster. ``kept``: saved checkpoints that stay.
+    """
+
+    network_bytes_per_s: float = 1e9 / 8
+    disk_bytes_per_s: float = 1e9
+    kept: int = KEPT
+
+
+ASSUMED = Assumed()
+
+
+# ---------------------------------------------------------------- what is computed
+
+
+def load_of(train: TrainSpec, job: Job) -> Load | None:
+    """Tokens that one GPU computes in a micro-step on average, and the length that attention feels.
+
+    Formula:   batch * E[longest of batch], with lengths; batch * min(mean, s) without; batch * s where packed.
+               Attention: sum of squares over sum of the truncated lengths; min(mean, s) without them
+    Source:    ``Lengths.padded``; the mean of lengths cut at s is at most min(mean, s)
+    Valid:     batches drawn at random, padded to their longest; documents that do not attend to each other where packed
+    Excludes:  sorting by length; what best-fit packing leaves empty
+
+    >>> from planner.spec import Lengths
+    >>> train = TrainSpec(method="lora", seq_len=2048, micro_batch_size=2)
+    >>> load_of(train, Job(lengths=Lengths(((1000, 1), (3000, 1)))))
+    Load(tokens=3572.0, attended=1704.1679790026246)
+    >>> load_of(train, Job(tokens=500_000, sequences=1000))
+    Load(tokens=1000.0, attended=500.0)
+    """
+    s, batch = train.seq_len, train.micro_batch_size
+    if job.lengths is not None and job.lengths.counts:
+        cut = job.lengths.truncated(s)
+        return Load(float(train.tokens) if job.packing else batch * cut.padded(batch), cut.attended)
+    if job.tokens is None or not job.sequences:
+        return None
+    mean = min(job.tokens / job.sequences, float(s))
+    return Load(float(train.tokens) if job.packing else batch * mean, mean)
+
+
+def sequences_of(train: TrainSpec, job: Job) -> int | None:
+    """Rows of one epoch: sequences, or windows of ``seq_len`` where they are packed or only tokens are known.
+
+    >>> sequences_of(TrainSpec(method="lora", seq_len=2048), Job(tokens=50_000_000))
+    24415
+    """
+    if job.lengths is not None and job.lengths.counts:
+        cut = job.lengths.truncated(train.seq_len)
+        return ceil(cut.tokens / train.seq_len) if job.packing else cut.sequences
+    if job.sequences is not None and not job.packing:
+        return job.sequences
+    return None if job.tokens is None else ceil(job.tokens / train.seq_len)
+
+
+def computed_tokens(train: TrainSpec, job: Job) -> float | None:
+    """Tokens of the whole run on all GPUs, padding included and truncated ones left out."""
+    rows = sequences_of(train, job)
+    if rows is None:
+        return None
+    load = load_of(train, job)
+    return rows * job.epochs * (train.seq_len if load is None else load.tokens / train.micro_batch_size)
+
+
+def steps_of(scenario: Scenario, job: Job) -> int:
+    """Optimizer steps of the whole run; 0 where nobody said how much there is to train on.
+
+    Formula:   ceil(epochs * ceil(ceil(rows / (batch * ranks)) / accumulation))
+    Source:    transformers 5.23 trainer.py, set_initial_training_values; every rank sees its own rows
+    Valid:     data parallelism of every kind
+    Excludes:  ``max_steps``, early stopping
+    """
+    rows = sequences_of(scenario.train, job)
+    if not rows:
+        return 0
+    updates = ceil(_micro_steps(scenario, rows) / scenario.train.grad_accumulation)
+    return ceil(job.epochs * updates)
+
+
+def _micro_steps(scenario: Scenario, rows: int) -> int:
+    """Micro-steps of one epoch on each rank."""
+    return ceil(rows / (scenario.train.micro_batch_size * scenario.cluster.world_size))
+
+
+def passes(train: TrainSpec, job: Job) -> float:
+    """Times that a plain step's computing is needed: preferences ask a frozen reference model too.
+
+    Formula:   1 + 2 / (2 + 2 + 2 [weights' gradients] + 2 [recomputing]), in FLOPs per parameter and token
+    Source:    Rafailov et al. 2023, arXiv:2305.18290, equation 7; TRL 1.16 dpo_trainer.py without
+               ``precompute_ref_log_probs``
+    Valid:     DPO
+    Excludes:  attention's own ratio
+
+    >>> passes(TrainSpec(method="lora"), Job()), passes(TrainSpec(method="full"), Job(task="dpo"))
+    (1.0, 1.25)
+    """
+    if job.task != "dpo":
+        return 1.0
+    return 1.0 + 2.0 / (4.0 + 2.0 * (train.method == "full") + 2.0 * train.gradient_checkpointing)
+
+
+# ---------------------------------------------------------------- hours and money
+
+
+def run_cost(
+    scenario: Scenario, estimate: Estimate, step: StepTime | None, job: Job, assumed: Assumed = ASSUMED
+) -> Cost | None:
+    """Hours and money of a whole run; ``None`` without data, without a step time, and for reinforcement learning.
+
+    Formula:   hours = setup + micro-steps / accumulation * step; money = hours * GPUs * price per GPU-hour
+    Source:    a machine is billed from start to end; the last step of an epoch runs the micro-steps that are left
+    Valid:     one run without interruption; ``step`` at the load that ``load_of`` gives
+    Excludes:  boot, installing, tokenising, evaluation, saving, failures; generation, which outweighs the rest of RL
+    """
+    rows = sequences_of(scenario.train, job)
+    if step is None or not rows or job.task == "rl":
+        return None
+    count = job.epochs * _micro_steps(scenario, rows) / scenario.train.grad_accumulation * passes(scenario.train, job)
+    setup = setup_seconds(scenario, estimate, assumed)
+    low, middle, high = ((setup + count * seconds) / 3600 for seconds in (step.low, step.seconds, step.high))
+    cluster, price = scenario.cluster, scenario.cluster.gpu.price
+    rates = _rates(price)
+    return Cost(
+        steps=steps_of(scenario, job),
+        hours=middle,
+        low_hours=low,
+        high_hours=high,
+        setup_hours=setup / 3600,
+        usd=_money(middle, cluster.world_size, None if price is None else price.typical_usd),
+        usd_low=_money(low, cluster.world_size, min(rates, default=None)),
+        usd_high=_money(high, cluster.world_size, max(rates, default=None)),
+        price_as_of=None if price is None else price.as_of,
+    )
+
+
+def _rates(price: Price | None) -> tuple[float, ...]:
+    """Every price per GPU-hour that is known."""
+    if price is None:
+        return ()
+    found = (price.low_usd, price.typical_usd, price.hyperscaler_usd)
+    return tuple(usd for usd in found if usd is not None)
+
+
+def _money(hours: float, gpus: int, usd_per_hour: float | None) -> float | None:
+    return None if usd_per_hour is None else hours * gpus * usd_per_hour
+
+
+def setup_seconds(scenario: Scenario, estimate: Estimate, assumed: Assumed = ASSUMED) -> float:
+    """From an empty machine to weights on the device: download, read, copy to the device, quantise.
+
+    Formula:   checkpoint / network + checkpoint / disk + placed / PCIe + 2.5 * quantised / (0.2 * bandwidth)
+    Source:    derived here: one after another, every machine by itself; quantising reads 2 and writes 0.5 bytes
+               per parameter
+    Valid:     rates of ``assumed``; 16-bit weights travel to the device before they are quantised
+    Excludes:  boot, installing packages, starting CUDA; a checkpoint that is there already
+    """
+    gpu, train = scenario.cluster.gpu, scenario.train
+    checkpoint = checkpoint_bytes(scenario.model)
+    placed = _loaded_bytes(scenario)
+    packed = 2.5 * estimate.parameters.quantized if train.quantized else 0.0
+    return (
+        checkpoint / assumed.network_bytes_per_s
+        + checkpoint / assumed.disk_bytes_per_s
+        + placed / _bus(gpu)
+        + packed / (QUANTISE_BANDWIDTH * gpu.bandwidth_bytes_per_s)
+    )
+
+
+def _bus(gpu: Gpu) -> float:
+    if gpu.unified_memory:
+        return gpu.bandwidth_bytes_per_s
+    return gpu.pcie_bytes_per_s or CARD_BUS
+
+
+def _loaded_bytes(scenario: Scenario) -> int:
+    """The whole model as it is read: 16-bit before quantising, else in the dtype of the weights."""
+    width = 2 if scenario.train.quantized else FLOAT_BYTES[scenario.train.weights_dtype]
+    return width * model_params(scenario.model)
+
+
+# ---------------------------------------------------------------- disk and host memory
+
+
+def checkpoint_bytes(model: ModelSpec) -> int:
+    """Bytes of the published safetensors, which is what a download moves.
+
+    Formula:   width * parameters; low-bit formats store experts (fp8: layers) in theirs and the rest in bf16
+    Source:    ``torch_dtype`` of the published config.json; MXFP4 4.25 bits (OCP MX specification 1.0: 8-bit scale per
+               32); int4 with a bf16 scale per 32 of compressed-tensors 4.5 bits
+    Valid:     repositories without a second copy in another format; 16 bits where nobody says
+    Excludes:  towers and layers that the text class does not load; tokenizer
+
+    >>> from planner.catalog import load_model
+    >>> round(checkpoint_bytes(load_model("llama-3.1-70b").model) / 1e9)
+    141
+    """
+    params, dtype = model_params(model), model.native_dtype or ""
+    if dtype.startswith(("mxfp4", "int4")):
+        low = expert_params(model)
+        return round(low * (4.25 if dtype == "mxfp4" else 4.5) / 8) + 2 * (params - low)
+    if dtype.startswith("float8"):
+        outer = outer_params(model)
+        return params - outer + 2 * outer
+    return (4 if dtype == "float32" else 2) * params
+
+
+def saved_bytes(scenario: Scenario, estimate: Estimate) -> int:
+    """One checkpoint of the run: what is trained, and the optimizer's states of all ranks.
+
+    Formula:   width * trainable + states per rank * ranks that share them
+    Source:    transformers 5.23 trainer.py, _save_checkpoint; PEFT 0.21 save_pretrained (adapters only)
+    Valid:     safetensors of the trained dtype
+    Excludes:  scheduler, random states, tokenizer
+
+    """
+    train, counts = scenario.train, estimate.parameters
+    width = FLOAT_BYTES[train.adapter_dtype if train.uses_adapters else train.weights_dtype]
+    states = estimate.phases["optimizer_step"].optimizer + estimate.peak.managed_bytes
+    shards = scenario.cluster.world_size if train.sharding in SHARDED else 1
+    return width * (counts.trainable if train.uses_adapters else counts.total) + states * shards
+
+
+def disk_bytes(scenario: Scenario, estimate: Estimate, job: Job, assumed: Assumed = ASSUMED) -> int:
+    """Disk that the job needs on one machine: the download, saved checkpoints, the data.
+
+    Formula:   checkpoint + (kept + 1) * saved + tokens * (2 * 4 of text + 5 tokenised)
+    Source:    the Hub's cache holds a file once; the Trainer writes a new checkpoint before it deletes an old one; text
+               stands in the source file and in Arrow
+    Valid:     ``kept`` as save_total_limit
+    Excludes:  system and packages (some 10 GB with torch and CUDA), merged models, logs
+
+    """
+    tokens = job.tokens if job.tokens is not None else (job.lengths.tokens if job.lengths else 0)
+    data = tokens * (2 * TEXT_BYTES + TOKEN_BYTES)
+    return checkpoint_bytes(scenario.model) + (assumed.kept + 1) * saved_bytes(scenario, estimate) + data
+
+
+def host_bytes(scenario: Scenario, estimate: Estimate, workers: int = 0) -> int:
+    """Host memory that the job needs on one machine: the loading peak, paged states, its processes.
+
+    Formula:   max(copies * weights, ranks * paged) + ranks * (1 + workers) * process
+    Source:    transformers 5.23 modeling_utils.py: without a device map each process builds the model in host memory;
+               under FSDP only the first of a machine does; quantised weights go to their device tensor by tensor, and
+               ZeRO 3 partitions them as it reads. Accelerate 1.15, cpu_ram_efficient_loading
+    Valid:     ``workers``: dataloader_num_workers, 0 in the Trainer
+    Excludes:  the page cache, which makes a second read of the checkpoint quick where there is room for it
+
+    """
+    train, ranks = scenario.train, scenario.cluster.gpus
+    copies = ranks if train.sharding in COPIED_BY_EVERY_RANK else 1
+    built = 0 if train.quantized or train.sharding == "zero3" else copies * _loaded_bytes(scenario)
+    return max(built, ranks * estimate.peak.managed_bytes) + ranks * (1 + workers) * PROCESS_BYTES
