@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from planner.calibration.own import Own, Runs, own_spread
-from planner.calibration.residuals import Metric, Spread, Table, kind_of, look_up, predicted
+from planner.calibration.residuals import Kind, Metric, Spread, Table, kind_of, look_up, predicted
 from planner.formulas.overhead import fragmentation
 from planner.result import Basis, Estimate, Peak
 from planner.spec import Scenario
@@ -45,12 +45,21 @@ class Beyond(NamedTuple):
 EXACT = Beyond(0, 0, 0)
 
 
+class Place(NamedTuple):
+    """A kind of run, and whether it is planned for a processor."""
+
+    kind: Kind
+    on_processor: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Calibration:
     """What has been measured: published runs and replays as a table, the user's own as runs."""
 
     table: Table = field(default_factory=dict)
     runs: Runs = field(default_factory=Runs)
+    _known: dict[Place, Errors] = field(default_factory=dict, repr=False, compare=False)
+    _shares: dict[Kind, Spread | None] = field(default_factory=dict, repr=False, compare=False)
 
     def errors(self, estimate: Estimate, scenario: Scenario, metric: Metric = "allocated") -> Errors:
         """How far one metric of an estimate may be off, by the nearest measurements that there are."""
@@ -61,11 +70,18 @@ class Calibration:
 
     def beyond(self, estimate: Estimate, scenario: Scenario) -> Beyond:
         """How far the closed form's share for fragmentation may be off; a trace replays its own."""
-        found = look_up(self.table, kind_of(scenario, estimate.evidence, "capacity"))
+        found = self._share(kind_of(scenario, estimate.evidence, "capacity"))
         if found is None or scenario.cluster.gpu.is_cpu:  # whose allocator keeps nothing back
             return EXACT
         share = fragmentation(estimate.peak.allocated_bytes)
-        return Beyond(round(min(found[1].low, 0.0) * share), round(max(found[1].high, 0.0) * share), found[1].n)
+        return Beyond(round(min(found.low, 0.0) * share), round(max(found.high, 0.0) * share), found.n)
+
+    def _share(self, kind: Kind) -> Spread | None:
+        """How replays of a kind of step spread, looked up once."""
+        if kind not in self._shares:
+            found = look_up(self.table, kind)
+            self._shares[kind] = None if found is None else found[1]
+        return self._shares[kind]
 
     def calibrated(self, estimate: Estimate, scenario: Scenario) -> Estimate:
         """The estimate with its interval, and with what own runs correct.
@@ -73,22 +89,34 @@ class Calibration:
         Allocated bytes of the peak and its owners stay as the evidence says. What they are off by moves the
         requirement; reserved and device bytes move by their own errors where own runs have shown them.
         """
+        if self.runs.silent(scenario):
+            return self._by_others(estimate, scenario)
         errors = self.errors(estimate, scenario)
         bounds = bounds_of(estimate.peak, errors, self.beyond(estimate, scenario))
         bounds = bounds.within(*self._seen(estimate, scenario))
         basis = errors.basis._replace(correction_bytes=bounds.likeliest - estimate.peak.required_bytes)
         return replace(estimate, peak=self._peak(estimate, scenario, bounds), basis=basis)
 
-    def _published(self, estimate: Estimate, scenario: Scenario, metric: Metric) -> Errors:
-        """By published runs of the narrowest group that has enough; those of the closed form speak for a trace too.
+    def _by_others(self, estimate: Estimate, scenario: Scenario) -> Estimate:
+        """The same where nobody has own runs to look through: published ones alone, which correct nothing."""
+        errors = self._published(estimate, scenario, "allocated")
+        low, likeliest, high = bounds_of(estimate.peak, errors, self.beyond(estimate, scenario)).within(0, None)
+        peak = replace(estimate.peak, required_bytes=likeliest, low_bytes=low, high_bytes=high)
+        return replace(estimate, peak=peak, basis=errors.basis)
 
-        All were made on GPUs and say nothing about a processor.
-        """
-        kind = kind_of(scenario, estimate.evidence, metric)
-        table = {} if scenario.cluster.gpu.is_cpu else self.table
+    def _published(self, estimate: Estimate, scenario: Scenario, metric: Metric) -> Errors:
+        """By published runs of the narrowest group that has enough; those of the closed form speak for a trace too."""
+        place = Place(kind_of(scenario, estimate.evidence, metric), scenario.cluster.gpu.is_cpu)
+        if place not in self._known:
+            self._known[place] = self._looked_up(*place)
+        return self._known[place]
+
+    def _looked_up(self, kind: Kind, on_processor: bool) -> Errors:
+        """Published runs were all made on GPUs and say nothing about a processor."""
+        table = {} if on_processor else self.table
         found = look_up(table, kind) or look_up(table, kind._replace(evidence="closed-form"))
         if found is None:
-            foreign = scenario.cluster.gpu.is_cpu and estimate.evidence == "closed-form"
+            foreign = on_processor and kind.evidence == "closed-form"
             low, high = ON_PROCESSOR if foreign else (-STATED, STATED)
             return Errors(low, 0.0, high, Basis("stated"))
         group, one = found

@@ -97,6 +97,7 @@ class Runs:
 
     find: Find = nothing
     _found: dict[Query, tuple[Run, ...]] = field(default_factory=dict, repr=False, compare=False)
+    _nothing: set[Query] = field(default_factory=set, repr=False, compare=False)
     _near: dict[Scenario, tuple[tuple[Run, ...], tuple[Run, ...]]] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -131,9 +132,17 @@ class Runs:
         """Runs of any model on its stack and kind of device."""
         return self._ask(query_of(scenario))
 
+    def silent(self, scenario: Scenario) -> bool:
+        """Whether no run at all was made on its stack and kind of device, so that no narrower query finds any."""
+        query = query_of(scenario)
+        self._ask(query)
+        return query in self._nothing
+
     def _ask(self, query: Query) -> tuple[Run, ...]:
         if query not in self._found:
             found = self.find(query)
+            if not found:
+                self._nothing.add(query)
             self._found[query] = tuple(run for run in found if run.layers is None and on_as_many(run, query))
         return self._found[query]
 

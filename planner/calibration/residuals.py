@@ -1,6 +1,7 @@
 """One prediction beside its measurement (``Residual``), and the groups in which such pairs resemble each other."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from planner.calibration.conformal import COVERAGE, balanced, bounds, median
@@ -103,12 +104,18 @@ def cards_of(cluster: Cluster) -> Cards:
 
 def architecture(gpu: Gpu) -> str:
     """The generation of a card in one word: its profile's, else that of its compute capability."""
-    named = gpu.architecture.split()
+    named = _first_word(gpu.architecture)
     if named:
-        return named[0].lower()
+        return named
     from planner.records import architecture_of  # noqa: PLC0415  (profiles name theirs)
 
     return architecture_of("cuda", gpu.compute_capability, gpu.name)
+
+
+@lru_cache(maxsize=256)
+def _first_word(text: str) -> str:
+    words = text.split()
+    return words[0].lower() if words else ""
 
 
 def predicted(estimate: Estimate, metric: Metric) -> int:
