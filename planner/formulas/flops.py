@@ -56,3 +56,20 @@ def dequant_bytes(*, quantized: int, g: int) -> float:
     7590000000
     """
     return (2 + g) * (DEQUANT_READ + DEQUANT_WRITTEN) * quantized
+
+
+def effective_length(s: float, window: int | None) -> float:
+    """The length at which plain causal attention would look at as many keys as a sliding window does.
+
+    Shapes:    s sequence length, window w
+    Formula:   s where s <= w, else 2*w - w**2/s: twice the mean number of keys
+    Source:    Beltagy 2020, arXiv:2004.05150, section 3; position p of a causal window sees min(p, w) keys
+    Valid:     kernels that skip what lies outside the window
+    Excludes:  dense masks, under which every score is computed
+
+    >>> effective_length(2048, 4096), effective_length(8192, 4096), effective_length(8192, None)
+    (2048, 6144.0, 8192)
+    """
+    if window is None or s <= window:
+        return s
+    return 2 * window - window**2 / s

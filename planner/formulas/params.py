@@ -13,6 +13,7 @@ __all__ = [
     "active_params",
     "adapters",
     "block_params",
+    "computed_in_vain",
     "expert_params",
     "lora_params",
     "model_params",
@@ -94,6 +95,24 @@ def active_params(model: ModelSpec) -> int:
         if block.experts
     )
     return model_params(model) - expert_params(model) + acting
+
+
+@lru_cache(maxsize=1024)
+def computed_in_vain(model: ModelSpec) -> int:
+    """Entries of experts that compute for a token that did not choose them.
+
+    Shapes:    (E - top_k)/E of the routed experts of layers whose experts all work
+    Formula:   sum over those layers of routed - routed*top_k/E
+    Source:    transformers 5.23 models/llama4/modeling_llama4.py, Llama4TextMoe.forward: unchosen rows are zeros
+    Valid:     every architecture of the catalogue; 0 for all but Llama 4
+    Excludes:  padding of grouped products
+    """
+    idle = 0
+    for block, count in zip(model.blocks, model.block_counts, strict=True):
+        if block.experts and block.experts.computes_all:
+            routed = sum(table.params for table in block.experts.tables)
+            idle += count * (routed - routed * block.experts.top_k // block.experts.num_experts)
+    return idle
 
 
 @lru_cache(maxsize=1024)

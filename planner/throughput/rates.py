@@ -19,47 +19,38 @@ class Chip(NamedTuple):
 
 CHIPS: Mapping[str, Chip] = MappingProxyType(
     {
-        "Ampere GA100": Chip(0.655, 250, (FMS, TUNE, FOUNDRY)),
-        "Hopper": Chip(0.39, 170, (FOUNDRY, TUNE)),
-        "Ada AD102": Chip(0.95, 6, (FSDP_QLORA,)),
-        "Ada AD104": Chip(0.4),
-        "Ada": Chip(0.45),
-        "Ampere GA102": Chip(0.72, 8, (FSDP_QLORA,)),
-        "Blackwell GB202": Chip(0.85),
-        "Blackwell": Chip(0.38),
-        "Volta": Chip(0.6),
-        "Turing": Chip(0.5),
+        "Ampere GA100": Chip(0.75, 250, (FMS, TUNE, FOUNDRY)),
+        "Hopper": Chip(0.55, 170, (FOUNDRY, TUNE)),
+        "Ada AD102": Chip(0.8, 6, (FSDP_QLORA,)),
+        "Ampere GA102": Chip(0.8, 8, (FSDP_QLORA,)),
     }
 )
-ELSEWHERE = Chip(0.45)
+ELSEWHERE = Chip(0.6)
 
 
 class Rates(NamedTuple):
-    """What seconds follow from, for one card and stack; ``update_bytes`` are those of one trained parameter."""
+    """What seconds follow from, for one card and stack."""
 
     flops_per_s: float
-    adapted: float
-    """More time for each unfused adapted matrix of a layer."""
+    wide_flops_per_s: float
+    attention_flops_per_s: float
+    bytes_per_s: float
     dequant_bytes_per_s: float
     link_bytes_per_s: float
     host_bytes_per_s: float
-    update_bytes: float
-    memory_bytes_per_s: float
-    launch_s: float
+    kernel_s: float
+    gather_s: float
+    retried: float
     chip: Chip
 
 
-UNFUSED = 0.81
-KBIT = 0.80
-ADAPTED = 0.034
+ATTENTION = 0.7
+MEMORY = 0.8
 DEQUANT = 0.20
-UPDATE_BYTES: Mapping[str, float] = MappingProxyType({"adamw_fused": 30.0})
-UPDATE_BYTES_ELSEWHERE = 60.0
-LAUNCH_S = (2.8e-3, 5.2e-3)
-LAUNCH_ZERO3 = 2.2
 LINK = 0.35
-HALF_HIDDEN = 1000
-HIDDEN = 4096
+KERNEL_S = 20e-6
+GATHER_S = 0.0
+RETRIED = 1.0
 
 
 def peak_of(gpu: Gpu) -> float | None:
@@ -83,24 +74,21 @@ def link_of(scenario: Scenario) -> float | None:
 
 def rates_of(scenario: Scenario) -> Rates | None:
     """Rates of a scenario's card and stack; ``None`` where the card's 16-bit peak, or a link it needs, is unknown."""
-    gpu, train = scenario.cluster.gpu, scenario.train
+    gpu = scenario.cluster.gpu
     peak, link = peak_of(gpu), link_of(scenario)
     if peak is None or (link is None and scenario.cluster.world_size > 1):
         return None
     chip = chip_of(gpu)
-    share = chip.share * (1.0 if train.kernels == "fused" else UNFUSED)
-    if train.quantized and scenario.stack.kbit_upcast == "all":
-        share *= KBIT
-    hidden = scenario.model.hidden_size
-    share *= (hidden / (hidden + HALF_HIDDEN)) / (HIDDEN / (HIDDEN + HALF_HIDDEN))
     return Rates(
-        flops_per_s=peak * share,
-        adapted=ADAPTED,
+        flops_per_s=peak * chip.share,
+        wide_flops_per_s=gpu.peak_flops_per_s.get("fp32", peak / 16) * chip.share,
+        attention_flops_per_s=peak * chip.share * ATTENTION,
+        bytes_per_s=gpu.bandwidth_bytes_per_s * MEMORY,
         dequant_bytes_per_s=gpu.bandwidth_bytes_per_s * DEQUANT,
         link_bytes_per_s=(link or 1.0) * LINK,
         host_bytes_per_s=gpu.pcie_bytes_per_s or gpu.bandwidth_bytes_per_s,
-        update_bytes=UPDATE_BYTES.get(train.optimizer, UPDATE_BYTES_ELSEWHERE),
-        memory_bytes_per_s=gpu.bandwidth_bytes_per_s,
-        launch_s=LAUNCH_S[int(train.gradient_checkpointing)] * (LAUNCH_ZERO3 if train.sharding == "zero3" else 1.0),
+        kernel_s=KERNEL_S,
+        gather_s=GATHER_S,
+        retried=RETRIED,
         chip=chip,
     )

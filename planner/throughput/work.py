@@ -1,4 +1,4 @@
-"""What one optimizer step has to do, counted by phase: FLOPs, bytes and layers; no seconds.
+"""What one optimizer step has to do, counted by what limits it: FLOPs, bytes and kernels; no seconds.
 
 Counts are linear in the tokens of a micro-step, so those of a model and a method are made once and then scaled.
 """
@@ -6,11 +6,21 @@ Counts are linear in the tokens of a micro-step, so those of a model and a metho
 from functools import lru_cache
 from typing import NamedTuple
 
-from planner.formulas.adapters import adapter_sites
-from planner.formulas.flops import attention_flops, dequant_bytes, linear_flops
-from planner.formulas.params import active_params, model_params, outer_params
-from planner.result import Estimate, Parameters
-from planner.spec import FLOAT_BYTES, ModelSpec, Scenario
+from planner.closed_form.profile import ProfileKey, key_of, loss_tape_of, profile_of, recipe_of
+from planner.formulas.blocks import block_tape
+from planner.formulas.flops import attention_flops, dequant_bytes, effective_length, linear_flops
+from planner.formulas.head import loss_tape
+from planner.formulas.params import active_params, computed_in_vain, outer_params
+from planner.formulas.states import Trainable
+from planner.formulas.tape import Size
+from planner.formulas.traffic import moved
+from planner.formulas.updates import Update, update_of
+from planner.result import Estimate
+from planner.spec import FLOAT_BYTES, Attention, Behaviour, ModelSpec, Scenario
+
+
+PACKED_BYTES = 0.5
+"""Of a 4-bit parameter as it travels; its scales are not sharded."""
 
 
 class Load(NamedTuple):
@@ -21,114 +31,207 @@ class Load(NamedTuple):
 
 
 class Work(NamedTuple):
-    """One optimizer step of one GPU, by what it has to do.
+    """One optimizer step of one GPU.
 
-    ``products``, ``attention``: FLOPs of one micro-step; ``adapted``: adapted matrices per layer that run unfused.
-    ``dequantised``, ``gathered``: bytes of one micro-step; ``reduced``, ``updated``, ``paged``: bytes of one step.
+    Of one micro-step: FLOPs of 16-bit ``products``, of ``wide_products`` in fp32 and of ``attention``; bytes that the
+    products read of weights (``weights``), that other operations ``moved``, that ``dequantised`` and ``gathered``;
+    ``kernels`` started, once more for each of ``layers`` a round of the engine that shards them. Of the whole step:
+    bytes ``reduced`` among ranks, ``updated`` in memory and ``paged`` over the bus, FLOPs of the optimizer's own
+    ``update_products``, and its ``update_kernels``.
     """
 
     tokens: float
     micro_steps: int
     ranks: int
     hidden: int
-    layers: int
-    checkpointed: bool
     products: float
+    wide_products: float
     attention: float
-    adapted: float
+    weights: float
+    moved: float
     dequantised: float
+    kernels: float
     gathered: float
+    gathers: int
     reduced: float
     updated: float
+    update_products: float
+    update_kernels: float
     paged: float
+    squeezed: bool
+
+
+class Kind(NamedTuple):
+    """One kind of layer: how many, the width of its attention, its window, and FLOPs in units of flash attention's."""
+
+    count: int
+    width: int
+    window: int | None
+    dense: bool
 
 
 class Counts(NamedTuple):
-    """What a model brings: active parameters of the layers, of the head, and the width of attention over all layers."""
+    """Per micro-step of a model and method. ``products`` and ``moved`` are per token; the rest by name."""
 
-    blocks: int
-    head: int
-    width: int
-    weights: int
-
-
-@lru_cache(maxsize=1024)
-def counts_of(model: ModelSpec) -> Counts:
-    """Counts of one model."""
-    blocks = active_params(model) - outer_params(model)
-    width = sum(
-        count * block.attention.num_attention_heads * block.attention.head_dim
-        for block, count in zip(model.blocks, model.block_counts, strict=True)
-    )
-    return Counts(blocks, model.lm_head.weight_params, width, model_params(model))
+    products: int
+    wide_products: int
+    kinds: tuple[Kind, ...]
+    weights: float
+    moved: Size
+    kernels: int
+    layers: int
 
 
-@lru_cache(maxsize=1024)
-def adapted_matrices(
-    model: ModelSpec, targets: tuple[str, ...], saved: tuple[str, ...], *, fused_experts: bool
-) -> float:
-    """Adapted matrices per layer, experts counted once."""
-    sites = adapter_sites(model, targets, saved, fused_experts=fused_experts)
-    return sum(count for _, count in sites) / model.num_hidden_layers
+class _Key(NamedTuple):
+    profile: ProfileKey
+    loss: str
+    sharded: bool
 
 
 def work_of(scenario: Scenario, estimate: Estimate, load: Load | None = None) -> Work:
     """The step's work, at the load that data make or at full sequences."""
-    model, train, ranks = scenario.model, scenario.train, scenario.cluster.world_size
+    train, ranks = scenario.train, scenario.cluster.world_size
     tokens, attended = load or Load(train.tokens, train.seq_len)
-    counts, parameters = counts_of(model), estimate.parameters
-    g, full = int(train.gradient_checkpointing), train.method == "full"
-    products = linear_flops(
-        blocks=counts.blocks, head=counts.head, adapters=0 if full else parameters.trainable, full=full, g=g
-    )
-    fused = train.kernels == "fused"
-    adapted = (
-        0.0
-        if full or fused
-        else adapted_matrices(
-            model, train.lora_targets, train.modules_to_save, fused_experts=scenario.stack.fused_experts
-        )
-    )
+    counts = _counts(scenario.model, key_of(scenario), train.loss, scenario.stack)
+    parameters, g = estimate.parameters, int(train.gradient_checkpointing)
+    update = _update(scenario, estimate)
+    moved_bytes = counts.moved.token * tokens + counts.moved.score * tokens * attended + counts.moved.fixed
     return Work(
         tokens=tokens,
         micro_steps=train.grad_accumulation,
         ranks=ranks,
-        hidden=model.hidden_size,
-        layers=model.num_hidden_layers,
-        checkpointed=train.gradient_checkpointing,
-        products=tokens * products,
-        attention=tokens * attention_flops(s=1, width=counts.width, g=g) * attended,
-        adapted=adapted,
+        hidden=scenario.model.hidden_size,
+        products=tokens * counts.products,
+        wide_products=tokens * counts.wide_products,
+        attention=tokens * sum(_attention(kind, attended, g) for kind in counts.kinds),
+        weights=counts.weights,
+        moved=moved_bytes,
         dequantised=dequant_bytes(quantized=parameters.quantized, g=g) if train.quantized else 0.0,
-        gathered=_gathered(scenario, parameters),
-        reduced=_reduced(scenario, parameters),
-        updated=_updated(scenario, parameters),
-        paged=2.0 * estimate.peak.managed_bytes,
+        kernels=counts.kernels,
+        gathered=_gathered(scenario, estimate),
+        gathers=counts.layers if _shards_weights(scenario) else 0,
+        reduced=_reduced(scenario, estimate),
+        updated=update.moved,
+        update_products=update.products,
+        update_kernels=update.kernels,
+        paged=_paged(scenario, estimate),
+        squeezed=_squeezed(scenario, estimate),
     )
 
 
-def _gathered(scenario: Scenario, parameters: Parameters) -> float:
-    """Bytes that weights and gradients travel in one micro-step where weights are sharded."""
-    train, ranks = scenario.train, scenario.cluster.world_size
-    if ranks == 1 or train.sharding not in ("zero3", "fsdp"):
+def _attention(kind: Kind, attended: float, g: int) -> float:
+    """FLOPs of one token in the layers of a kind; twice that where masked scores are computed all the same."""
+    if kind.dense:
+        return 2 * kind.count * attention_flops(s=1, width=kind.width, g=g) * attended
+    return kind.count * attention_flops(s=1, width=kind.width, g=g) * effective_length(attended, kind.window)
+
+
+@lru_cache(maxsize=4096)
+def _counts(model: ModelSpec, key: ProfileKey, loss: str, stack: Behaviour) -> Counts:
+    recipe = recipe_of(model, key, stack)
+    g, full = int(key.checkpointing), key.method == "full"
+    tape = loss_tape_of(model, key, stack).tape
+    if loss == "fused":
+        inner = recipe._replace(fused=recipe.fused | {"loss"})
+        tape = loss_tape(model, inner, 2, full, stack.logits_upcast, shift_copy=False).tape
+    last = moved(tape)
+    size, kernels = last.forward + last.backward, last.forward_kernels + last.backward_kernels
+    for block, count in zip(model.blocks, model.block_counts, strict=True):
+        experts = block.experts.num_experts if block.experts else 1
+        one = moved(block_tape(block, model.hidden_size, recipe), experts=experts)
+        size += one.forward.times((1 + g) * count) + one.backward.times(count)
+        kernels += count * ((1 + g) * one.forward_kernels + one.backward_kernels)
+    blocks = active_params(model) - outer_params(model) + computed_in_vain(model)
+    head = model.lm_head.weight_params
+    adapters = _adapter_entries(model, key, stack)
+    head_full = full or model.lm_head.name in key.modules_to_save
+    frozen = linear_flops(blocks=blocks, head=head, adapters=0, full=full, g=g) + (
+        2 * head if head_full and not full else 0
+    )
+    branches = (6 + 2 * g) * adapters
+    wide = recipe.adapter_bytes == 4 and not recipe.autocast and not recipe.quant and "lora" not in recipe.fused
+    return Counts(
+        products=(0 if recipe.compute_bytes == 4 else frozen) + (0 if wide else branches),
+        wide_products=(frozen if recipe.compute_bytes == 4 else 0) + (branches if wide else 0),
+        kinds=tuple(
+            _kind(block.attention, count, key) for block, count in zip(model.blocks, model.block_counts, strict=True)
+        ),
+        weights=float(recipe.compute_bytes * ((2 + g) * blocks + 2 * head)),
+        moved=size,
+        kernels=kernels,
+        layers=model.num_hidden_layers,
+    )
+
+
+def _kind(attention: Attention, count: int, key: ProfileKey) -> Kind:
+    dense = key.attention == "eager" or (key.attention == "sdpa" and attention.window is not None)
+    return Kind(count, attention.num_attention_heads * attention.head_dim, attention.window, dense)
+
+
+def _adapter_entries(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> int:
+    from planner.formulas.adapters import adapters
+
+    if key.method == "full":
+        return 0
+    placed = adapters(model, key.lora_targets, key.modules_to_save, fused_experts=stack.fused_experts)
+    return placed.per_rank * key.lora_rank
+
+
+def _shards_weights(scenario: Scenario) -> bool:
+    return scenario.cluster.world_size > 1 and scenario.train.sharding in ("zero3", "fsdp")
+
+
+def _gathered(scenario: Scenario, estimate: Estimate) -> float:
+    """Bytes that one rank receives and sends in a micro-step: weights twice, gradients of what is trained once."""
+    if not _shards_weights(scenario):
         return 0.0
-    stored = 2 * (parameters.total - parameters.quantized)
+    train, parameters, ranks = scenario.train, estimate.parameters, scenario.cluster.world_size
+    stored = 2.0 * (parameters.total - parameters.quantized)
     if train.quantized and train.quant_storage != "uint8":
-        stored += parameters.quantized // 2
-    scattered = 2 * parameters.trainable
-    return (2 * stored + scattered) * (ranks - 1) / ranks
+        stored += PACKED_BYTES * parameters.quantized
+    return (2 * stored + 2.0 * parameters.trainable) * (ranks - 1) / ranks
 
 
-def _reduced(scenario: Scenario, parameters: Parameters) -> float:
-    """Bytes of one all-reduce of the gradients in a step; ZeRO 1 and 2 split it in two halves of the same sum."""
+def _reduced(scenario: Scenario, estimate: Estimate) -> float:
+    """Bytes of one all-reduce of the gradients; ZeRO 1 and 2 split it into two halves of the same sum."""
     train, ranks = scenario.train, scenario.cluster.world_size
-    if ranks == 1 or train.sharding in ("none", "zero3", "fsdp"):
+    if ranks == 1 or _shards_weights(scenario):
         return 0.0
     width = FLOAT_BYTES[train.adapter_dtype if train.uses_adapters else train.weights_dtype]
-    return 2 * width * parameters.trainable * (ranks - 1) / ranks
+    return 2.0 * width * estimate.parameters.trainable * (ranks - 1) / ranks
 
 
-def _updated(scenario: Scenario, parameters: Parameters) -> float:
-    """Trained parameters that one rank updates."""
-    shards = scenario.cluster.world_size if scenario.train.sharding in ("zero1", "zero2", "zero3", "fsdp") else 1
-    return parameters.trainable / shards
+def _update(scenario: Scenario, estimate: Estimate) -> Update:
+    """What the optimizer does on one rank, the sums of accumulated gradients included."""
+    train, ranks = scenario.train, scenario.cluster.world_size
+    inventory = profile_of(scenario).inventory
+    shards = ranks if train.sharding in ("zero1", "zero2", "zero3", "fsdp") else 1
+    e = inventory.trained_bytes
+    if train.sharding.startswith("zero"):
+        e = 4
+    return update_of(
+        train.optimizer,
+        params=estimate.parameters.trainable / shards,
+        tensors=_tensors(inventory.trained),
+        e=e,
+        hidden=scenario.model.hidden_size,
+        accumulated=train.grad_accumulation - 1,
+    )
+
+
+def _tensors(trained: tuple[Trainable, ...]) -> int:
+    return sum(tensor.copies for tensor in trained)
+
+
+def _paged(scenario: Scenario, estimate: Estimate) -> float:
+    """Bytes of managed states that do not fit beside the rest: each step brings them in and out again."""
+    peak = estimate.peak
+    if not peak.managed_bytes or scenario.cluster.gpu.unified_memory:
+        return 0.0
+    beyond = peak.required_bytes + peak.managed_bytes - scenario.cluster.usable_bytes
+    return 2.0 * min(max(beyond, 0), peak.managed_bytes)
+
+
+def _squeezed(scenario: Scenario, estimate: Estimate) -> bool:
+    """Whether the allocator has to give memory back and ask again, since it would keep more than the card has."""
+    return estimate.peak.device_bytes > scenario.cluster.gpu.memory_bytes - scenario.cluster.gpu.taken_bytes

@@ -10,7 +10,7 @@ import json
 import tomllib
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,8 @@ class Case:
     confidence: Confidence
     stand_in: str | None
     gpu_assumed: bool
+    stated: Mapping[str, Any] = field(default_factory=dict)
+    """What else its source says, in the source's words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +133,10 @@ class Unmodelled:
     published: tuple[Published, ...]
     timed: tuple[Timed, ...]
     confidence: Confidence
+    gpu: str | None = None
+    gpus: int | None = None
+    stated: Mapping[str, Any] = field(default_factory=dict)
+    """What its source says of the run, in the source's words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +225,7 @@ def _case(source: Source, row: CaseTable) -> Case:
         confidence=row.confidence,
         stand_in=row.stand_in,
         gpu_assumed=row.gpu_assumed,
+        stated=row.stated,
     )
 
 
@@ -234,6 +241,9 @@ def _unmodelled(source: Source, row: UnmodelledTable) -> Unmodelled:
         published=_published(row),
         timed=_timed(row),
         confidence=row.confidence,
+        gpu=row.gpu,
+        gpus=row.gpus,
+        stated=row.stated,
     )
 
 
