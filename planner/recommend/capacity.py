@@ -89,7 +89,7 @@ def least_rank(tokens: int, per_rank: int) -> int:
 
 
 def full_from(per_rank: int, task: Task = "sft") -> int | None:
-    """Supervised tokens beyond which full fine-tuning is the better answer; ``None`` where it never is, or nobody knows the matrices.
+    """Supervised tokens beyond which full fine-tuning is the better answer; ``None`` where it never is.
 
     Formula:   2 * p1 * 256; continued pretraining at most 1e9
     Source:    ``capacity`` at the largest rank; Biderman et al. 2024; TRL's table: reinforcement learning of any size

@@ -1,62 +1,219 @@
-"""The settings that learning feels and memory does not: how many sequences a step learns from."""
+"""The settings that learning feels and memory hardly does: rates, batches, rank, schedule; each with its source.
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import NamedTuple
+A recipe is advice, to start from: published recipes differ by factors, and the range beside each value says by how
+much. Nothing here is fitted.
+"""
 
-from planner.spec import Method, Task
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 
-
-class Batch(NamedTuple):
-    """Sequences per optimizer step: a start, and the range in which published recipes lie."""
-
-    value: int
-    low: int
-    high: int
-    source: str
-
-
-_TRL = "TRL docs, lora_without_regret.md: LoRA wants an effective batch below 32"
-
-ADAPTER_BATCHES: Mapping[Task, Batch] = MappingProxyType(
-    {
-        "sft": Batch(16, 8, 32, _TRL),
-        "cpt": Batch(32, 8, 32, _TRL),
-        "dpo": Batch(32, 8, 32, _TRL),
-        "rl": Batch(32, 8, 32, f"{_TRL}; in groups of num_generations = 8 (TRL 1.16 trainer/grpo_config.py)"),
-    }
+from planner.recommend.batches import batch, global_batch, largest_batch
+from planner.recommend.capacity import (
+    LARGEST_RANK,
+    LEAST_RANK,
+    PREFERENCE_RANKS,
+    capacity,
+    full_from,
+    params_per_rank,
+    rank_for,
 )
-"""Under low-rank adapters. The start within the range is ours: its middle, or its end where data is plenty or noisy."""
+from planner.recommend.rates import learning_rate, model_aware_rate
+from planner.recommend.sourced import Advice
+from planner.spec import Cluster, Job, Method, ModelSpec, Task, TrainSpec
+from planner.units import format_count
 
-FULL_BATCHES: Mapping[Task, Batch] = MappingProxyType(
-    {
-        "sft": Batch(64, 32, 128, "Touvron et al. 2023, arXiv:2307.09288, section 3.1: 64 sequences"),
-        "cpt": Batch(128, 32, 1024, "as for sft; the start is twice as large, since data is plenty (ours)"),
-        "dpo": Batch(64, 32, 128, "Rafailov et al. 2023, arXiv:2305.18290, appendix B: 64 pairs"),
-        "rl": Batch(64, 8, 1024, "from one group of num_generations = 8 (TRL 1.16) to 1,024 (arXiv:2402.03300, 4.2)"),
-    }
-)
-"""Where every weight is trained."""
+__all__ = ["Advice", "Recipe", "alpha_for", "global_batch", "largest_batch", "recipe", "stabilised"]
+
+STABILISED_FROM = 64
+"""Rank from which the scale is divided by the root of the rank: below it the two scales lie within a factor of two
+of each other."""
+
+STABLE_ALPHA = 16.0
+"""Alpha under that scale: 16 / sqrt(64) = 2, which is what alpha = 2r gives at any rank below."""
+
+_RSLORA = "Kalajdzievski 2023, arXiv:2312.03732; PEFT 0.21 LoraConfig.use_rslora"
+_LLAMA_2 = "Touvron et al. 2023, arXiv:2307.09288, section 3.1"
+_ALPACA = "Stanford Alpaca's README, table of hyperparameters"
+_ZEPHYR = "alignment-handbook recipes/zephyr-7b-beta/dpo/config_full.yaml"
 
 
-def batch(method: Method, task: Task) -> Batch:
-    """The batch of a method for a task, with its range and source."""
-    return (FULL_BATCHES if method == "full" else ADAPTER_BATCHES)[task]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """A start for a run: what to set besides what the plan sets. ``None``: the method has no such setting.
 
-
-def global_batch(method: Method, task: Task) -> int:
-    """Sequences per optimizer step to start from; pairs under DPO, completions under RL.
-
-    >>> global_batch("lora", "sft"), global_batch("full", "sft")
-    (16, 64)
+    ``second_rate``: what the model-aware formula says, where its family was calibrated. ``global_batch``: sequences per
+    optimizer step; pairs under DPO, completions under RL.
     """
-    return batch(method, task).value
+
+    learning_rate: Advice
+    second_rate: Advice | None
+    global_batch: Advice
+    epochs: Advice
+    warmup: Advice
+    scheduler: Advice
+    weight_decay: Advice
+    rank: Advice | None
+    alpha: Advice | None
+    rslora: Advice | None
+    dropout: Advice | None
+    targets: Advice | None
+    modules_to_save: Advice | None
+
+    def items(self) -> Iterator[tuple[str, Advice]]:
+        """Name and advice of every setting that there is."""
+        for field in fields(self):
+            advice = getattr(self, field.name)
+            if advice is not None:
+                yield field.name, advice
 
 
-def largest_batch(method: Method, task: Task) -> int:
-    """Sequences per optimizer step beyond which no published recipe of the kind goes.
+def recipe(model: ModelSpec, train: TrainSpec, job: Job, cluster: Cluster) -> Recipe:
+    """A start for one planned run; alpha and scale are those of the rank that is planned."""
+    low_rank = train.peft_type == "LORA"
+    steps = steps_of(train, job, cluster)
+    return Recipe(
+        learning_rate=learning_rate(model, train.method, job, steps),
+        second_rate=model_aware_rate(model, train.method, job.task),
+        global_batch=_batch(train.method, job.task),
+        epochs=_epochs(job),
+        warmup=_warmup(job.task),
+        scheduler=_scheduler(job.task),
+        weight_decay=_weight_decay(train.method, job.task),
+        rank=_rank(model, job, train) if low_rank else None,
+        alpha=_alpha(train.lora_rank) if low_rank else None,
+        rslora=_rslora(train.lora_rank) if low_rank else None,
+        dropout=_dropout() if low_rank else None,
+        targets=_targets() if low_rank else None,
+        modules_to_save=_saved(model, job) if low_rank else None,
+    )
 
-    >>> largest_batch("qlora", "sft"), largest_batch("full", "rl")
-    (32, 1024)
+
+def steps_of(train: TrainSpec, job: Job, cluster: Cluster) -> int | None:
+    """Optimizer steps of the job as planned; ``None`` where nobody said how many sequences or tokens there are.
+
+    Formula:   epochs * sequences / (micro-batch * accumulation * ranks); packed: tokens / seq_len for sequences
+    Source:    transformers 5.23 trainer.py
+    Valid:     every sequence is used
+    Excludes:  the rounding of the last step of each epoch
     """
-    return batch(method, task).high
+    sequences = job.sequences
+    if job.tokens is not None and (job.packing or sequences is None):
+        sequences = -(-job.tokens // train.seq_len)
+    if sequences is None:
+        return None
+    per_step = train.micro_batch_size * train.grad_accumulation * cluster.world_size
+    return max(int(sequences * job.epochs) // per_step, 1)
+
+
+def stabilised(rank: int) -> bool:
+    """Whether adapters of this rank are scaled by alpha / sqrt(r) instead of alpha / r.
+
+    >>> stabilised(32), stabilised(64)
+    (False, True)
+    """
+    return rank >= STABILISED_FROM
+
+
+def alpha_for(rank: int) -> float:
+    """The alpha that goes with a rank.
+
+    >>> alpha_for(16), alpha_for(64), alpha_for(256)
+    (32.0, 16.0, 16.0)
+    """
+    return STABLE_ALPHA if stabilised(rank) else 2.0 * rank
+
+
+def modules_for_new_tokens(model: ModelSpec) -> tuple[str, ...]:
+    """Modules that learn tokens which the model has never seen: the token table, and the head where it has its own."""
+    table = model.embeddings[0].name.rpartition(".")[2] if model.embeddings else "embed_tokens"
+    return (table,) if model.tie_word_embeddings else (table, model.lm_head.name)
+
+
+def _batch(method: Method, task: Task) -> Advice:
+    known = batch(method, task)
+    what = {"dpo": "pairs", "rl": "completions"}.get(task, "sequences")
+    return Advice(known.value, known.source, f"{what} per optimizer step", known.low, known.high)
+
+
+def _rank(model: ModelSpec, job: Job, train: TrainSpec) -> Advice:
+    per_rank, tokens = params_per_rank(model, train.lora_targets), job.learned_tokens
+    value = rank_for(tokens, per_rank, job.task)
+    if job.task == "rl":
+        return Advice(value, "TRL docs, lora_without_regret.md", "an episode carries about 1 bit", 1, 32)
+    if job.task == "dpo":
+        return Advice(value, "tinker-cookbook's DPO recipe takes 32", "pairs tell little", *PREFERENCE_RANKS)
+    source = "2 bits per parameter, arXiv:2404.05405; TRL docs, lora_without_regret.md"
+    if tokens is None:
+        return Advice(value, source, "nobody said how many tokens there are", LEAST_RANK, LARGEST_RANK)
+    most = full_from(per_rank, job.task)
+    if most is not None and tokens > most:
+        why = f"beyond {format_count(most)} tokens adapters fall behind: full fine-tuning learns more"
+    else:
+        why = f"it holds about {format_count(capacity(per_rank, value))} tokens, and there are {format_count(tokens)}"
+    return Advice(value, source, why, LEAST_RANK, LARGEST_RANK)
+
+
+def _alpha(rank: int) -> Advice:
+    if stabilised(rank):
+        return Advice(STABLE_ALPHA, _RSLORA, "alpha / sqrt(r), as large at rank 64 as 2r / r below it", 16, 32)
+    return Advice(
+        alpha_for(rank),
+        "TRL 1.16 trainer/model_config.py: alpha 32 at rank 16",
+        "twice the rank; with alpha 32 at every rank the best learning rate hardly moves (LoRA Without Regret)",
+        rank,
+        2 * rank,
+    )
+
+
+def _rslora(rank: int) -> Advice:
+    if stabilised(rank):
+        return Advice(True, _RSLORA, "alpha / r would shrink the update of a high rank")
+    return Advice(False, _RSLORA, f"pays from rank {STABILISED_FROM}")
+
+
+def _dropout() -> Advice:
+    source = "Unsloth's notebooks (0 keeps fused kernels); TRL 1.16 trainer/model_config.py has 0.05"
+    return Advice(0.0, source, "dropout keeps a masked copy of every adapter's input", 0.0, 0.05)
+
+
+def _targets() -> Advice:
+    source = "TRL docs, lora_without_regret.md; tinker's LoRA primer; PEFT 0.21 utils/constants.py"
+    return Advice(("all-linear",), source, "attention alone falls behind at equal parameters; PEFT's default is q, v")
+
+
+def _saved(model: ModelSpec, job: Job) -> Advice | None:
+    if not job.new_vocabulary:
+        return None
+    tied = " (LoraConfig.ensure_weight_tying, as the head shares the table)" if model.tie_word_embeddings else ""
+    source = "TRL 1.16 trainer/sft_trainer.py; QwenLM/Qwen README, table of LoRA (emb)"
+    return Advice(modules_for_new_tokens(model), source, f"new tokens have no rows that could be frozen{tied}")
+
+
+def _epochs(job: Job) -> Advice:
+    if job.task == "sft":
+        return Advice(2, f"{_LLAMA_2}; Unsloth's guide: 1 to 3", "", 1, 3)
+    if job.task == "dpo":
+        return Advice(1, _ZEPHYR, "", 1, 3)
+    if job.task == "cpt":
+        return Advice(1, "Muennighoff et al. 2023, arXiv:2305.16264", "up to 4 lose little against new data", 1, 4)
+    return Advice(1, "TRL 1.16 trainer/grpo_config.py", "each step samples anew", 1, 3)
+
+
+def _warmup(task: Task) -> Advice:
+    if task == "dpo":
+        return Advice(0.1, _ZEPHYR, "share of all steps", 0.0, 0.1)
+    if task == "rl":
+        return Advice(0.0, "transformers 5.23 training_args.py, which GRPOConfig keeps", "share of all steps", 0.0, 0.1)
+    return Advice(0.03, _ALPACA, "share of all steps", 0.0, 0.1)
+
+
+def _scheduler(task: Task) -> Advice:
+    if task == "rl":
+        return Advice("linear", "transformers 5.23 training_args.py, which GRPOConfig keeps")
+    return Advice("cosine", _ZEPHYR if task == "dpo" else f"{_LLAMA_2}; {_ALPACA}")
+
+
+def _weight_decay(method: Method, task: Task) -> Advice:
+    if method == "full" and task in ("sft", "cpt"):
+        return Advice(0.1, _LLAMA_2, "", 0.0, 0.1)
+    return Advice(0.0, "transformers 5.23 training_args.py; Unsloth's notebooks have 0.01", "", 0.0, 0.01)
