@@ -7,9 +7,11 @@ from planner.estimators import Estimator, estimate, estimator_for, measured_here
 from planner.recommend.candidates import candidates
 from planner.recommend.candidates import scenario as scenario_of
 from planner.recommend.choice import recommend
+from planner.recommend.informed import informed
 from planner.recommend.names import understand
 from planner.recommend.remarks import remarks
 from planner.recommend.request import Request, Setting
+from planner.recommend.shared import shared_estimator
 from planner.result import Evidence, Plan
 from planner.spec import Method, Scenario
 from planner.units import parse_bytes
@@ -23,8 +25,11 @@ def plan(request: Request, *, estimator: Estimator | None = None) -> Plan:
     Raise ``PlannerError``: an unknown name, a setting without meaning, a scenario that we will not guess.
     """
     question, notes = understand(as_installed(request))
-    asked, missing = candidates(question, remember(estimator or estimator_for(request.evidence)))
-    shown, recommendation = recommend(asked, question, remember(estimator or estimator_for("closed-form")))
+    question = informed(question)
+    closed = remember(estimator or shared_estimator())
+    asking = closed if request.evidence == "closed-form" else remember(estimator or estimator_for(request.evidence))
+    asked, missing = candidates(question, asking)
+    shown, recommendation = recommend(asked, question, closed)
     absent = tuple(f"{method} is left out: {why}" for method, why in missing.items())
     if request.evidence != "closed-form" and (recommendation.changes or recommendation.rent):
         notes = (*notes, "candidates are traced; changes and other cards are closed-form estimates")
@@ -34,6 +39,7 @@ def plan(request: Request, *, estimator: Estimator | None = None) -> Plan:
         candidates=shown,
         recommendation=recommendation,
         named=request.methods,
+        job=question.job,
         notes=(*notes, *absent, *remarks(asked, request.settings, question.cluster), *measured_here().notices),
     )
 

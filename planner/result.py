@@ -5,10 +5,10 @@ owners' separate peaks.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from planner.spec import MOMENTS, Cluster, ModelSpec, Moment, Scenario
+from planner.spec import MOMENTS, Cluster, Job, ModelSpec, Moment, Scenario
 
 Phase = Literal["load", "forward", "loss", "backward", "optimizer_step"] | Moment
 PHASES: tuple[Phase, ...] = ("load", "forward", "loss", "backward", "optimizer_step")
@@ -216,11 +216,50 @@ class Way:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Alternative:
+    """Another way to do the job, held against the recommended one.
+
+    ``required_bytes``: what it needs more, negative where less. ``time_ratio``: its time per sequence over that of the
+    recommended. ``usd``: what the run costs more. ``text``: the trade in one line.
+    """
+
+    way: Way
+    required_bytes: int
+    time_ratio: float | None
+    usd: float | None
+    text: str
+
+
+Quantity = Literal["memory_bytes", "tokens", "seq_len"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Threshold:
+    """What would change the plan's mind: beyond ``value`` on its ``side`` it says ``method``; ``None``: nothing runs.
+
+    ``memory_bytes``: usable bytes per card, from ``value`` on above, under it below. ``tokens`` that bear loss and
+    ``seq_len``: over ``value`` above, up to it below.
+    """
+
+    quantity: Quantity
+    value: int
+    side: Literal["above", "below"]
+    method: str | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recommendation:
-    """Index of the chosen candidate, or ``None`` when nothing fits, with reasons and ways out."""
+    """Index of the chosen candidate, or ``None`` when nothing fits, with reasons and ways out.
+
+    ``command``: asks for exactly the chosen candidate. ``thresholds``: where another method would be chosen.
+    """
 
     candidate: int | None
     reasons: tuple[Reason, ...]
+    command: str | None = None
+    alternatives: tuple[Alternative, ...] = ()
+    thresholds: tuple[Threshold, ...] = ()
     changes: tuple[Way, ...] = ()
     rent: tuple[Way, ...] = ()
 
@@ -235,6 +274,7 @@ class Plan:
     recommendation: Recommendation
     named: tuple[str, ...] = ()
     """Methods that the user named; none when all were in question."""
+    job: Job = field(default_factory=Job)
     notes: tuple[str, ...] = ()
     """What the reader must know about names and data: what an alias resolved to, estimated figures, warnings."""
 

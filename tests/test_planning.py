@@ -18,26 +18,45 @@ from tests.recommend.fakes import fake_estimate
 PROFILES = Path(__file__).parents[1] / "hardware_profiles"
 
 
-def test_three_candidates_in_order_of_training() -> None:
+def test_three_candidates_in_order_of_training_then_the_recommended_one() -> None:
     answer = planner.plan(model="8b", gpu="4090")
 
-    assert [one.method for one in answer.candidates] == ["full", "lora", "qlora"]
-    assert answer.recommendation.candidate == 1
+    assert [one.method for one in answer.candidates] == ["full", "lora", "qlora", "lora"]
+    assert answer.recommendation.candidate == 3
     assert answer.fits
+
+
+def test_settings_of_the_user_are_held_and_open_ones_are_planned() -> None:
+    answer = planner.plan(model="8b", gpu="4090", method="lora", micro_batch_size=2)
+
+    asked, chosen = answer.candidates
+    assert (asked.scenario.train.micro_batch_size, asked.scenario.train.grad_accumulation) == (2, 1)
+    assert (chosen.scenario.train.micro_batch_size, chosen.scenario.train.grad_accumulation) == (2, 8)
+    assert chosen.scenario.origins["micro_batch_size"] == "user"
+    assert chosen.scenario.origins["grad_accumulation"] == "plan"
+
+
+def test_what_is_said_whole_is_recommended_as_it_was_said() -> None:
+    answer = planner.plan(
+        model="8b", gpu="4090", method="lora", micro_batch_size=2, grad_accumulation=4, gradient_checkpointing=True
+    )
+
+    assert len(answer.candidates) == 1
+    assert answer.recommendation.candidate == 0
 
 
 def test_one_candidate_for_one_method() -> None:
     answer = planner.plan(model="8b", gpu="4090", method="qlora", seq_len=4096)
 
-    (only,) = answer.candidates
-    assert (only.method, only.scenario.train.seq_len) == ("qlora", 4096)
-    assert only.scenario.origins["seq_len"] == "user"
+    assert {one.method for one in answer.candidates} == {"qlora"}
+    assert {one.scenario.train.seq_len for one in answer.candidates} == {4096}
+    assert {one.scenario.origins["seq_len"] for one in answer.candidates} == {"user"}
 
 
 def test_several_methods_keep_the_order_given() -> None:
     answer = planner.plan(model="8b", gpu="4090", method=("qlora", "lora", "qlora"))
 
-    assert [one.method for one in answer.candidates] == ["qlora", "lora"]
+    assert [one.method for one in answer.candidates] == ["qlora", "lora", "lora"]
 
 
 def test_notes_say_what_names_stand_for() -> None:

@@ -1,9 +1,11 @@
 """The candidates of a request: one per method, on the settings that were asked for."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
+from planner.cost import load_of, run_cost
 from planner.errors import UnsupportedScenario
-from planner.estimators import Estimator
+from planner.estimators import Estimator, timed
 from planner.recommend.request import Ask
 from planner.recommend.verdict import judge
 from planner.result import Candidate
@@ -13,14 +15,19 @@ from planner.stacks import resolve
 
 def scenario(ask: Ask, method: Method) -> Scenario:
     """The complete scenario of one method of ``ask``."""
-    return resolve(ask.model, ask.cluster, method, ask.request.settings, ask.request.stack)
+    found = resolve(ask.model, ask.cluster, method, ask.request.settings, ask.request.stack)
+    if not ask.planned:
+        return found
+    return replace(found, origins={**found.origins, **dict.fromkeys(ask.planned, "plan")})
 
 
 def candidate(ask: Ask, method: Method, estimate: Estimator) -> Candidate:
-    """One method of ``ask``, estimated and judged."""
+    """One method of ``ask``, estimated, judged, timed and priced."""
     resolved = scenario(ask, method)
     found = estimate(resolved)
-    return Candidate(scenario=resolved, estimate=found, verdict=judge(found, ask.cluster))
+    step = timed(resolved, found, load_of(resolved.train, ask.job))
+    cost = run_cost(resolved, found, step, ask.job) if step else None
+    return Candidate(scenario=resolved, estimate=found, verdict=judge(found, ask.cluster), step=step, cost=cost)
 
 
 def candidates(ask: Ask, estimate: Estimator) -> tuple[tuple[Candidate, ...], Mapping[Method, str]]:

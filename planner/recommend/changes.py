@@ -78,6 +78,24 @@ def changes(ask: Ask, start: Candidate, estimate: Estimator) -> tuple[Way, ...]:
     return tuple(_distinct(sorted(ways, key=lambda one: _order(start, one))))
 
 
+def adapted(ask: Ask, start: Candidate, goal: Verdict, estimate: Estimator) -> Way | None:
+    """``start`` with the mildest change of settings that the user left open and that learning does not feel."""
+    for one in changes(ask, start, estimate):
+        touched = one.settings.keys() - {"method"}
+        if touched <= NEUTRAL - ask.held and RANKS[one.candidate.verdict] >= RANKS[goal]:
+            return one
+    return None
+
+
+def mild(ask: Ask, start: Candidate, estimate: Estimator) -> Iterator[Candidate]:
+    """``start``, and all that ``adapted`` may turn it into: each open change that learning does not feel, and pairs."""
+    search = Search(ask, start, estimate)
+    steps = [step for step in _steps(start) if step.keys() <= NEUTRAL - ask.held]
+    pairs: list[Settings] = [{**one, **two} for one, two in combinations(steps, 2) if not one.keys() & two.keys()]
+    yield start
+    yield from (tried for step in [*steps, *pairs] if (tried := search.attempt(step)) is not None)
+
+
 def other_methods(ask: Ask, best: Candidate, estimate: Estimator) -> tuple[Way, ...]:
     """Methods that the user did not name and that do better than the best of those named."""
     found = []

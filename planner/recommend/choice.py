@@ -1,17 +1,20 @@
 """The choice: gates first, then capacity, then preference; with the reasons, and the ways out where nothing fits.
 
-Gates and preferences are rules with codes; there is no score. Time, money and data do not enter yet.
+Gates and preferences are rules with codes; there is no score. Method first, then its open settings for speed.
 """
 
 from contextlib import suppress
+from dataclasses import replace
 
 from planner.errors import UnsupportedScenario
 from planner.estimators import Estimator
-from planner.recommend.changes import NEUTRAL, RANKS, changes
+from planner.recommend.alternatives import alternatives
+from planner.recommend.changes import RANKS, adapted, way
+from planner.recommend.order import preference, worth
 from planner.recommend.request import Ask
 from planner.recommend.rules import RULES, Case
-from planner.recommend.rules.qlt import SMALL_MODEL
-from planner.recommend.rules.qnt import MOSTLY
+from planner.recommend.thresholds import thresholds
+from planner.recommend.tuning import tuned
 from planner.recommend.ways import Ways, ways
 from planner.result import Candidate, Reason, Recommendation, Verdict, Way
 from planner.spec import Method
@@ -24,33 +27,23 @@ def recommend(
     candidates: tuple[Candidate, ...], ask: Ask, estimate: Estimator
 ) -> tuple[tuple[Candidate, ...], Recommendation]:
     """The candidates, the chosen one appended where its settings are not those asked for, and the recommendation."""
-    order = preference(candidates)
-    chosen = choose(candidates, order, ask, estimate)
+    order = preference(ask, candidates)
+    mild = choose(candidates, order, ask, estimate)
     found = ways(ask, candidates, worth(ask, candidates, order), estimate)
-    if isinstance(chosen, Way):
-        candidates, found = (*candidates, chosen.candidate), found.led_by(chosen)
-    taken = chosen.candidate if isinstance(chosen, Way) else chosen
-    reasons = _reasons(candidates, taken, ask, found, estimate)
-    index = None if taken is None else next(place for place, one in enumerate(candidates) if one is taken)
-    return candidates, Recommendation(candidate=index, reasons=reasons, changes=found.changes, rent=found.rent)
-
-
-def preference(candidates: tuple[Candidate, ...]) -> tuple[Method, ...]:
-    """Methods in the order in which the first that fits is taken.
-
-    LoRA before QLoRA (gate G2). Full fine-tuning comes last, since adapters match it on small and
-    medium data, but before QLoRA where the model is small (P6) or 4 bits hardly reach it (G4).
-    """
-    small = any(one.estimate.parameters.total <= SMALL_MODEL for one in candidates)
-    if small or any(misses_four_bit(one) for one in candidates):
-        return ("lora", "peft", "full", "qlora")
-    return ("lora", "peft", "qlora", "full")
-
-
-def misses_four_bit(candidate: Candidate) -> bool:
-    """Whether quantisation leaves most parameters as they are: fused experts under bitsandbytes."""
-    counts = candidate.estimate.parameters
-    return candidate.scenario.train.quantized and counts.quantized < MOSTLY * counts.total
+    chosen = None if mild is None else _tuned(ask, mild, estimate)
+    if chosen is not None:
+        candidates, chosen = _with(candidates, chosen)
+        found = found.led_by(chosen) if isinstance(mild, Way) else found
+    taken = None if chosen is None else chosen.candidate
+    return candidates, Recommendation(
+        candidate=None if taken is None else next(place for place, one in enumerate(candidates) if one is taken),
+        reasons=_reasons(candidates, taken, ask, found, estimate),
+        command=None if chosen is None else chosen.command,
+        alternatives=() if chosen is None else alternatives(ask, chosen, order, estimate),
+        thresholds=thresholds(ask, candidates, None if taken is None else taken.scenario.train.method, estimate),
+        changes=found.changes,
+        rent=found.rent,
+    )
 
 
 def choose(
@@ -66,30 +59,26 @@ def choose(
         for one in ranked:
             if RANKS[one.verdict] >= RANKS[goal]:
                 return one
-            if (changed := _adapted(one, goal, ask, estimate)) is not None:
+            if (changed := adapted(ask, one, goal, estimate)) is not None:
                 return changed
     return None
 
 
-def worth(ask: Ask, candidates: tuple[Candidate, ...], order: tuple[Method, ...]) -> tuple[Method, ...]:
-    """Methods that are worth looking for hardware: those named, else adapters, and full where the model is small."""
-    known = {one.scenario.train.method for one in candidates}
-    small = candidates[0].estimate.parameters.total <= SMALL_MODEL
-    missing = {one.scenario.train.method for one in candidates if misses_four_bit(one)}
-    if ask.request.methods:
-        return tuple(method for method in order if method in known)
-    skipped = missing if small else {"full", *missing}
-    return tuple(method for method in order if method in (known - skipped or known))
+def _tuned(ask: Ask, mild: Candidate | Way, estimate: Estimator) -> Way:
+    """The chosen method with open settings set for speed; as it is where an adapter's file is the question."""
+    method: Method = (mild.candidate if isinstance(mild, Way) else mild).scenario.train.method
+    found = None if "peft_config" in ask.request.settings else tuned(ask, method, estimate)
+    if found is not None:
+        return found
+    return mild if isinstance(mild, Way) else way(ask, ask.using(method, {}), estimate)
 
 
-def _adapted(start: Candidate, goal: Verdict, ask: Ask, estimate: Estimator) -> Way | None:
-    """``start`` with the mildest change of settings that the user left open."""
-    for one in changes(ask, start, estimate):
-        touched = one.settings.keys() - {"method"}
-        free = touched <= NEUTRAL and not touched & ask.request.settings.keys()
-        if free and RANKS[one.candidate.verdict] >= RANKS[goal]:
-            return one
-    return None
+def _with(candidates: tuple[Candidate, ...], chosen: Way) -> tuple[tuple[Candidate, ...], Way]:
+    """The candidates with the chosen one among them: the one that was asked for where they are the same."""
+    same = next((one for one in candidates if one.scenario == chosen.candidate.scenario), None)
+    if same is None:
+        return (*candidates, chosen.candidate), chosen
+    return candidates, replace(chosen, candidate=same)
 
 
 def _reasons(

@@ -37,7 +37,7 @@ class Request:
     headroom_bytes: int = 0
     profiles_dir: Path | None = None
     evidence: Evidence = "closed-form"
-    job: Job = Job()
+    job: Job = field(default_factory=Job)
     dataset: str | None = None
 
 
@@ -80,14 +80,17 @@ class Ask:
 
     def using(self, method: Method, settings: Mapping[str, Setting]) -> "Ask":
         """The same question for one method, with ``settings`` laid over the user's own."""
-        merged = {**self.request.settings, **settings}
-        return replace(self, request=replace(self.request, methods=(method,), settings=merged))
+        asked = self.setting(settings)
+        return replace(asked, request=replace(asked.request, methods=(method,)))
+
+    def setting(self, settings: Mapping[str, Setting]) -> "Ask":
+        """The same question with ``settings`` laid over the user's own."""
+        return replace(self, request=replace(self.request, settings={**self.request.settings, **settings}))
 
     def planning(self, settings: Mapping[str, Setting]) -> "Ask":
         """The same question with open ``settings`` filled in by the plan."""
-        merged = {**self.request.settings, **settings}
         planned = self.planned | (settings.keys() - self.request.settings.keys())
-        return replace(self, request=replace(self.request, settings=merged), planned=planned)
+        return replace(self.setting(settings), planned=planned)
 
 
 def machines(world_size: int) -> tuple[int, int]:

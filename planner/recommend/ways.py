@@ -71,8 +71,7 @@ def _with_less(
 ) -> tuple[Way, ...]:
     """Hardware for a request that asks each card for less; with ``own`` only more of the same cards."""
     for settings in _lighter(candidates[0]):
-        asked = replace(ask, request=replace(ask.request, settings={**ask.request.settings, **settings}))
-        found = (more if own else rent)(asked, worth, estimate)
+        found = (more if own else rent)(ask.setting(settings), worth, estimate)
         if found:
             return tuple(replace(one, settings={**one.settings, **settings}) for one in found)
     return ()

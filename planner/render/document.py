@@ -8,8 +8,8 @@ from typing import Literal
 
 from typing_extensions import TypedDict
 
-from planner.result import BasisKind, Evidence, Phase, Verdict
-from planner.spec import Origin, Sharding
+from planner.result import BasisKind, Evidence, Phase, Quantity, TimePart, Verdict
+from planner.spec import Origin, Sharding, Task
 
 SCHEMA: Literal[1] = 1
 
@@ -95,13 +95,43 @@ class PhaseDocument(TypedDict):
     owners: OwnersDocument
 
 
+class TimeBasisDocument(TypedDict):
+    """What ``low`` and ``high`` of a time rest on, as for an interval of bytes."""
+
+    basis: BasisKind
+    n: int
+    sources: list[str]
+    group: str
+
+
 class StepDocument(TypedDict):
-    """Time of one optimizer step."""
+    """Time of one optimizer step, accumulation included.
+
+    ``tokens_per_second``: of all GPUs, padding included. ``parts``: seconds of each term by itself; they overlap.
+    ``bound``: the part that sets the pace.
+    """
 
     seconds: float
     low: float
     high: float
     tokens_per_second: float
+    parts: dict[TimePart, float]
+    bound: TimePart
+    basis: TimeBasisDocument
+
+
+class CostDocument(TypedDict):
+    """The whole run: optimizer steps, hours (``setup_hours`` of download and loading included), US dollars."""
+
+    steps: int
+    hours: float
+    low_hours: float
+    high_hours: float
+    setup_hours: float
+    usd: float | None
+    usd_low: float | None
+    usd_high: float | None
+    price_as_of: str | None
 
 
 CandidateDocument = TypedDict(
@@ -118,7 +148,7 @@ CandidateDocument = TypedDict(
         "phases": list[PhaseDocument],
         "verdict": Verdict,
         "step": StepDocument | None,
-        "cost": dict[str, float] | None,
+        "cost": CostDocument | None,
     },
 )
 """One way to train: every setting, what it takes, and whether the card has that."""
@@ -153,10 +183,51 @@ class WayDocument(TypedDict):
     usd_per_hour: DollarsDocument
 
 
+class AlternativeDocument(TypedDict):
+    """Another way against the recommended one: bytes more per card, time per sequence as a ratio, dollars more."""
+
+    way: WayDocument
+    required_bytes: int
+    time_ratio: float | None
+    usd: float | None
+    text: str
+
+
+class ThresholdDocument(TypedDict):
+    """Beyond ``value`` on its ``side``, ``method`` would be chosen; ``null``: nothing would run.
+
+    ``memory_bytes``: usable per card, from ``value`` on above, under it below. ``tokens`` and ``seq_len``: over
+    ``value`` above, up to it below.
+    """
+
+    quantity: Quantity
+    value: int
+    side: Literal["above", "below"]
+    method: str | None
+    text: str
+
+
+class JobDocument(TypedDict):
+    """What is trained for, and how much of it; ``null``: not said. ``tokens`` are those of one epoch."""
+
+    task: Task
+    tokens: int | None
+    supervised_tokens: int | None
+    sequences: int | None
+    epochs: float
+    packing: bool
+    adapters: int
+    new_vocabulary: bool
+    keep_skills: bool
+
+
 class RecommendationDocument(TypedDict):
-    """``candidate`` is an index into ``candidates``, or ``null`` when nothing fits."""
+    """``candidate`` is an index into ``candidates``, or ``null`` when nothing fits; ``command`` asks for exactly it."""
 
     candidate: int | None
+    command: str | None
+    alternatives: list[AlternativeDocument]
+    thresholds: list[ThresholdDocument]
     reasons: list[ReasonDocument]
     changes: list[WayDocument]
     rent: list[WayDocument]
@@ -172,6 +243,7 @@ class PlanDocument(TypedDict):
     scenario: dict[str, Setting]
     model: ModelDocument
     gpu: GpuDocument
+    job: JobDocument
     candidates: list[CandidateDocument]
     recommendation: RecommendationDocument
     notes: list[str]

@@ -2,15 +2,18 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import cast
 
 from planner.recommend.request import DEFAULT_STACK
 from planner.render.document import (
     SCHEMA,
+    AlternativeDocument,
     CandidateDocument,
+    CostDocument,
     GpuDocument,
     IntervalDocument,
+    JobDocument,
     ModelDocument,
     OwnersDocument,
     PeakDocument,
@@ -19,12 +22,14 @@ from planner.render.document import (
     ReasonDocument,
     RecommendationDocument,
     Setting,
+    StepDocument,
+    ThresholdDocument,
     Value,
     WayDocument,
 )
 from planner.render.plan_text import requested
-from planner.result import ALL_PHASES, Basis, Candidate, Plan, Reason, Way
-from planner.spec import METHODS, Cluster, Origin, Sharding, TrainSpec
+from planner.result import ALL_PHASES, Alternative, Basis, Candidate, Cost, Plan, Reason, StepTime, Way
+from planner.spec import METHODS, Cluster, Job, Origin, Sharding, TrainSpec
 
 
 def settings_of(train: TrainSpec) -> tuple[str, ...]:
@@ -44,6 +49,7 @@ def plan_document(plan: Plan) -> PlanDocument:
         "scenario": _scenario(plan),
         "model": _model(plan),
         "gpu": _gpu(plan.cluster),
+        "job": job_document(plan.job),
         "candidates": [candidate_document(candidate) for candidate in plan.candidates],
         "recommendation": _recommendation(plan),
         "notes": list(plan.notes),
@@ -135,9 +141,30 @@ def candidate_document(candidate: Candidate) -> CandidateDocument:
         "interval": None if estimate.basis is None else basis_document(estimate.basis),
         "phases": _phases(candidate),
         "verdict": candidate.verdict,
-        "step": None,
-        "cost": None,
+        "step": step_document(candidate.step),
+        "cost": cost_document(candidate.cost),
     }
+
+
+def step_document(step: StepTime | None) -> StepDocument | None:
+    """The time of a step and what it rests on."""
+    if step is None:
+        return None
+    basis = step.basis
+    return {
+        "seconds": step.seconds,
+        "low": step.low,
+        "high": step.high,
+        "tokens_per_second": step.tokens_per_second,
+        "parts": dict(step.parts),
+        "bound": step.bound,
+        "basis": {"basis": basis.kind, "n": basis.n, "sources": list(basis.sources), "group": basis.group},
+    }
+
+
+def cost_document(cost: Cost | None) -> CostDocument | None:
+    """Hours and money of a run."""
+    return None if cost is None else cast("CostDocument", asdict(cost))
 
 
 def _peak(candidate: Candidate) -> PeakDocument:
@@ -168,10 +195,28 @@ def _recommendation(plan: Plan) -> RecommendationDocument:
     advice = plan.recommendation
     return {
         "candidate": advice.candidate,
+        "command": advice.command,
+        "alternatives": [_alternative(one) for one in advice.alternatives],
+        "thresholds": [cast("ThresholdDocument", asdict(one)) for one in advice.thresholds],
         "reasons": [reason_document(reason) for reason in advice.reasons],
         "changes": [way_document(way) for way in advice.changes],
         "rent": [way_document(way) for way in advice.rent],
     }
+
+
+def _alternative(one: Alternative) -> AlternativeDocument:
+    return {
+        "way": way_document(one.way),
+        "required_bytes": one.required_bytes,
+        "time_ratio": one.time_ratio,
+        "usd": one.usd,
+        "text": one.text,
+    }
+
+
+def job_document(job: Job) -> JobDocument:
+    """What is trained for, without the histogram of lengths."""
+    return cast("JobDocument", {name: getattr(job, name) for name in JobDocument.__annotations__})
 
 
 def reason_document(reason: Reason) -> ReasonDocument:

@@ -156,7 +156,7 @@ class ChangedSettings:
 
     def check(self, case: Case) -> Reason | None:
         asked = case.other(case.subject.method)
-        if not case.is_choice or asked is None or asked is case.subject:
+        if not case.is_choice or asked is None or asked.verdict == case.subject.verdict:
             return None
         before, after = asdict(asked.scenario.train), asdict(case.train)
         changed = [f"{option(name)} {after[name]}" for name in after if after[name] != before[name]]

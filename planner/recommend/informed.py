@@ -1,0 +1,66 @@
+"""Open settings that data and task decide before any method is estimated: length, rank, modules trained whole."""
+
+from planner.recommend.capacity import full_from, params_per_rank, rank_for
+from planner.recommend.request import Ask, Setting
+from planner.spec import TrainSpec
+from planner.stacks.rules import load_stack
+
+LENGTH_MULTIPLE = 64
+"""Batches are padded to such multiples, and kernels like them (TRL pad_to_multiple_of, in its examples)."""
+
+
+def informed(ask: Ask) -> Ask:
+    """The question with what the job settles filled in; what the user set is held."""
+    settings = {name: value for name, value in _implied(ask).items() if name not in ask.request.settings}
+    return ask.planning(settings) if settings else ask
+
+
+def per_rank(ask: Ask) -> int:
+    """Adapter parameters of each unit of rank; 0 where nobody knows the matrices."""
+    if not ask.model.blocks:
+        return 0
+    targets = ask.request.settings.get("lora_targets", ("all-linear",))
+    names = tuple(targets.split(",")) if isinstance(targets, str) else targets
+    fused = load_stack(ask.request.stack).behaviour.fused_experts
+    return params_per_rank(ask.model, names, fused_experts=fused)  # type: ignore[arg-type]
+
+
+def beyond_adapters(ask: Ask, tokens: int | None = None) -> bool:
+    """Whether the data is more than adapters of any rank hold; ``tokens`` stands in for those of the job.
+
+    Adapters stay the answer where several are to be served on one base, and where general skills must be kept.
+    """
+    job = ask.job
+    learned = job.learned_tokens if tokens is None else tokens
+    most = full_from(per_rank(ask), job.task)
+    return not (learned is None or most is None or job.adapters > 1 or job.keep_skills) and learned > most
+
+
+def _implied(ask: Ask) -> dict[str, Setting]:
+    job, implied = ask.job, dict[str, Setting]()
+    if job.lengths is not None and job.lengths.longest:
+        implied["seq_len"] = _length(job.lengths.longest, ask.model.max_position_embeddings)
+    if "peft_config" in ask.request.settings:
+        return implied
+    rank = rank_for(job.learned_tokens, per_rank(ask), job.task)
+    if rank != TrainSpec.lora_rank:
+        implied["lora_rank"] = rank
+    if job.new_vocabulary:
+        implied["modules_to_save"] = _vocabulary(ask)
+    return implied
+
+
+def _length(longest: int, positions: int | None) -> int:
+    """The longest sequence, to a multiple that kernels like, within the model's positions.
+
+    >>> _length(1000, 4096), _length(9000, 4096)
+    (1024, 4096)
+    """
+    padded = -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+    return padded if positions is None else min(padded, positions)
+
+
+def _vocabulary(ask: Ask) -> tuple[str, ...]:
+    """Embeddings, and the head where it is not the same matrix."""
+    embeddings = tuple(table.name for table in ask.model.embeddings[:1])
+    return embeddings if ask.model.tie_word_embeddings else (*embeddings, ask.model.lm_head.name)

@@ -1,0 +1,103 @@
+"""Time, money, alternatives and thresholds of a plan, in words and neutral tables."""
+
+from collections.abc import Sequence
+
+from planner.render import words
+from planner.render.sheet import Cell, Column, Sheet, row
+from planner.result import Alternative, Candidate, Cost, StepTime, Threshold
+
+PACED: dict[str, str] = {
+    "compute": "computing",
+    "dequantise": "dequantising",
+    "launch": "kernel launches",
+    "communicate": "the links",
+    "optimizer": "the optimizer",
+    "offload": "paging",
+}
+"""Parts of a step as what sets its pace."""
+
+
+def times(labelled: Sequence[tuple[str, Candidate]]) -> Sheet | None:
+    """Seconds of a step, tokens a second, and what a run takes; ``None`` where no time is known."""
+    timed = [(label, one, one.step) for label, one in labelled if one.step is not None]
+    if not timed:
+        return None
+    priced = any(one.cost is not None for _, one, _ in timed)
+    rows = [
+        row((Cell(label, "strong"), *_pace(step), *(_run(one.cost) if priced else ()))) for label, one, step in timed
+    ]
+    columns = (
+        Column("time"),
+        Column("s a step", numeric=True),
+        Column("low–high", numeric=True, optional=True),
+        Column("tokens/s", numeric=True),
+        Column("paced by", optional=not priced),
+        *((Column("hours", numeric=True), Column("US$", numeric=True)) if priced else ()),
+    )
+    return Sheet("Time and money" if priced else "Time", columns, tuple(rows), notes=_basis(timed[-1][2]))
+
+
+def _pace(step: StepTime) -> tuple[Cell, ...]:
+    interval = f"{seconds(step.low)}–{seconds(step.high)}"
+    return (
+        Cell(seconds(step.seconds)),
+        Cell(interval, "faint"),
+        Cell(f"{step.tokens_per_second:,.0f}"),
+        Cell(PACED[step.bound]),
+    )
+
+
+def _run(cost: Cost | None) -> tuple[Cell, Cell]:
+    if cost is None:
+        return Cell("–"), Cell("–")
+    return Cell(f"{hours(cost.low_hours)}–{hours(cost.high_hours)}"), Cell(money(cost))
+
+
+def _basis(step: StepTime) -> tuple[str, ...]:
+    basis = step.basis
+    what = {
+        "stated": "stated, not measured",
+        "published": f"by {basis.n} published runs of {len(basis.sources)} sources" if basis.n else "published",
+    }.get(basis.kind, f"by {basis.n} of your own runs")
+    return (f"times: {what} ({basis.group})" if basis.group else f"times: {what}",)
+
+
+def seconds(value: float) -> str:
+    """Seconds with the digits that they deserve.
+
+    >>> seconds(0.1234), seconds(3.21), seconds(123.4)
+    ('0.12', '3.2', '123')
+    """
+    return f"{value:,.2f}" if value < 1 else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def hours(value: float) -> str:
+    """Hours with the digits that they deserve.
+
+    >>> hours(0.05), hours(3.21), hours(123.4)
+    ('0.05', '3.2', '123')
+    """
+    return seconds(value)
+
+
+def money(cost: Cost) -> str:
+    """A price range of a run.
+
+    >>> from planner.result import Cost
+    >>> money(Cost(steps=1, hours=1, low_hours=1, high_hours=1, setup_hours=0, usd=2.5, usd_low=1.2, usd_high=9))
+    '1.20–9.00'
+    """
+    known = [usd for usd in (cost.usd_low, cost.usd_high) if usd is not None]
+    return "–".join(dict.fromkeys(f"{usd:,.2f}" if usd < 100 else f"{usd:,.0f}" for usd in known)) or "–"
+
+
+def alternative(one: Alternative, chosen: Candidate) -> str:
+    """What an alternative does differently, then what it gains and costs."""
+    changed = words.settings({name: value for name, value in one.way.settings.items() if name != "method"})
+    same = one.way.candidate.method == chosen.method
+    return f"{changed if same and changed else one.way.candidate.method}: {one.text}"
+
+
+def threshold(one: Threshold) -> str:
+    """What would change the plan's mind, as it is."""
+    return one.text
