@@ -27,7 +27,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "allocator",
         }
     ),
-    frozenset({"records", "local"}),
+    frozenset({"records", "local", "prices"}),
     frozenset({"closed_form", "build", "trace", "measure", "throughput", "cost", "datasets", "calibration"}),
     frozenset({"estimators"}),
     frozenset({"recommend"}),
@@ -47,6 +47,7 @@ HOMES = {
     "huggingface_hub": frozenset({"hub"}),
     "altair": frozenset({"render"}),
     "vl_convert": frozenset({"render"}),
+    "gpuhunt": frozenset({"prices"}),
 }
 """Libraries with one place each."""
 
