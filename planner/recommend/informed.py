@@ -1,6 +1,7 @@
 """Open settings that data and task decide before any method is estimated: length, rank, modules trained whole."""
 
 from planner.recommend.capacity import full_from, params_per_rank, rank_for
+from planner.recommend.recipe import modules_for_new_tokens
 from planner.recommend.request import Ask, Setting
 from planner.spec import TrainSpec
 from planner.stacks.rules import load_stack
@@ -46,7 +47,7 @@ def _implied(ask: Ask) -> dict[str, Setting]:
     if rank != TrainSpec.lora_rank:
         implied["lora_rank"] = rank
     if job.new_vocabulary:
-        implied["modules_to_save"] = _vocabulary(ask)
+        implied["modules_to_save"] = modules_for_new_tokens(ask.model)
     return implied
 
 
@@ -58,9 +59,3 @@ def _length(longest: int, positions: int | None) -> int:
     """
     padded = -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
     return padded if positions is None else min(padded, positions)
-
-
-def _vocabulary(ask: Ask) -> tuple[str, ...]:
-    """Embeddings, and the head where it is not the same matrix."""
-    embeddings = tuple(table.name for table in ask.model.embeddings[:1])
-    return embeddings if ask.model.tie_word_embeddings else (*embeddings, ask.model.lm_head.name)

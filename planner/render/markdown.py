@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from planner.render import plan_text
+from planner.render import plan_text, time_text
 from planner.render.sheet import Cell, Sheet, printable
 from planner.result import Plan
 
@@ -78,10 +78,13 @@ def _sections(plan: Plan) -> Iterator[str]:
     if verdicts.notes:
         yield bullets([escape(note) for note in verdicts.notes])
     yield from (table(plan_text.breakdown(plan)), table(plan_text.phases(plan)))
+    if (times := time_text.times(plan)) is not None:
+        yield sheet_markdown(times).rstrip("\n")
     yield f"## Recommended: {escape(plan_text.recommendation(plan).text)}"
     reasons = [f"**{escape(reason.code)}** {escape(reason.text)}" for reason in plan.recommendation.reasons]
     if reasons:
         yield bullets(reasons)
+    yield from _choice(plan)
     for group in plan_text.groups(plan):
         yield sheet_markdown(plan_text.ways(plan, group)).rstrip("\n")
     yield "## Assumptions"
@@ -89,3 +92,17 @@ def _sections(plan: Plan) -> Iterator[str]:
     if plan.notes:
         yield "## Notes"
         yield bullets([escape(note) for note in plan.notes])
+
+
+def _choice(plan: Plan) -> Iterator[str]:
+    """The command, the recipe, the alternatives, and what would change the choice."""
+    if plan.recommendation.command:
+        yield code(plan.recommendation.command)
+    if start := time_text.start(plan):
+        yield f"Start with {escape(start)}."
+    if found := time_text.alternatives(plan):
+        yield "### Alternatives"
+        yield bullets([f"**{escape(label)}:** {escape(trade)}: {code(command)}" for label, trade, command in found])
+    if texts := time_text.thresholds(plan):
+        yield "### What would change the choice"
+        yield bullets([escape(text) for text in texts])

@@ -242,7 +242,11 @@ def ways(plan: Plan, group: Group) -> Sheet:
 def assumptions(plan: Plan) -> tuple[tuple[str, str], ...]:
     """What the answer rests on that the user did not say: the stack's defaults, then ours."""
     stack = plan.candidates[0].scenario.stack.name
-    found = [(f"{stack} sets", _origin(plan, ("stack", "model"))), ("we assume", _origin(plan, ("default",)))]
+    found = [
+        (f"{stack} sets", _origin(plan, ("stack", "model"))),
+        ("we assume", _origin(plan, ("default",))),
+        ("data ask for", _origin(plan, ("plan",))),
+    ]
     return tuple((who, text) for who, text in found if text)
 
 

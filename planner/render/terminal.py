@@ -1,9 +1,10 @@
 """A plan for a terminal of any width, with or without colour."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
-from planner.render import bars, plan_text
+from planner.render import bars, plan_text, time_text
 from planner.render.lines import (
     EMPTY,
     GAP,
@@ -36,7 +37,10 @@ def plan_lines(plan: Plan, screen: Screen) -> list[Line]:
         _head(plan, screen),
         _verdicts(plan, screen),
         _breakdowns(plan, screen),
+        _times(plan, screen),
         _recommendation(plan, screen),
+        _alternatives(plan, screen),
+        _thresholds(plan, screen),
         *(_ways(plan, group, screen) for group in plan_text.groups(plan)),
         _assumptions(plan, screen),
         _notes(plan, screen),
@@ -116,7 +120,40 @@ def _recommendation(plan: Plan, screen: Screen) -> list[Line]:
         ((Cell(reason.code, _SEVERITY[reason.severity]),), Cell(reason.text)) for reason in plan.recommendation.reasons
     ]
     said = pairs([((Cell("Recommended:", "strong"),), choice)], screen.width, gap=1)
-    return [*said, *indented(pairs(reasons, screen.width - INDENT))]
+    start = time_text.start(plan)
+    recipe = pairs([((Cell("start with", "faint"),), Cell(start))], screen.width - INDENT) if start else []
+    return [
+        *said,
+        *indented(pairs(reasons, screen.width - INDENT)),
+        *indented(recipe),
+        *_command(plan.recommendation.command or "", screen),
+    ]
+
+
+def _command(command: str, screen: Screen) -> list[Line]:
+    """A command to copy, further to the right than what it belongs to."""
+    folded = fold(command, screen.width - 3 * INDENT) if command else []
+    return indented([(Cell(line, "code"),) for line in folded], 3 * INDENT)
+
+
+def _times(plan: Plan, screen: Screen) -> list[Line]:
+    sheet = time_text.times(plan)
+    return [] if sheet is None else _sheet(replace(sheet, title=""), screen)
+
+
+def _alternatives(plan: Plan, screen: Screen) -> list[Line]:
+    """The nearest alternatives, each with its trade and its command."""
+    lines = paragraph("Alternatives", screen.width, "strong")
+    for label, trade, command in time_text.alternatives(plan):
+        lines.extend(indented(paragraph(f"{label}: {trade}", screen.width - INDENT)))
+        lines.extend(_command(command, screen))
+    return lines if len(lines) > 1 else []
+
+
+def _thresholds(plan: Plan, screen: Screen) -> list[Line]:
+    """What would change the choice."""
+    texts = [line for text in time_text.thresholds(plan) for line in paragraph(text, screen.width - INDENT)]
+    return [*paragraph("What would change the choice", screen.width, "strong"), *indented(texts)] if texts else []
 
 
 def _ways(plan: Plan, group: plan_text.Group, screen: Screen) -> list[Line]:
@@ -133,8 +170,7 @@ def _ways(plan: Plan, group: plan_text.Group, screen: Screen) -> list[Line]:
         if widest[price]:
             label.append(Cell(" " * GAP + cells[price].text.ljust(widest[price])))
         found.extend(indented(pairs([(tuple(label), cells[change])], screen.width - INDENT)))
-        folded = fold(cells[command].text, screen.width - 3 * INDENT)
-        found.extend(indented([(Cell(line, "code"),) for line in folded], 3 * INDENT))
+        found.extend(_command(cells[command].text, screen))
     return found
 
 

@@ -1,10 +1,11 @@
 """Time, money, alternatives and thresholds of a plan, in words and neutral tables."""
 
-from collections.abc import Sequence
-
+from planner.recommend.recipe import recipe
+from planner.render import recipe as recipe_text
 from planner.render import words
+from planner.render.plan_text import differing, labels
 from planner.render.sheet import Cell, Column, Sheet, row
-from planner.result import Alternative, Candidate, Cost, StepTime, Threshold
+from planner.result import Alternative, Candidate, Cost, Plan, StepTime
 
 PACED: dict[str, str] = {
     "compute": "computing",
@@ -17,8 +18,13 @@ PACED: dict[str, str] = {
 """Parts of a step as what sets its pace."""
 
 
-def times(labelled: Sequence[tuple[str, Candidate]]) -> Sheet | None:
+STARTS = ("learning_rate", "global_batch", "epochs", "warmup", "scheduler")
+"""Settings of a recipe that stand in its one line."""
+
+
+def times(plan: Plan) -> Sheet | None:
     """Seconds of a step, tokens a second, and what a run takes; ``None`` where no time is known."""
+    labelled = zip(labels(plan), plan.candidates, strict=True)
     timed = [(label, one, one.step) for label, one in labelled if one.step is not None]
     if not timed:
         return None
@@ -91,13 +97,30 @@ def money(cost: Cost) -> str:
     return "–".join(dict.fromkeys(f"{usd:,.2f}" if usd < 100 else f"{usd:,.0f}" for usd in known)) or "–"
 
 
-def alternative(one: Alternative, chosen: Candidate) -> str:
-    """What an alternative does differently, then what it gains and costs."""
-    changed = words.settings({name: value for name, value in one.way.settings.items() if name != "method"})
-    same = one.way.candidate.method == chosen.method
-    return f"{changed if same and changed else one.way.candidate.method}: {one.text}"
+def alternatives(plan: Plan) -> tuple[tuple[str, str, str], ...]:
+    """What each alternative does differently, what it gains and costs, and the command that asks for it."""
+    index = plan.recommendation.candidate
+    if index is None:
+        return ()
+    chosen = plan.candidates[index]
+    return tuple((_differently(one, chosen), one.text, one.way.command) for one in plan.recommendation.alternatives)
 
 
-def threshold(one: Threshold) -> str:
-    """What would change the plan's mind, as it is."""
-    return one.text
+def _differently(one: Alternative, chosen: Candidate) -> str:
+    other = one.way.candidate
+    return other.method if other.method != chosen.method else words.settings(differing(chosen, other))
+
+
+def thresholds(plan: Plan) -> tuple[str, ...]:
+    """What would change the plan's mind."""
+    return tuple(one.text for one in plan.recommendation.thresholds)
+
+
+def start(plan: Plan) -> str:
+    """The recipe of the recommended candidate in one line; empty where nothing runs."""
+    index = plan.recommendation.candidate
+    if index is None:
+        return ""
+    found = recipe(plan.model, plan.candidates[index].scenario.train, plan.job, plan.cluster)
+    shown = ((recipe_text.NAMES[name], recipe_text.value(advice)) for name, advice in found.items() if name in STARTS)
+    return ", ".join(f"{name} {value}" for name, value in shown)
