@@ -42,13 +42,10 @@ class Inventory(NamedTuple):
     trained: tuple[Trainable, ...]
     trained_bytes: int
     """Element size of the trained tensors."""
+    gradients: int
+    """Bytes of all gradients, which have the dtype of what they train."""
     largest_matrix: int
     """Elements of the largest quantised matrix."""
-
-    @property
-    def gradients(self) -> int:
-        """Bytes of all gradients, which have the dtype of what they train."""
-        return _bytes(self.trained, self.trained_bytes)
 
     @property
     def trainable(self) -> int:
@@ -80,6 +77,7 @@ def take_inventory(model: ModelSpec, storage: Storage) -> Inventory:
         adapters=0 if storage.method == "full" else _bytes(trained, element),
         trained=trained,
         trained_bytes=element,
+        gradients=_bytes(trained, element),
         largest_matrix=max((site.d_in * site.d_out for site, _ in matrices), default=0),
     )
 

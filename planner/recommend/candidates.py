@@ -8,8 +8,8 @@ from planner.errors import UnsupportedScenario
 from planner.estimators import Estimator, timed
 from planner.recommend.request import Ask
 from planner.recommend.verdict import judge
-from planner.result import Candidate
-from planner.spec import Method, Scenario
+from planner.result import Candidate, Estimate
+from planner.spec import Job, Method, Scenario
 from planner.stacks import resolve
 
 
@@ -24,10 +24,14 @@ def scenario(ask: Ask, method: Method) -> Scenario:
 def candidate(ask: Ask, method: Method, estimate: Estimator) -> Candidate:
     """One method of ``ask``, estimated, judged, timed and priced."""
     resolved = scenario(ask, method)
-    found = estimate(resolved)
-    step = timed(resolved, found, load_of(resolved.train, ask.job))
-    cost = run_cost(resolved, found, step, ask.job) if step else None
-    return Candidate(scenario=resolved, estimate=found, verdict=judge(found, ask.cluster), step=step, cost=cost)
+    return weighed(resolved, estimate(resolved), ask.job)
+
+
+def weighed(scenario: Scenario, found: Estimate, job: Job) -> Candidate:
+    """An estimated scenario, judged, timed and priced."""
+    step = timed(scenario, found, load_of(scenario.train, job))
+    cost = run_cost(scenario, found, step, job) if step else None
+    return Candidate(scenario=scenario, estimate=found, verdict=judge(found, scenario.cluster), step=step, cost=cost)
 
 
 def candidates(ask: Ask, estimate: Estimator) -> tuple[tuple[Candidate, ...], Mapping[Method, str]]:

@@ -83,7 +83,7 @@ def resolve(
     defaults = load_stack(stack) if isinstance(stack, str) else stack
     user = {
         "method": _choice("method", method),
-        **{name: _checked(name, value) for name, value in settings.items() if value is not None},
+        **{name: checked(name, value) for name, value in settings.items() if value is not None},
     }
     chosen: dict[str, Any] = {}
     origins: dict[str, Origin] = {}
@@ -198,7 +198,8 @@ def _refuse_moments(chosen: Mapping[str, Any]) -> None:
         raise UnsupportedScenario("--moments merge into 8-bit weights is not planned yet: use --quant nf4")
 
 
-def _checked(name: str, value: object) -> object:
+def checked(name: str, value: object) -> object:
+    """A setting's value as a scenario holds it; raise ``UsageError`` for one without meaning, by itself."""
     if name == "moments":
         return _moments(value)
     if name in _CHOICES:

@@ -1,0 +1,148 @@
+"""A sweep: every combination once; each row is what the plan of its question says, or the reason why there is none."""
+
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import pytest
+
+import planner
+from planner.catalog import load_model
+from planner.errors import UnknownName, UnsupportedScenario, UsageError
+from planner.hardware import list_classes, list_gpus
+from planner.planning import plan
+from planner.recommend.candidates import scenario as scenario_of
+from planner.recommend.request import Ask, Request
+from planner.recommend.shared import shared_scenarios
+from planner.recommend.sweep import NO_JOB, Row, grid_of, rows, sweep_for
+from planner.spec import METHODS, Cluster, Job
+
+
+def test_one_row_for_each_combination_in_order() -> None:
+    grid = grid_of(
+        models=["1b", "8b"], gpus=["4090", "h100"], counts=[1, 2], methods=["lora"], settings={"seq_len": [512, 4096]}
+    )
+    found = list(rows(grid))
+
+    assert len(found) == len(grid) == 16
+    asked = [(one.asked.model, one.asked.gpu, one.asked.gpus, dict(one.asked.settings)["seq_len"]) for one in found]
+    assert asked == list(product(["1b", "8b"], ["4090", "h100"], [1, 2], [512, 4096]))
+
+
+@pytest.mark.parametrize("job", [NO_JOB, Job(tokens=3_000_000, sequences=4000, epochs=2)])
+def test_a_row_is_what_the_plan_says(job: Job) -> None:
+    settings: dict[str, Any] = {"micro_batch_size": 2, "seq_len": 1024}
+    grid = grid_of(
+        models=["8b", "bloom-560m"],
+        gpus=["t4", "4090", "24gb", "mi300x"],
+        counts=[1, 4],
+        settings={name: [value] for name, value in settings.items()},
+        headroom_bytes=2**30,
+        job=job,
+    )
+    for one in rows(grid):
+        asked = one.asked
+        request = Request(
+            model=asked.model,
+            gpu=asked.gpu,
+            gpus=asked.gpus,
+            methods=(asked.method,),
+            settings=settings,
+            headroom_bytes=2**30,
+            job=job,
+        )
+        assert one.candidate is not None
+        planned = plan(request).candidates[0]
+        assert replace(one.candidate, scenario=planned.scenario) == planned
+        assert one.candidate.scenario.train == planned.scenario.train
+        assert one.candidate.scenario.origins == planned.scenario.origins
+
+
+def test_settings_filled_in_once_are_those_of_every_card() -> None:
+    model, scenarios = load_model("8b").model, shared_scenarios()
+    first = list_gpus()[0]
+    variants: tuple[dict[str, Any], ...] = ({}, {"weights_dtype": "fp32"}, {"optimizer": "lion", "lora_rank": 64})
+    for settings in variants:
+        request = Request(model="8b", gpu="any", settings=settings)
+        ask = Ask(request=request, model=model, cluster=Cluster(gpu=first))
+        for gpu, gpus, method in product((*list_gpus(), *list_classes()), (1, 8), METHODS):
+            cluster = Cluster(gpu=gpu, gpus=gpus)
+            try:
+                plain = scenario_of(replace(ask, cluster=cluster), method)
+            except UnsupportedScenario as error:
+                with pytest.raises(UnsupportedScenario, match=gpu.id if gpu.id in str(error) else ""):
+                    scenarios(ask, cluster, method)
+                continue
+            shared = scenarios(ask, cluster, method)
+            assert shared == plain
+            assert shared.origins == plain.origins
+
+
+def one_row(**changes: Any) -> Row:
+    values: dict[str, Any] = {"models": ["8b"], "gpus": ["4090"], "methods": ["lora"], **changes}
+    (found,) = rows(grid_of(**values))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"gpus": ["v100-16gb"], "settings": {"attention": ["flash"]}}, "v100-16gb cannot run FlashAttention-2"),
+        ({"counts": [2], "settings": {"sharding": ["none"]}}, "2 GPUs need --sharding"),
+        ({"models": ["mamba-2.8b"]}, "not covered"),
+        ({"settings": {"lora_targets": ["no_such_module"]}}, "no_such_module"),
+    ],
+)
+def test_what_cannot_be_planned_is_a_row_with_the_reason(changes: dict[str, Any], reason: str) -> None:
+    found = one_row(**changes)
+
+    assert found.candidate is None
+    assert found.reason is not None
+    assert reason in found.reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"models": ["no-such-model"]}, UnknownName),
+        ({"gpus": ["no-such-card"]}, UnknownName),
+        ({"settings": {"seq_len": [0]}}, UsageError),
+        ({"settings": {"no_such_setting": [1]}}, UnknownName),
+        ({"settings": {"loss": ["full", "no-such-loss"]}}, UsageError),
+        ({"methods": ["dora"]}, UsageError),
+        ({"stacks": ["no-such-stack"]}, UnknownName),
+        ({"counts": [0]}, UsageError),
+        ({"counts": []}, UsageError),
+        ({"gpus": ["local"]}, UsageError),
+    ],
+)
+def test_a_name_or_value_without_meaning_stops_before_the_first_row(changes: dict[str, Any], error: type) -> None:
+    values: dict[str, Any] = {"models": ["8b"], "gpus": ["4090"], **changes}
+    with pytest.raises(error):
+        grid_of(**values)
+
+
+def test_all_stands_for_every_model_and_card() -> None:
+    grid = grid_of(models=["all"], gpus=["all", "4090"])
+
+    assert len(grid.models) > 200
+    assert {gpu.id for gpu in list_gpus()} <= {*grid.gpus}
+
+
+def test_the_library_sweeps_lists() -> None:
+    found = list(sweep_for(model=["1b", "8b"], gpu="4090", method="lora", seq_len=[512, 1024], lora_rank=8))
+
+    assert len(found) == 4
+    assert {row.candidate.scenario.train.seq_len for row in found if row.candidate} == {512, 1024}
+
+
+def test_the_library_looks_at_names_before_the_first_row() -> None:
+    with pytest.raises(UnknownName):
+        sweep_for(model="8b", gpu="no-such-card")
+
+
+def test_rows_are_made_as_they_are_asked_for() -> None:
+    grid = grid_of(models=["all"], gpus=["all"], counts=[1, 2, 4, 8])
+
+    assert next(rows(grid)).asked.model == grid.models[0]  # and returns at once, not in half a minute
+    assert planner.__version__
