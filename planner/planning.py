@@ -7,13 +7,14 @@ from planner.estimators import Estimator, estimate, estimator_for, measured_here
 from planner.recommend.candidates import candidates
 from planner.recommend.candidates import scenario as scenario_of
 from planner.recommend.choice import recommend
+from planner.recommend.confirm import confirm
 from planner.recommend.informed import informed
 from planner.recommend.names import understand
 from planner.recommend.remarks import remarks
 from planner.recommend.request import Request, Setting
 from planner.recommend.shared import shared_estimator
 from planner.result import Evidence, Plan
-from planner.spec import Method, Scenario
+from planner.spec import Job, Method, Scenario
 from planner.units import parse_bytes
 
 __all__ = ["Request", "estimate", "plan", "plan_for", "scenario"]
@@ -30,6 +31,11 @@ def plan(request: Request, *, estimator: Estimator | None = None) -> Plan:
     asking = closed if request.evidence == "closed-form" else remember(estimator or estimator_for(request.evidence))
     asked, missing = candidates(question, asking)
     shown, recommendation = recommend(asked, question, closed)
+    if request.confirm and request.evidence == "closed-form":
+        asking = remember(estimator or estimator_for("traced"))
+    if asking is not closed:
+        shown, recommendation, confirmed = confirm(shown, recommendation, asking)
+        notes = (*notes, *confirmed)
     absent = tuple(f"{method} is left out: {why}" for method, why in missing.items())
     if request.evidence != "closed-form" and (recommendation.changes or recommendation.rent):
         notes = (*notes, "candidates are traced; changes and other cards are closed-form estimates")
@@ -55,6 +61,8 @@ def plan_for(
     headroom: int | str = 0,
     profiles_dir: str | Path | None = None,
     evidence: Evidence = "closed-form",
+    confirm: bool = False,
+    job: Job | None = None,
     **settings: Setting,
 ) -> Plan:
     """``planner.plan(model="8b", gpu="4090", seq_len=4096)``: arguments are named like the command's options."""
@@ -70,6 +78,8 @@ def plan_for(
         headroom_bytes=headroom if isinstance(headroom, int) else parse_bytes(headroom),
         profiles_dir=None if profiles_dir is None else Path(profiles_dir),
         evidence=evidence,
+        confirm=confirm,
+        job=job or Job(),
     )
     return plan(request)
 
@@ -103,7 +113,7 @@ def scenario(
 
 def as_installed(request: Request) -> Request:
     """The request; for a trace, which runs what is there, on the installed versions where the user names none."""
-    if request.evidence != "traced":
+    if request.evidence != "traced" and not request.confirm:
         return request
     from planner.build.installed import with_installed  # noqa: PLC0415  (the door to torch)
 

@@ -112,8 +112,11 @@ def other_methods(ask: Ask, best: Candidate, estimate: Estimator) -> tuple[Way, 
 
 def way(asked: Ask, variant: Ask, estimate: Estimator) -> Way:
     """``variant``, which names one method, as a way out of ``asked``; raise ``UnsupportedScenario``."""
-    method = variant.methods[0]
-    found = candidate(variant, method, estimate)
+    return as_way(asked, variant, candidate(variant, variant.methods[0], estimate))
+
+
+def as_way(asked: Ask, variant: Ask, found: Candidate) -> Way:
+    """``found``, the candidate of ``variant``, with the command that asks for it."""
     return Way(
         settings=differing(asked, variant),
         candidate=found,

@@ -9,7 +9,7 @@ from dataclasses import replace
 from planner.errors import UnsupportedScenario
 from planner.estimators import Estimator
 from planner.recommend.alternatives import alternatives
-from planner.recommend.changes import RANKS, adapted, way
+from planner.recommend.changes import RANKS, adapted, as_way
 from planner.recommend.order import preference, worth
 from planner.recommend.request import Ask
 from planner.recommend.rules import RULES, Case
@@ -70,7 +70,7 @@ def _tuned(ask: Ask, mild: Candidate | Way, estimate: Estimator) -> Way:
     found = None if "peft_config" in ask.request.settings else tuned(ask, method, estimate)
     if found is not None:
         return found
-    return mild if isinstance(mild, Way) else way(ask, ask.using(method, {}), estimate)
+    return mild if isinstance(mild, Way) else as_way(ask, ask.using(method, {}), mild)
 
 
 def _with(candidates: tuple[Candidate, ...], chosen: Way) -> tuple[tuple[Candidate, ...], Way]:

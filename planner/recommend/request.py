@@ -24,7 +24,7 @@ MAX_GPUS_PER_NODE = 8
 class Request:
     """What the user asked, names unresolved. ``settings`` holds ``TrainSpec`` fields, only those that were set.
 
-    ``dataset``: the file from which ``job`` was read, as it was named.
+    ``dataset``: the file from which ``job`` was read, as it was named. ``confirm``: trace what is recommended.
     """
 
     model: str
@@ -39,6 +39,7 @@ class Request:
     evidence: Evidence = "closed-form"
     job: Job = field(default_factory=Job)
     dataset: str | None = None
+    confirm: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
