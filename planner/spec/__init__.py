@@ -24,6 +24,7 @@ from planner.spec.hardware import (
     Cluster,
     Gpu,
     Price,
+    Share,
 )
 from planner.spec.job import (
     TASK_NAMES,
@@ -95,6 +96,7 @@ __all__ = [
     "Rope",
     "Scenario",
     "Sharding",
+    "Share",
     "Table",
     "Task",
     "TrainSpec",

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,14 @@ FIGURES: Mapping[str, str] = MappingProxyType(
     }
 )
 """Fields of a ``Gpu`` that a profile may mark as estimated, in words."""
+
+
+class Share(NamedTuple):
+    """A share of a nominal rate, with how many published runs it rests on and whose; ``n`` is 0 for a prior."""
+
+    value: float
+    n: int = 0
+    sources: tuple[str, ...] = ()
 
 
 CPU = "cpu"
@@ -76,6 +85,10 @@ class Gpu:
     """NVLink of cards that are joined in pairs by a bridge, one way; ``nvlink_bytes_per_s`` is then ``None``."""
     sm_count: int | None = None
     tdp_w: float | None = None
+    products: Share | None = None
+    """Share of the dense 16-bit peak that matrix products reach, where somebody has measured it on such a card."""
+    attention: Share | None = None
+    """The same of attention kernels."""
     members: tuple[str, ...] = ()
     """For a class profile: every card of the class."""
     profile: str | None = None

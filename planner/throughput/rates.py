@@ -1,31 +1,70 @@
-"""How fast a card and a stack do their work: constants with what they rest on."""
+"""How fast a card and a stack do their work: constants of ``rates.toml`` and of the profiles, for one scenario."""
 
+import tomllib
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import NamedTuple
+from dataclasses import dataclass, fields
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from planner.spec import Gpu, Scenario
+from planner.spec import Gpu, Scenario, Share
 
-FMS, TUNE, FOUNDRY, FSDP_QLORA, PEFT = "fms-acceleration", "torchtune", "llm-foundry", "fsdp_qlora", "PEFT benchmark"
+FILE = Path(__file__).with_name("rates.toml")
 
+WIDE_SHARE = 0.8
+"""Share of the fp32 peak that products without tensor cores reach: cuBLAS on square matrices of 4096 and more."""
 
-class Chip(NamedTuple):
-    """Share of the dense 16-bit peak that products reach, with the number of runs it rests on; 0: a prior."""
-
-    share: float
-    n: int = 0
-    sources: tuple[str, ...] = ()
+WIDE_ELSEWHERE = 1 / 16
+"""fp32 peak for each FLOP/s of the 16-bit one, where a profile has none: the A100's."""
 
 
-CHIPS: Mapping[str, Chip] = MappingProxyType(
-    {
-        "Ampere GA100": Chip(0.75, 250, (FMS, TUNE, FOUNDRY)),
-        "Hopper": Chip(0.55, 170, (FOUNDRY, TUNE)),
-        "Ada AD102": Chip(0.8, 6, (FSDP_QLORA,)),
-        "Ampere GA102": Chip(0.8, 8, (FSDP_QLORA,)),
+class Family(NamedTuple):
+    """What cards of one architecture reach: shares of their dense 16-bit peak."""
+
+    products: Share
+    attention: Share
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constants:
+    """Everything that is not a card's own; ``rates.toml`` says what each is."""
+
+    memory: Share
+    dequantise: Share
+    kernel: Share
+    compiled: Share
+    nvlink: Share
+    pcie: Share
+    network: Share
+    exposed: Share
+    zero3: Share
+    host: Share
+    families: Mapping[str, Family]
+
+    def family(self, gpu: Gpu) -> Family:
+        """What the card's architecture reaches; a profile's own figures come first."""
+        found = self.families[_first(tuple(self.families), gpu.architecture)]
+        return Family(gpu.products or found.products, gpu.attention or found.attention)
+
+
+@lru_cache(maxsize=256)
+def _first(names: tuple[str, ...], architecture: str) -> str:
+    return next(name for name in names if architecture.startswith(name))
+
+
+@cache
+def constants() -> Constants:
+    """Those that ship."""
+    raw = tomllib.loads(FILE.read_text(encoding="utf-8"))
+    families = {
+        item["architecture"]: Family(_share(item["products"]), _share(item["attention"])) for item in raw["family"]
     }
-)
-ELSEWHERE = Chip(0.6)
+    named = {field.name: _share(raw[field.name]) for field in fields(Constants) if field.name != "families"}
+    return Constants(**named, families=families)
+
+
+def _share(item: Mapping[str, Any]) -> Share:
+    return Share(float(item["value"]), item["n"], tuple(item["sources"]))
 
 
 class Rates(NamedTuple):
@@ -37,20 +76,9 @@ class Rates(NamedTuple):
     bytes_per_s: float
     dequant_bytes_per_s: float
     link_bytes_per_s: float
+    exposed: float
     host_bytes_per_s: float
     kernel_s: float
-    gather_s: float
-    retried: float
-    chip: Chip
-
-
-ATTENTION = 0.7
-MEMORY = 0.8
-DEQUANT = 0.20
-LINK = 0.35
-KERNEL_S = 20e-6
-GATHER_S = 0.0
-RETRIED = 1.0
 
 
 def peak_of(gpu: Gpu) -> float | None:
@@ -58,37 +86,34 @@ def peak_of(gpu: Gpu) -> float | None:
     return gpu.peak_flops_per_s.get("bf16") or gpu.peak_flops_per_s.get("fp16")
 
 
-def chip_of(gpu: Gpu) -> Chip:
-    """The constants of the card's chip, of its family, or of any."""
-    return next((chip for name, chip in CHIPS.items() if gpu.architecture.startswith(name)), ELSEWHERE)
-
-
-def link_of(scenario: Scenario) -> float | None:
-    """Bytes per second, one way, of the link between the ranks; ``None`` where the profile names none."""
+def link_of(scenario: Scenario, known: Constants) -> float | None:
+    """Bytes per second, one way, that collectives reach between the ranks; ``None`` where the profile has no link."""
     cluster, gpu = scenario.cluster, scenario.cluster.gpu
     if cluster.nodes > 1:
-        return gpu.pcie_bytes_per_s  # a network card beside each GPU, on the like link
+        return gpu.pcie_bytes_per_s and gpu.pcie_bytes_per_s * known.network.value
     bridge = gpu.bridge_bytes_per_s if cluster.gpus == 2 else None
-    return gpu.nvlink_bytes_per_s or bridge or gpu.pcie_bytes_per_s
+    fast = gpu.nvlink_bytes_per_s or bridge
+    if fast:
+        return fast * known.nvlink.value
+    return gpu.pcie_bytes_per_s and gpu.pcie_bytes_per_s * known.pcie.value
 
 
-def rates_of(scenario: Scenario) -> Rates | None:
+def rates_of(scenario: Scenario, known: Constants | None = None) -> Rates | None:
     """Rates of a scenario's card and stack; ``None`` where the card's 16-bit peak, or a link it needs, is unknown."""
-    gpu = scenario.cluster.gpu
-    peak, link = peak_of(gpu), link_of(scenario)
-    if peak is None or (link is None and scenario.cluster.world_size > 1):
+    known = known or constants()
+    gpu, peak = scenario.cluster.gpu, peak_of(scenario.cluster.gpu)
+    link = link_of(scenario, known) if scenario.cluster.world_size > 1 else 1.0
+    if peak is None or link is None:
         return None
-    chip = chip_of(gpu)
+    family, bandwidth = known.family(gpu), gpu.bandwidth_bytes_per_s
     return Rates(
-        flops_per_s=peak * chip.share,
-        wide_flops_per_s=gpu.peak_flops_per_s.get("fp32", peak / 16) * chip.share,
-        attention_flops_per_s=peak * chip.share * ATTENTION,
-        bytes_per_s=gpu.bandwidth_bytes_per_s * MEMORY,
-        dequant_bytes_per_s=gpu.bandwidth_bytes_per_s * DEQUANT,
-        link_bytes_per_s=(link or 1.0) * LINK,
-        host_bytes_per_s=gpu.pcie_bytes_per_s or gpu.bandwidth_bytes_per_s,
-        kernel_s=KERNEL_S,
-        gather_s=GATHER_S,
-        retried=RETRIED,
-        chip=chip,
+        flops_per_s=peak * family.products.value,
+        wide_flops_per_s=gpu.peak_flops_per_s.get("fp32", peak * WIDE_ELSEWHERE) * WIDE_SHARE,
+        attention_flops_per_s=peak * family.attention.value,
+        bytes_per_s=bandwidth * known.memory.value,
+        dequant_bytes_per_s=bandwidth * known.dequantise.value,
+        link_bytes_per_s=link,
+        exposed=known.exposed.value,
+        host_bytes_per_s=(gpu.pcie_bytes_per_s or bandwidth) * known.host.value,
+        kernel_s=known.kernel.value * (known.zero3.value if scenario.train.sharding == "zero3" else 1.0),
     )

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from planner.closed_form.profile import ProfileKey, key_of, loss_tape_of, profile_of, recipe_of
+from planner.formulas.adapters import adapters
 from planner.formulas.blocks import block_tape
 from planner.formulas.flops import attention_flops, dequant_bytes, effective_length, linear_flops
 from planner.formulas.head import loss_tape
@@ -17,7 +18,6 @@ from planner.formulas.traffic import moved
 from planner.formulas.updates import Update, update_of
 from planner.result import Estimate
 from planner.spec import FLOAT_BYTES, Attention, Behaviour, ModelSpec, Scenario
-
 
 PACKED_BYTES = 0.5
 """Of a 4-bit parameter as it travels; its scales are not sharded."""
@@ -35,7 +35,7 @@ class Work(NamedTuple):
 
     Of one micro-step: FLOPs of 16-bit ``products``, of ``wide_products`` in fp32 and of ``attention``; bytes that the
     products read of weights (``weights``), that other operations ``moved``, that ``dequantised`` and ``gathered``;
-    ``kernels`` started, once more for each of ``layers`` a round of the engine that shards them. Of the whole step:
+    ``kernels`` started. Of the whole step:
     bytes ``reduced`` among ranks, ``updated`` in memory and ``paged`` over the bus, FLOPs of the optimizer's own
     ``update_products``, and its ``update_kernels``.
     """
@@ -43,7 +43,6 @@ class Work(NamedTuple):
     tokens: float
     micro_steps: int
     ranks: int
-    hidden: int
     products: float
     wide_products: float
     attention: float
@@ -52,19 +51,17 @@ class Work(NamedTuple):
     dequantised: float
     kernels: float
     gathered: float
-    gathers: int
     reduced: float
     updated: float
     update_products: float
     update_kernels: float
     paged: float
-    squeezed: bool
 
 
 class Kind(NamedTuple):
-    """One kind of layer: how many, the width of its attention, its window, and FLOPs in units of flash attention's."""
+    """One kind of layer: how many ``layers``, the width of its attention, its window, and FLOPs in units of flash attention's."""
 
-    count: int
+    layers: int
     width: int
     window: int | None
     dense: bool
@@ -79,13 +76,6 @@ class Counts(NamedTuple):
     weights: float
     moved: Size
     kernels: int
-    layers: int
-
-
-class _Key(NamedTuple):
-    profile: ProfileKey
-    loss: str
-    sharded: bool
 
 
 def work_of(scenario: Scenario, estimate: Estimate, load: Load | None = None) -> Work:
@@ -100,7 +90,6 @@ def work_of(scenario: Scenario, estimate: Estimate, load: Load | None = None) ->
         tokens=tokens,
         micro_steps=train.grad_accumulation,
         ranks=ranks,
-        hidden=scenario.model.hidden_size,
         products=tokens * counts.products,
         wide_products=tokens * counts.wide_products,
         attention=tokens * sum(_attention(kind, attended, g) for kind in counts.kinds),
@@ -109,21 +98,19 @@ def work_of(scenario: Scenario, estimate: Estimate, load: Load | None = None) ->
         dequantised=dequant_bytes(quantized=parameters.quantized, g=g) if train.quantized else 0.0,
         kernels=counts.kernels,
         gathered=_gathered(scenario, estimate),
-        gathers=counts.layers if _shards_weights(scenario) else 0,
         reduced=_reduced(scenario, estimate),
         updated=update.moved,
         update_products=update.products,
         update_kernels=update.kernels,
         paged=_paged(scenario, estimate),
-        squeezed=_squeezed(scenario, estimate),
     )
 
 
 def _attention(kind: Kind, attended: float, g: int) -> float:
     """FLOPs of one token in the layers of a kind; twice that where masked scores are computed all the same."""
     if kind.dense:
-        return 2 * kind.count * attention_flops(s=1, width=kind.width, g=g) * attended
-    return kind.count * attention_flops(s=1, width=kind.width, g=g) * effective_length(attended, kind.window)
+        return 2 * kind.layers * attention_flops(s=1, width=kind.width, g=g) * attended
+    return kind.layers * attention_flops(s=1, width=kind.width, g=g) * effective_length(attended, kind.window)
 
 
 @lru_cache(maxsize=4096)
@@ -159,7 +146,6 @@ def _counts(model: ModelSpec, key: ProfileKey, loss: str, stack: Behaviour) -> C
         weights=float(recipe.compute_bytes * ((2 + g) * blocks + 2 * head)),
         moved=size,
         kernels=kernels,
-        layers=model.num_hidden_layers,
     )
 
 
@@ -169,8 +155,6 @@ def _kind(attention: Attention, count: int, key: ProfileKey) -> Kind:
 
 
 def _adapter_entries(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> int:
-    from planner.formulas.adapters import adapters
-
     if key.method == "full":
         return 0
     placed = adapters(model, key.lora_targets, key.modules_to_save, fused_experts=stack.fused_experts)
@@ -230,8 +214,3 @@ def _paged(scenario: Scenario, estimate: Estimate) -> float:
         return 0.0
     beyond = peak.required_bytes + peak.managed_bytes - scenario.cluster.usable_bytes
     return 2.0 * min(max(beyond, 0), peak.managed_bytes)
-
-
-def _squeezed(scenario: Scenario, estimate: Estimate) -> bool:
-    """Whether the allocator has to give memory back and ask again, since it would keep more than the card has."""
-    return estimate.peak.device_bytes > scenario.cluster.gpu.memory_bytes - scenario.cluster.gpu.taken_bytes

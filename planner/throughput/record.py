@@ -1,0 +1,73 @@
+"""How far published times lie from ours, by kind of run: what the bounds of a time are made of.
+
+``published.json`` is written by ``python -m benchmarks.fit_times``: each residual comes from a fit that had not seen
+its source.
+"""
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from planner.result import TimePart
+from planner.spec import Scenario
+from planner.throughput.rates import Constants
+from planner.throughput.work import Work
+
+FILE = Path(__file__).with_name("published.json")
+
+MANY_TOKENS = 4096
+"""Tokens of a micro-step from which the device rather than the processor is what limits eager code."""
+
+Regime = Literal["offload", "moe", "launch", "few", "measured", "other"]
+
+IN_WORDS: Mapping[Regime, str] = {
+    "offload": "states paged over the bus",
+    "moe": "mixtures of experts",
+    "launch": "bound by the processor that starts kernels",
+    "few": "fewer than 4k tokens per micro-step",
+    "measured": "A100 and H100, 4k or more tokens per micro-step",
+    "other": "other cards, 4k or more tokens per micro-step",
+}
+
+MEASURED = ("Ampere GA100", "Hopper GH100")
+"""Architectures with runs of several sources."""
+
+LEAST = 2.0
+"""Factor below which no bound of a kind that is hard to know may fall, whatever few runs say."""
+WIDE: frozenset[Regime] = frozenset({"offload", "moe", "launch", "few", "other"})
+
+
+class Record(NamedTuple):
+    """Measured seconds for each of ours: lowest and highest that nine in ten runs keep to, and the runs behind it."""
+
+    low: float
+    high: float
+    n: int = 0
+    sources: tuple[str, ...] = ()
+
+
+@cache
+def records(path: Path = FILE) -> Mapping[Regime, Record]:
+    """The record of every kind of run."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return {name: Record(row["low"], row["high"], row["n"], tuple(row["sources"])) for name, row in found.items()}
+
+
+def regime_of(scenario: Scenario, work: Work, parts: Mapping[TimePart, float]) -> Regime:
+    """The kind of run, hardest to know first."""
+    if parts["offload"] > 0:
+        return "offload"
+    if scenario.model.is_moe:
+        return "moe"
+    if parts["launch"] > parts["compute"] + parts["dequantise"]:
+        return "launch"
+    if work.tokens < MANY_TOKENS:
+        return "few"
+    return "measured" if scenario.cluster.gpu.architecture in MEASURED else "other"
+
+
+def rests_on(scenario: Scenario, known: Constants) -> int:
+    """Published runs behind the card's own rate; 0 where it is a prior."""
+    return known.family(scenario.cluster.gpu).products.n
