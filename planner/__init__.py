@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from planner.planning import plan_for as plan
     from planner.recommend.compare import Comparison
     from planner.recommend.compare import compare_for as compare
+    from planner.recommend.sweep import Row
+    from planner.recommend.sweep import sweep_for as sweep
     from planner.result import Candidate, Estimate, Memory, Peak, Plan, Reason, Recommendation, Way
     from planner.spec import Cluster, Gpu, ModelSpec, Scenario, TrainSpec
 
@@ -25,10 +27,11 @@ _HOMES = {
     "planner.hardware": ("list_gpus", "load_gpu"),
     "planner.planning": ("Request", "estimate", "plan_for", "scenario"),
     "planner.recommend.compare": ("Comparison", "compare_for"),
+    "planner.recommend.sweep": ("Row", "sweep_for"),
     "planner.result": ("Candidate", "Estimate", "Memory", "Peak", "Plan", "Reason", "Recommendation", "Way"),
     "planner.spec": ("Cluster", "Gpu", "ModelSpec", "Scenario", "TrainSpec"),
 }
-_RENAMED = {"plan": "plan_for", "compare": "compare_for"}
+_RENAMED = {"plan": "plan_for", "compare": "compare_for", "sweep": "sweep_for"}
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -46,6 +49,7 @@ __all__ = [
     "Reason",
     "Recommendation",
     "Request",
+    "Row",
     "Scenario",
     "TrainSpec",
     "UnknownName",
@@ -59,6 +63,7 @@ __all__ = [
     "load_gpu",
     "plan",
     "scenario",
+    "sweep",
 ]
 
 

@@ -9,6 +9,7 @@ import typer
 from planner._version import __version__
 from planner.cli.options import FORMAT, JOB, MODEL, PROFILES, REQUEST, VERSION, Option, Values, takes
 from planner.cli.output import write
+from planner.cli.swept import SWEPT
 from planner.errors import UsageError
 
 SEARCH = Option("query", "argument", "words that the name must contain", metavar="QUERY")
@@ -104,6 +105,7 @@ COMMANDS = (
         "Explain a rule, a stack, where a job's memory goes, or what its interval rests on.",
         (TOPIC, *REQUEST),
     ),
+    Subcommand("sweep", "Plan every combination of models, cards, methods and settings: one line each.", SWEPT),
     Subcommand("trace", "Run the real step on fake tensors: bytes of every owner at every moment.", (*REQUEST, *TRACE)),
     Subcommand("measure", "Take a few real steps on the device that is here, beside their prediction.", MEASURED),
     Subcommand("doctor", "Examine what is here: libraries, cards, environment, and what can run.", (NEEDS, FORMAT)),

@@ -29,8 +29,8 @@ def check_format(text: str | None) -> str:
     return text.lower()
 
 
-def write(text: str) -> None:
-    """Text to stdout, at once and whole.
+def write(text: str, *, flush: bool = True) -> bool:
+    """Text to stdout, at once and whole, and whether anybody still reads; pieces of a long answer need no ``flush``.
 
     A reader who has seen enough (``plan gpus | head -1``) is no error. An answer that reaches nobody is one.
     """
@@ -38,12 +38,15 @@ def write(text: str) -> None:
         stop("cannot write the answer: standard output is closed")
     try:
         sys.stdout.write(text)
-        sys.stdout.flush()
+        if flush:
+            sys.stdout.flush()
     except BrokenPipeError:
         _discard_stdout()
+        return False
     except (OSError, ValueError) as error:
         _discard_stdout()
         stop(f"cannot write the answer: {getattr(error, 'strerror', None) or error}")
+    return True
 
 
 def stop(message: str, code: int = EXIT_NOT_WRITTEN) -> None:
