@@ -77,3 +77,16 @@ def check_count(stored: int | None, model: ModelSpec) -> tuple[str, ...]:
     if stored == ours or any("stored in" in note or "already quantised" in note for note in model.notes):
         return ()
     return (f"the repository stores {format_count(stored)} parameters, its text model has {format_count(ours)}",)
+
+
+def cached_file(repository: str, name: str) -> Path | None:
+    """A file of a repository that the local cache holds; never the network."""
+    try:
+        from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415
+    except ImportError:
+        return None
+    try:
+        found = try_to_load_from_cache(repository, name)
+    except (OSError, ValueError):  # a name that the Hub could not hold, a cache that cannot be read
+        return None
+    return Path(found) if isinstance(found, str) else None

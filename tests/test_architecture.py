@@ -47,6 +47,9 @@ HOMES = {
     "huggingface_hub": frozenset({"hub"}),
     "altair": frozenset({"render"}),
     "vl_convert": frozenset({"render"}),
+    "pyarrow": frozenset({"datasets"}),
+    "tokenizers": frozenset({"datasets"}),
+    "jinja2": frozenset({"datasets"}),
     "gpuhunt": frozenset({"prices"}),
 }
 """Libraries with one place each."""

@@ -1,0 +1,184 @@
+"""What a file of training data holds: rows, tokens, lengths, and what truncation, padding and packing do to them."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from planner.spec.job import Job, Lengths, Task
+from planner.spec.packing import packed_rows
+
+Format = Literal["jsonl", "json", "parquet", "csv", "tsv", "text"]
+Shape = Literal["chat", "prompt-completion", "preference", "prompt", "text"]
+SHAPES: tuple[Shape, ...] = ("chat", "prompt-completion", "preference", "prompt", "text")
+
+CONFIDENCE = 1.96
+"""Standard errors on either side of an estimate that hold it 19 times of 20; the normal distribution's."""
+TOKENS_LOST = 0.01
+"""Share of tokens that a suggested sequence length may cut off. Ours: a length for the very longest row makes every
+step's memory that row's."""
+LEAST_SUGGESTED = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One reason for which rows cannot be used, how many of those read, and where the first stand."""
+
+    reason: str
+    rows: int
+    places: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counting:
+    """How text became tokens. ``error``: share by which that way may be wrong over a whole file, 19 times of 20."""
+
+    kind: Literal["tokenizer", "ratio"]
+    name: str
+    template: str
+    """How roles and turns were counted; empty where no row has any."""
+    characters_per_token: float
+    error: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Truncated:
+    """What a sequence length cuts off."""
+
+    sequences: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Rows after packing, and the share of their places that stays empty."""
+
+    rows: int
+    waste: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A file of training data. Counts are the whole file's; where only a part was read, scaled to it.
+
+    ``rows`` can be used, ``bad_rows`` cannot; ``faults`` and ``duplicates`` count within the ``read_rows``.
+    ``standard_error``: of ``lengths.tokens``, from sampling alone; ``None`` where a sample was not drawn at random.
+    ``answer_tokens``: of completions and of the assistant's turns; ``supervised_tokens``: those that bear loss in
+    ``task``; ``unique_tokens``: those of them that stand in rows not seen before.
+    """
+
+    path: str
+    format: Format
+    size_bytes: int
+    task: Task
+    shapes: tuple[tuple[Shape, int], ...]
+    rows: int
+    bad_rows: int
+    read_rows: int
+    read_share: float
+    random: bool
+    faults: tuple[Fault, ...]
+    duplicates: int
+    lengths: Lengths = field(repr=False)
+    answer_tokens: int
+    supervised_tokens: int | None
+    unique_tokens: int | None
+    standard_error: float | None
+    counting: Counting
+    notes: tuple[str, ...] = ()
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all sequences, before truncation."""
+        return self.lengths.tokens
+
+    @property
+    def whole(self) -> bool:
+        """Whether every row was read."""
+        return self.read_share >= 1.0
+
+    @property
+    def shape(self) -> Shape:
+        """What most rows are."""
+        return max(self.shapes, key=lambda pair: pair[1])[0]
+
+    @property
+    def relative_error(self) -> float:
+        """Share by which ``tokens`` may be wrong, 19 times of 20: sampling and the way of counting, independent."""
+        sampled = CONFIDENCE * (self.standard_error or 0.0) / self.tokens if self.tokens else 0.0
+        return float((sampled**2 + self.counting.error**2) ** 0.5)
+
+    @property
+    def low_tokens(self) -> int:
+        """Fewest tokens, 19 times of 20."""
+        return round(self.tokens * (1 - min(self.relative_error, 1.0)))
+
+    @property
+    def high_tokens(self) -> int:
+        """Most tokens, 19 times of 20."""
+        return round(self.tokens * (1 + self.relative_error))
+
+    def quantile(self, share: float) -> int:
+        """Tokens that ``share`` of all sequences do not exceed."""
+        return quantile(self.lengths, share)
+
+    def truncated(self, seq_len: int) -> Truncated:
+        """What ``seq_len`` cuts off."""
+        longer = [(length, count) for length, count in self.lengths.counts if length > seq_len]
+        return Truncated(
+            sequences=sum(count for _, count in longer),
+            tokens=sum((length - seq_len) * count for length, count in longer),
+        )
+
+    def packed(self, seq_len: int) -> Packed:
+        """Rows and empty places after packing into ``seq_len``."""
+        rows = packed_rows(self.lengths, seq_len=seq_len)
+        kept = self.tokens - self.truncated(seq_len).tokens
+        return Packed(rows, max(0.0, 1 - kept / (rows * seq_len)) if rows else 0.0)
+
+    def padding(self, seq_len: int, batch: int) -> float:
+        """Share of tokens that are padding when ``batch`` sequences are padded to their longest."""
+        cut = self.lengths.truncated(seq_len)
+        return 1 - cut.mean / cut.padded(batch) if cut.tokens else 0.0
+
+    def suggested_seq_len(self, limit: int | None = None) -> int:
+        """The least of 128, 192, 256, 384, ... that cuts off no more than 1 % of the tokens, at most ``limit``."""
+        best = LEAST_SUGGESTED
+        while self.truncated(best).tokens > TOKENS_LOST * self.tokens:
+            best = best * 3 // 2 if best & (best - 1) == 0 else best * 4 // 3
+        return min(best, limit) if limit else best
+
+    def job(
+        self,
+        *,
+        epochs: float = 1.0,
+        packing: bool = False,
+        adapters: int = 1,
+        new_vocabulary: bool = False,
+        keep_skills: bool = False,
+    ) -> Job:
+        """A training run on this data."""
+        return Job(
+            task=self.task,
+            tokens=self.tokens,
+            supervised_tokens=self.unique_tokens,
+            sequences=self.lengths.sequences,
+            lengths=self.lengths,
+            epochs=epochs,
+            packing=packing,
+            adapters=adapters,
+            new_vocabulary=new_vocabulary,
+            keep_skills=keep_skills,
+        )
+
+
+def quantile(lengths: Lengths, share: float) -> int:
+    """Tokens that ``share`` of all sequences do not exceed.
+
+    >>> quantile(Lengths(((10, 9), (20, 1))), 0.9)
+    10
+    """
+    below = 0
+    for length, count in lengths.counts:
+        below += count
+        if below >= share * lengths.sequences:
+            return length
+    return lengths.longest
