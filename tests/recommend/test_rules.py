@@ -1,7 +1,8 @@
 """Every rule where it speaks, with its number, and where it is silent; and the registry."""
 
 from dataclasses import replace
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -10,9 +11,34 @@ from planner.recommend.candidates import candidate
 from planner.recommend.rules import FAMILIES, RULES, Case, Rule, documentation, explain, find, title
 from planner.recommend.rules.act import CheckpointingSpare
 from planner.recommend.rules.fit import DoesNotFit
-from planner.spec import Scenario
+from planner.recommend.rules.spd import LaunchBound
+from planner.result import TIME_PARTS, StepTime, TimeBasis
+from planner.spec import Job, Lengths, Method, Scenario
 from planner.units import GIB
 from tests.recommend.fakes import ask, by, by_method, card, case, flat, llama, mixture, needs
+
+
+def told(made: Case, seconds: float, **parts: float) -> Case:
+    """A case whose step takes these seconds, by these parts."""
+    whole = MappingProxyType({part: parts.get(part, 0.0) for part in TIME_PARTS})
+    step = StepTime(
+        seconds=seconds,
+        low=seconds,
+        high=seconds,
+        tokens_per_second=made.train.tokens / seconds,
+        parts=whole,
+        bound=max(whole, key=lambda part: whole[part]),
+        basis=TimeBasis("stated"),
+    )
+    subject = replace(made.subject, step=step)
+    return replace(made, subject=subject, chosen=subject)
+
+
+def on(job: Job, **request: Any) -> Case:
+    """LoRA, or the ``method`` of ``request``, for a job."""
+    method = request.pop("method", "lora")
+    options = {name: request.pop(name) for name in ("estimate", "others") if name in request}
+    return case(ask(request.pop("model", None), request.pop("gpu", None), job=job, **request), method, **options)
 
 
 class Sample(NamedTuple):
@@ -46,6 +72,14 @@ MIXTURE = ask(mixture(), card(24))
 SMALL = ask(llama(h=2048, f=8192, layers=16, v=128256), card(24))
 OLD = ask(llama(v=32000), card(24))
 UINT8 = ask(gpu=card(24), gpus=2, settings={"quant_storage": "uint8"})
+P1 = 2_621_440
+"""Adapter parameters of the toy model per unit of rank: 32 * (2*8192 + 2*5120 + 3*18432), by d_in + d_out."""
+TOTAL = 32 * 218_103_808 + 2 * 128256 * 4096
+LENGTHS = Lengths(((500, 50), (1500, 50)))
+"""A mean of 1000; two drawn at random are padded to 1250."""
+RECOMPUTED = case(estimate=by("gradient_checkpointing", {True: 12, False: 22}))  # 22 * 1.1 = 24.2 > 24
+NO_RATES = card(peak_flops_per_s={})
+NATIVE = llama(native_dtype="float8_e4m3fn")
 TURING = {"supports_bf16": False, "supports_flash": False, "compute_capability": (7, 5)}
 
 SAMPLES = {
@@ -119,6 +153,12 @@ SAMPLES = {
         "lora with --optimizer adamw_8bit: 2.00 GiB less than as asked, which turns tight into fits",
         case(estimate=flat(20)),
     ),
+    "FIT007": Sample(
+        on(Job(lengths=LENGTHS), settings={"seq_len": 2048}, estimate=by("seq_len", {2048: 20, 1500: 16})),
+        4 * GIB,
+        "--seq-len 1500 lowers the requirement by 4.00 GiB",
+        on(Job(lengths=LENGTHS), settings={"seq_len": 1500}, estimate=by("seq_len", {1500: 20})),
+    ),
     "GPU001": Sample(
         case(ask(gpu=card(16, compute_capability=(7, 0))), estimate=flat(10)),
         16 * GIB,
@@ -187,6 +227,91 @@ SAMPLES = {
         "sequences of 2048 tokens are 548 longer than the 1500 positions",
         case(ask(llama(max_position_embeddings=2048))),
     ),
+    "QLT008": Sample(
+        on(Job(tokens=2 * P1 * 16)),
+        2 * P1 * 16,
+        "adapters of rank 16 hold about 83.9M supervised tokens, and there are 83.9M",
+        on(Job(tokens=2 * P1 * 16 + 1)),
+    ),
+    "QLT009": Sample(
+        on(Job(tokens=2 * P1 * 16 + 5), estimate=by("lora_rank", {16: 20, 32: 21})),
+        5,
+        "--lora-rank 32 raises the requirement by 1.00 GiB",
+        on(Job(tokens=2 * P1 * 16), estimate=by("lora_rank", {16: 20, 32: 21})),
+    ),
+    "QLT010": Sample(
+        on(Job(tokens=2 * P1 * 256 + 7), others=("full",), estimate=by_method(full=99)),
+        7,
+        "and there are 1.34B: full fine-tuning would learn more, at 99.00 GiB per card",
+        on(Job(tokens=2 * P1 * 256)),
+    ),
+    "QLT011": Sample(
+        on(Job(task="cpt", tokens=1_000_000_000)),
+        1_000_000_000,
+        "adapters keep up with about 1B tokens of continued pretraining: beyond that, full fine-tuning",
+        on(Job(task="cpt", tokens=1_000_000_001)),
+    ),
+    "QLT012": Sample(
+        on(Job(task="rl")),
+        16 * P1,
+        "reinforcement learning asks for ranks of 1 to 32: rank 16 trains 41.9M parameters",
+        on(Job()),
+    ),
+    "QLT013": Sample(
+        on(Job(task="dpo"), method="full"),
+        2 * TOTAL,
+        "a frozen reference model of 14.96 GiB per card comes on top",
+        on(Job(task="sft"), method="full"),
+    ),
+    "QLT014": Sample(
+        on(Job(keep_skills=True)),
+        16 * P1 / TOTAL,
+        "they train 0.52 % as many parameters as the base has",
+        on(Job()),
+    ),
+    "QLT015": Sample(
+        on(Job(sequences=999), method="full"),
+        TOTAL / 999,
+        "999 examples are fewer than the 1,000 of the smallest full fine-tuning",
+        on(Job(sequences=1000), method="full"),
+    ),
+    "QLT016": Sample(
+        on(Job(sequences=99 * 16), settings={"grad_accumulation": 16}),
+        99,
+        "99 optimizer steps are few: 100 are the least and 1,000 the best that adapters were seen to want; at this "
+        "batch that takes 2 epochs",
+        on(Job(sequences=100 * 16), settings={"grad_accumulation": 16}),
+    ),
+    "QLT017": Sample(
+        on(Job(epochs=6)),
+        2,
+        "6 epochs are 2 times the 3 after which repeats teach little",
+        on(Job(epochs=3)),
+    ),
+    "QLT018": Sample(
+        on(Job(lengths=LENGTHS), settings={"seq_len": 1000}),
+        50 * 500,
+        "sequences of up to 1500 tokens are cut at 1000: 25 % of all tokens are not learned",
+        on(Job(lengths=LENGTHS), settings={"seq_len": 1485}),  # 15 of 1500 tokens, 0.75 % of all
+    ),
+    "QLT019": Sample(
+        on(Job(adapters=10), settings={"lora_rank": 32}),
+        2 * 10 * 32 * P1,
+        "10 adapters of rank 32 share one base and take 1.56 GiB in 16 bits: vllm --max-loras 8 --max-lora-rank 32",
+        on(Job(adapters=1), settings={"lora_rank": 32}),
+    ),
+    "QLT020": Sample(
+        on(Job(new_vocabulary=True), estimate=by("modules_to_save", {(): 20, ("embed_tokens", "lm_head"): 33})),
+        13 * GIB,
+        "--modules-to-save embed_tokens,lm_head raises the requirement by 13.00 GiB",
+        on(Job(), estimate=by("modules_to_save", {(): 20})),
+    ),
+    "QLT021": Sample(
+        case(ask(settings={"lora_targets": ("q_proj", "v_proj")})),
+        32 * 3 * 4096 * 14336,
+        "no adapters on 5.64B of 5.64B parameters of the MLP (100 %)",
+        case(ask(settings={"lora_targets": ("q_proj", "up_proj", "down_proj")})),
+    ),
     "QNT001": Sample(
         case(MIXTURE, "qlora"),
         128 * 1536 * 2048 + 128 * 2048 * 768 + 128 * 2048 + 2 * 1000 * 2048,  # experts, router, embeddings and head
@@ -211,6 +336,13 @@ SAMPLES = {
         "known for larger quantisation errors",
         case(ask(llama(model_type="qwen3")), "qlora"),
     ),
+    "QNT005": Sample(
+        case(ask(NATIVE)),
+        # layers in 8 bits instead of 16: one byte less for each of their parameters, norms included
+        32 * (218_103_808 + 2 * 4096),
+        "toy is published in float8_e4m3fn, 8.46 GiB, which is not trained as it is",
+        case(ask(llama(native_dtype="bfloat16"))),
+    ),
     "SHD001": Sample(
         case(TWO, "qlora", estimate=SHARDED),
         20 * GIB,
@@ -224,11 +356,11 @@ SAMPLES = {
         case(TWO, "qlora", estimate=SHARDED),
     ),
     "SHD003": Sample(
-        case(TWO, "lora"),
+        told(case(TWO, "lora"), 10, compute=9.5, communicate=1),
         # each of two cards receives the other half twice: 2 * (16,060,522,496 // 2)
         2 * (32 * 218_103_808 + 2 * 128256 * 4096),
-        "0.5 s at the link's nominal 32 GB/s",
-        case(ask(gpu=card(24, nvlink_bytes_per_s=3e11), gpus=2), "lora"),
+        "1.0 s by themselves, of a step of 10 s",
+        told(case(TWO, "lora"), 10, compute=9.5, communicate=0.99),
     ),
     "SHD004": Sample(
         case(ask(gpu=card(24), gpus=2, settings={"sharding": "ddp"}), estimate=SHARDED),
@@ -243,10 +375,65 @@ SAMPLES = {
         case(TWO, "lora", estimate=by("autocast", {"bf16": 64, "none": 40})),
     ),
     "SPD001": Sample(
-        case(ask(settings={"seq_len": 512})),
-        512,
-        "512 tokens per micro-step keep no GPU busy",
-        case(ask(settings={"seq_len": 512, "micro_batch_size": 2})),
+        told(case(), 1.5, launch=1.2, compute=1.1),
+        1.2,
+        "starting kernels takes 1.2 s of a step of 1.5 s, computing only 1.1 s",
+        told(case(), 1.5, launch=1.1, compute=1.2),
+    ),
+    "SPD002": Sample(
+        told(case(method="qlora"), 10, compute=9, dequantise=1),
+        1,
+        "unpacking 4-bit weights takes 1.0 s of a step of 10 s (10 %): it is paid per micro-step, of which there are 1",
+        told(case(method="qlora"), 10, compute=9, dequantise=0.99),
+    ),
+    "SPD003": Sample(
+        told(case(method="full"), 10, compute=9, optimizer=1),
+        1,
+        "the update of 8.03B parameters takes 1.0 s of a step of 10 s (10 %)",
+        told(case(ask(settings={"grad_accumulation": 2}), "full"), 10, compute=9, optimizer=1),
+    ),
+    "SPD004": Sample(
+        told(case(ask(gpu=card(24, nvlink_bytes_per_s=3e11), gpus=2)), 6, compute=4, communicate=5),
+        5,
+        "moving weights and gradients between 2 cards would take 5.0 s of a step of 6.0 s, computing only 4.0 s",
+        told(case(ask(gpu=card(24, nvlink_bytes_per_s=3e11), gpus=2)), 6, compute=5, communicate=4),
+    ),
+    "SPD005": Sample(
+        RECOMPUTED,
+        RECOMPUTED.subject.step.seconds - RECOMPUTED.step_if(gradient_checkpointing=False).seconds,  # type: ignore[union-attr]
+        "without it the step needs 22.00 GiB",
+        case(estimate=by("gradient_checkpointing", {True: 12, False: 20})),  # 20 * 1.1 = 22 < 24: ACT004 speaks
+    ),
+    "SPD006": Sample(
+        on(Job(lengths=LENGTHS), settings={"micro_batch_size": 2}),
+        1 - 1000 / 1250,
+        "20 % of the tokens in batches of 2 are padding (1000 tokens on average, 1250 with padding)",
+        on(Job(lengths=LENGTHS), settings={"micro_batch_size": 1}),
+    ),
+    "SPD007": Sample(
+        case(estimate=flat(20, device_bytes=24 * GIB + 1)),
+        1,
+        "torch would take 1 B more than the 24.00 GiB usable",
+        case(estimate=flat(20, device_bytes=24 * GIB)),
+    ),
+    "SPD008": Sample(
+        case(MIXTURE, fused_experts=False),
+        16,
+        "transformers before 5 loops over 128 experts per layer, 16 times the 8 that a token uses",
+        case(MIXTURE),
+    ),
+    "SPD009": Sample(
+        # 4 per parameter and token: 2048 tokens of the active parameters in 3 s, of 150e12
+        told(case(), 3, compute=3),
+        2048 / 3 * 4 * (TOTAL + 32 * 2 * 4096 + 4096 - 128256 * 4096) / 150e12,
+        "683 tokens per second use 14 % of the nominal rate of Card 24; computing itself sets the pace",
+        told(case(), 2, compute=2),
+    ),
+    "SPD010": Sample(
+        told(case(ask(settings={"optimizer": "paged_adamw_32bit"}), "full"), 10, compute=9, offload=1),
+        1,
+        "optimizer states take 1.0 s of a step of 10 s (10 %) to travel",
+        told(case(ask(settings={"optimizer": "paged_adamw_32bit"}), "full"), 10, compute=9, offload=0.99),
     ),
 }
 
@@ -311,3 +498,76 @@ def test_severity_of_a_method_that_does_not_fit_depends_on_the_others() -> None:
     found = [DoesNotFit().check(one) for one in (alone, beside)]
 
     assert [reason.severity for reason in found if reason] == ["warning", "info"]
+
+
+# ---------------------------------------------------------------- what a rule says on the other side
+
+
+def test_launches_are_told_by_tokens_where_no_time_is_known() -> None:
+    few, enough = (case(ask(gpu=NO_RATES, settings={"seq_len": 512, "micro_batch_size": size})) for size in (1, 2))
+
+    reason = LaunchBound().check(few)
+
+    assert few.subject.step is None
+    assert reason is not None
+    assert reason.number == 512
+    assert LaunchBound().check(enough) is None
+
+
+def test_gathers_are_told_by_the_nominal_rate_where_no_time_is_known() -> None:
+    reason = find("SHD003").check(told_nothing(case(TWO, "lora")))
+
+    assert reason is not None
+    assert "0.5 s at the link's nominal 32 GB/s" in reason.text
+
+
+def told_nothing(made: Case) -> Case:
+    subject = replace(made.subject, step=None)
+    return replace(made, subject=subject, chosen=subject)
+
+
+@pytest.mark.parametrize(
+    ("code", "job", "method", "severity", "words"),
+    [
+        ("QLT010", Job(tokens=10**10), "lora", "warning", "full fine-tuning would learn more"),
+        ("QLT010", Job(tokens=10**10), "full", "info", "full fine-tuning because adapters of rank 256 hold"),
+        ("QLT012", Job(task="rl"), "lora", "info", "rank 16 trains"),
+        ("QLT012", Job(task="rl"), "full", "warning", "this trains 8.03B parameters"),
+        ("QLT013", Job(task="dpo"), "lora", "info", "its own reference model"),
+        ("QLT014", Job(keep_skills=True), "full", "warning", "usually forgets more"),
+        ("QLT019", Job(adapters=3), "lora", "info", "vllm --max-loras 3"),
+        ("QLT019", Job(adapters=3), "full", "warning", "3 fully trained copies"),
+    ],
+)
+def test_severity_follows_the_method(code: str, job: Job, method: Method, severity: str, words: str) -> None:
+    reason = find(code).check(on(job, method=method, estimate=by_method()))
+
+    assert reason is not None
+    assert reason.severity == severity
+    assert words in reason.text
+
+
+def test_trained_vocabulary_is_told_with_its_cost() -> None:
+    settings = {"modules_to_save": ("embed_tokens", "lm_head")}
+    estimate = by("modules_to_save", {(): 20, ("embed_tokens", "lm_head"): 33})
+
+    reason = find("QLT020").check(on(Job(new_vocabulary=True), settings=settings, estimate=estimate))
+
+    assert reason is not None
+    assert (reason.number, reason.severity) == (13 * GIB, "info")
+
+
+def test_reinforcement_learning_warns_beyond_rank_32() -> None:
+    for rank, severity in ((32, "info"), (64, "warning")):
+        reason = find("QLT012").check(on(Job(task="rl"), settings={"lora_rank": rank}))
+
+        assert reason is not None
+        assert reason.severity == severity
+
+
+def test_full_for_large_data_is_silent_once_the_data_is_large() -> None:
+    large = on(Job(tokens=2 * P1 * 256 + 1), gpu=card(240), estimate=by_method(), others=("full",))
+    small = on(Job(tokens=2 * P1 * 256), gpu=card(240), estimate=by_method(), others=("full",))
+
+    assert find("QLT004").check(large) is None
+    assert find("QLT004").check(small) is not None

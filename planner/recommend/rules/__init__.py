@@ -3,7 +3,15 @@
 from planner.errors import UnknownName
 from planner.recommend.rules.act import CheckpointingOff, CheckpointingSpare, EagerScores, FullLogits, MathAttention
 from planner.recommend.rules.base import Case, Rule, documentation, title
-from planner.recommend.rules.fit import ChangedSettings, DoesNotFit, Interval, NothingHelps, PagedStates, Tight
+from planner.recommend.rules.fit import (
+    ChangedSettings,
+    DoesNotFit,
+    Interval,
+    LongerThanData,
+    NothingHelps,
+    PagedStates,
+    Tight,
+)
 from planner.recommend.rules.gpu import EstimatedFigures, NoBf16, NoCurrentWheels, UnifiedMemory
 from planner.recommend.rules.qlt import (
     BeyondPositions,
@@ -14,9 +22,34 @@ from planner.recommend.rules.qlt import (
     LoraBeforeQlora,
     OnlyFourBit,
 )
-from planner.recommend.rules.qnt import FusedExperts, KbitUpcasts, SingleQuant, TouchyFamily
+from planner.recommend.rules.qlt_data import (
+    AdapterCapacity,
+    BeyondCapacity,
+    ContinuedPretraining,
+    FewSteps,
+    Forgetting,
+    ManyEpochs,
+    Preferences,
+    RankTooLow,
+    ReinforcementLearning,
+    SmallData,
+    Truncation,
+)
+from planner.recommend.rules.qlt_use import ManyAdapters, MlpLeftOut, NewVocabulary
+from planner.recommend.rules.qnt import FusedExperts, KbitUpcasts, NativeLowBits, SingleQuant, TouchyFamily
 from planner.recommend.rules.shd import PcieGathers, QuantStorage, ReplicatedQuant, ReplicatedWeights, WideShards
-from planner.recommend.rules.spd import LaunchBound
+from planner.recommend.rules.spd import (
+    CheckpointingTime,
+    Dequantising,
+    ExpertLoop,
+    FarFromPeak,
+    LaunchBound,
+    LinkBound,
+    NearlyFull,
+    OptimizerEveryStep,
+    PaddingWaste,
+    PagedTraffic,
+)
 from planner.result import Reason
 
 RULES: tuple[Rule, ...] = (
@@ -31,6 +64,7 @@ RULES: tuple[Rule, ...] = (
     NothingHelps(),
     PagedStates(),
     ChangedSettings(),
+    LongerThanData(),
     NoCurrentWheels(),
     NoBf16(),
     EstimatedFigures(),
@@ -42,26 +76,50 @@ RULES: tuple[Rule, ...] = (
     FourBitPenalty(),
     LargeBatch(),
     BeyondPositions(),
+    AdapterCapacity(),
+    RankTooLow(),
+    BeyondCapacity(),
+    ContinuedPretraining(),
+    ReinforcementLearning(),
+    Preferences(),
+    Forgetting(),
+    SmallData(),
+    FewSteps(),
+    ManyEpochs(),
+    Truncation(),
+    ManyAdapters(),
+    NewVocabulary(),
+    MlpLeftOut(),
     FusedExperts(),
     SingleQuant(),
     KbitUpcasts(),
     TouchyFamily(),
+    NativeLowBits(),
     QuantStorage(),
     ReplicatedQuant(),
     PcieGathers(),
     ReplicatedWeights(),
     WideShards(),
     LaunchBound(),
+    Dequantising(),
+    OptimizerEveryStep(),
+    LinkBound(),
+    CheckpointingTime(),
+    PaddingWaste(),
+    NearlyFull(),
+    ExpertLoop(),
+    FarFromPeak(),
+    PagedTraffic(),
 )
 
 FAMILIES = {
     "ACT": "saved activations, logits, attention scores",
     "FIT": "the verdict and its interval",
     "GPU": "what the card and its drivers allow",
-    "QLT": "which method, and what it costs in quality",
+    "QLT": "which method, for which data and task, and what it costs in quality",
     "QNT": "what quantisation reaches",
     "SHD": "what sharding divides and moves",
-    "SPD": "where a setting costs time",
+    "SPD": "where time goes",
 }
 """What the first three letters of a code say."""
 

@@ -9,15 +9,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol
 
-from planner.estimators import Estimator
+from planner.cost import load_of, steps_of
+from planner.estimators import Estimator, timed
+from planner.recommend.capacity import params_per_rank
 from planner.recommend.request import Ask, Setting
-from planner.result import Candidate, Estimate, Memory, Reason, Way
-from planner.spec import Scenario, TrainSpec
+from planner.result import Candidate, Estimate, Memory, Reason, StepTime, TimePart, Way
+from planner.spec import Job, Scenario, TrainSpec
 
 Scope = Literal["each", "choice"]
 
 NOTEWORTHY = 0.05
 """A what-if that moves the requirement by less than this share is not worth a reader's line (ours)."""
+
+
+WORTH_A_LINE = 0.1
+"""Share of a step from which a part is worth naming: less is within the error of the time model (ours)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +52,29 @@ class Case:
         return self.subject.scenario
 
     @property
+    def job(self) -> Job:
+        """What is trained for, and on how much."""
+        return self.ask.job
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run; 0 where nobody said how much there is to train on."""
+        return steps_of(self.scenario, self.job)
+
+    @property
+    def per_rank(self) -> int:
+        """Adapter parameters of each unit of rank; 0 where there is no LoRA or nobody knows the matrices."""
+        if self.train.peft_type != "LORA":
+            return 0
+        return self.per_rank_of_targets
+
+    @property
+    def per_rank_of_targets(self) -> int:
+        """As ``per_rank``, of the adapters that would be trained, whatever the subject trains."""
+        model, fused = self.scenario.model, self.scenario.stack.fused_experts
+        return params_per_rank(model, self.train.lora_targets, fused_experts=fused) if model.blocks else 0
+
+    @property
     def required(self) -> int:
         """Bytes that a card must have for the subject."""
         return self.subject.estimate.peak.required_bytes
@@ -60,6 +89,11 @@ class Case:
         """Whether the subject is the recommended candidate."""
         return self.chosen is self.subject
 
+    @property
+    def asked(self) -> Candidate:
+        """The subject's method on the settings that were asked for, which is what other methods compare with."""
+        return self.other(self.subject.method) or self.subject
+
     def other(self, method: str) -> Candidate | None:
         """The first candidate of ``method``, on the settings that were asked for."""
         return next((one for one in self.candidates if one.method == method), None)
@@ -71,6 +105,17 @@ class Case:
     def saved_by(self, **changes: Setting) -> int:
         """Required bytes that the changes save; negative where they cost."""
         return self.required - self.what_if(**changes).peak.required_bytes
+
+    def step_if(self, **changes: Setting) -> StepTime | None:
+        """The time of an optimizer step with some settings replaced, on the job's own load."""
+        train = _changed(self.train, changes)
+        changed = replace(self.scenario, train=train)
+        return timed(changed, self.estimate(changed), load_of(train, self.job))
+
+    def share(self, part: TimePart) -> float:
+        """Seconds that a part would take by itself over those of the step; 0 where no time is known."""
+        step = self.subject.step
+        return step.parts[part] / step.seconds if step else 0.0
 
     def noteworthy(self, saved: int) -> bool:
         """Whether ``saved`` bytes are worth a line."""
@@ -116,6 +161,21 @@ def largest_owner(memory: Memory) -> tuple[str, int]:
     ('activations', 5)
     """
     return max(memory._asdict().items(), key=lambda item: item[1])
+
+
+def graver(when: bool) -> Literal["info", "warning"]:
+    """A warning ``when`` there is something to do, else a fact."""
+    return "warning" if when else "info"
+
+
+def seconds(count: float) -> str:
+    """A time in words, with no more digits than anybody knows.
+
+    >>> seconds(0.0304), seconds(1.26), seconds(48.2)
+    ('0.03 s', '1.3 s', '48 s')
+    """
+    digits = 0 if count >= 10 else 1 if count >= 0.1 else 2
+    return f"{count:.{digits}f} s"
 
 
 def percent(ratio: float) -> str:

@@ -168,6 +168,33 @@ class ChangedSettings:
         return Reason(code=self.code, text=text, number=saved, unit="bytes")
 
 
+class LongerThanData:
+    """FIT007: the plan holds memory for sequences longer than any in the data.
+
+    Why it matters: without packing a batch is as long as its longest sequence; bytes beyond that are never used.
+    What helps:     --seq-len at the longest sequence, or none, which takes it from the data; --packing, which fills it.
+    Source:         lengths of the data set; TRL 1.16 trainer/sft_trainer.py pads a batch to its longest sequence
+                    (DataCollatorForLanguageModeling).
+    """
+
+    code: ClassVar[str] = "FIT007"
+    slug: ClassVar[str] = "longer-than-data"
+    scope: ClassVar[Scope] = "choice"
+
+    def check(self, case: Case) -> Reason | None:
+        lengths = case.job.lengths
+        if lengths is None or not lengths.longest or case.job.packing or lengths.longest >= case.train.seq_len:
+            return None
+        saved = case.saved_by(seq_len=lengths.longest)
+        if not case.noteworthy(saved):
+            return None
+        text = (
+            f"the longest sequence has {lengths.longest} tokens, and the plan {case.train.seq_len}: "
+            f"--seq-len {lengths.longest} lowers the requirement by {format_bytes(saved)}"
+        )
+        return Reason(code=self.code, text=text, number=saved, unit="bytes")
+
+
 _VERDICT_WORDS = {"fits": "fits", "tight": "tight", "does_not_fit": "does not fit"}
 _OWNER_WORDS = {"optimizer": "optimizer states"}
 _PHASE_WORDS = {

@@ -1,9 +1,12 @@
-"""QLT: which method, and what it costs or saves in quality."""
+"""QLT: which method, and what it costs or saves in quality. What data and use ask for: ``qlt_data``, ``qlt_use``."""
 
 from typing import ClassVar
 
+from planner.recommend.batches import largest_batch
+from planner.recommend.capacity import LARGEST_RANK, TOKENS_PER_PARAM, full_from
 from planner.recommend.rules.base import Case, Scope, percent
 from planner.result import Reason
+from planner.spec import Task
 from planner.units import format_bytes, format_count
 
 SMALL_MODEL = 3_500_000_000
@@ -19,15 +22,10 @@ NEWER_VOCABULARY = 100_000
 """Vocabulary from which a model counts as of the Llama-3 generation or newer: Llama-3 128k, Qwen 152k, Gemma 256k
 against Llama-2's 32k. A proxy of ours for tokens per parameter in pre-training, which configs do not state."""
 
-LORA_BATCH = 32
+LORA_BATCH = largest_batch("lora", "sft")
 """Sequences per optimizer step that LoRA tolerates well (TRL, lora_without_regret.md: effective batch below 32)."""
 
-BITS_PER_PARAM = 2
-"""Tokens of supervised data that one adapter parameter can hold: 2 bits per parameter, about 1 bit per token
-(arXiv:2404.05405, as quoted in "LoRA Without Regret", Thinking Machines 2025)."""
-
-LARGEST_RANK = 256
-"""Rank beyond which full fine-tuning is the better answer (TRL's rule for supervised fine-tuning)."""
+BITS_PER_PARAM = TOKENS_PER_PARAM
 
 
 class LoraBeforeQlora:
@@ -48,8 +46,9 @@ class LoraBeforeQlora:
         qlora = case.other("qlora")
         if not case.is_choice or case.subject.method != "lora" or case.subject.verdict != "fits" or qlora is None:
             return None
-        spare = case.usable - case.subject.estimate.peak.high_bytes
-        saving = case.required - qlora.estimate.peak.required_bytes
+        peak = (case.asked if case.asked.verdict == "fits" else case.subject).estimate.peak
+        spare = case.usable - peak.high_bytes
+        saving = peak.required_bytes - qlora.estimate.peak.required_bytes
         saves = f"save {format_bytes(saving)}" if saving > 0 else f"take {format_bytes(-saving)} more"
         text = (
             f"LoRA before QLoRA: 16-bit weights fit with {format_bytes(spare)} beyond the upper bound; "
@@ -102,7 +101,7 @@ class FullAffordable:
         total = full.estimate.parameters.total
         if total > SMALL_MODEL or case.subject.method == "full":
             return None
-        extra = full.estimate.peak.required_bytes - case.required
+        extra = full.estimate.peak.required_bytes - case.asked.estimate.peak.required_bytes
         text = (
             f"full fine-tuning of these {format_count(total)} parameters fits too, at {format_bytes(abs(extra))} "
             f"{'more' if extra >= 0 else 'less'}: an affordable alternative"
@@ -124,17 +123,32 @@ class FullForLargeData:
     scope: ClassVar[Scope] = "choice"
 
     def check(self, case: Case) -> Reason | None:
-        full = case.other("full")
+        full, tokens = case.other("full"), full_from(case.per_rank, case.job.task)
         if not case.is_choice or case.subject.method != "lora" or full is None or full.verdict == "does_not_fit":
             return None
-        if full.estimate.parameters.total <= SMALL_MODEL:
+        learned = case.job.learned_tokens
+        if (
+            full.estimate.parameters.total <= SMALL_MODEL
+            or tokens is None
+            or (learned is not None and learned > tokens)
+        ):
             return None
-        tokens = BITS_PER_PARAM * LARGEST_RANK * (case.subject.estimate.parameters.trainable // case.train.lora_rank)
         text = (
-            f"full fine-tuning would run too, but adapters of rank {LARGEST_RANK} hold about {format_count(tokens)} "
-            "supervised tokens: below that it buys nothing that was measured"
+            f"full fine-tuning would run too, but {hold(tokens, case.job.task)}: "
+            "below that it buys nothing that was measured"
         )
         return Reason(code=self.code, text=text, number=tokens, unit="tokens")
+
+
+def hold(tokens: int, task: Task) -> str:
+    """Up to where adapters keep up, in words.
+
+    >>> hold(1_342_177_280, "sft")
+    'adapters of rank 256 hold about 1.34B supervised tokens'
+    """
+    if task == "cpt":
+        return f"adapters keep up with about {format_count(tokens)} tokens of continued pretraining"
+    return f"adapters of rank {LARGEST_RANK} hold about {format_count(tokens)} supervised tokens"
 
 
 class FourBitPenalty:

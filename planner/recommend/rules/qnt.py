@@ -3,12 +3,17 @@
 from dataclasses import replace
 from typing import ClassVar
 
+from planner.cost import checkpoint_bytes
+from planner.formulas.params import model_params
 from planner.recommend.rules.base import Case, Scope, percent
 from planner.result import Reason
 from planner.units import format_bytes, format_count
 
 MOSTLY = 0.5
 """Below this quantised share of all parameters, quantisation misses its purpose (ours)."""
+
+LOW_BITS = ("mxfp4", "float8", "int4")
+"""Starts of the dtypes of checkpoints that are unpacked before they are trained."""
 
 TOUCHY_FAMILIES = ("qwen3_5",)
 """Starts of ``model_type`` whose makers or trainers advise against 4-bit training."""
@@ -116,6 +121,34 @@ class TouchyFamily:
             f"{format_count(quantized)} parameters"
         )
         return Reason(code=self.code, text=text, number=quantized, unit="parameters", severity="warning")
+
+
+class NativeLowBits:
+    """QNT005: the checkpoint is stored in fewer than 16 bits, and training unpacks it.
+
+    Why it matters: what loads for inference in 4 or 8 bits needs two bytes a parameter as soon as it is trained, and
+                    the rounding of the published weights stays in them.
+    What helps:     counting on 16-bit weights, as this plan does; a trainer that keeps the packed experts frozen.
+    Source:         transformers 5.23 quantizers/quantizer_mxfp4.py (is_trainable: false, "MXFP4 quantization don't
+                    support training") and quantizer_finegrained_fp8.py; OpenAI cookbook, fine-tuning gpt-oss
+                    (Mxfp4Config(dequantize=True)).
+    """
+
+    code: ClassVar[str] = "QNT005"
+    slug: ClassVar[str] = "native-low-bits"
+    scope: ClassVar[Scope] = "choice"
+
+    def check(self, case: Case) -> Reason | None:
+        model = case.scenario.model
+        native = (model.native_dtype or "").split()
+        if not native or not native[0].startswith(LOW_BITS) or not model.blocks:
+            return None
+        stored, trained = checkpoint_bytes(model), 2 * model_params(model)
+        text = (
+            f"{model.name} is published in {native[0]}, {format_bytes(stored)}, which is not trained as it is: "
+            f"16-bit weights take {format_bytes(trained)}"
+        )
+        return Reason(code=self.code, text=text, number=trained - stored, unit="bytes", severity="warning")
 
 
 def poorly_quantized(case: Case) -> bool:
