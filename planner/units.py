@@ -30,6 +30,9 @@ _UNITS = {
     "gb": GB,
     "tb": TB,
 }
+_THOUSANDS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
+_COUNT = re.compile(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([kmbgt]?)\s*", re.ASCII | re.IGNORECASE)
+_WORDS = {"thousand": "K", "million": "M", "billion": "B", "trillion": "T"}
 _QUANTITY = re.compile(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([a-zA-Z]*)\s*")
 
 
@@ -84,3 +87,32 @@ def format_count(count: int) -> str:
         if count >= size:
             return f"{count / size:.3g}{unit}" if count < 1000 * size else f"{count / size:.0f}{unit}"
     return str(count)
+
+
+def parse_count(text: str) -> int:
+    """Things named by ``text``, as people count tokens; raise ``UsageError`` when it is no number of 1 or more.
+
+    >>> parse_count("50M"), parse_count("1.3B"), parse_count("52_002"), parse_count("1,000,000")
+    (50000000, 1300000000, 52002, 1000000)
+    >>> parse_count("50 million")
+    Traceback (most recent call last):
+    planner.errors.UsageError: '50 million' is not a count: write 50M
+    """
+    match = _COUNT.fullmatch(re.sub(r"(?<=\d)[_,](?=\d{3}(?!\d))", "", text))
+    if match is None:
+        raise UsageError(f"{text[:40]!r} is not a count: write {_as_count(text)}")
+    number, unit = match.groups()
+    count = round(float(number) * _THOUSANDS[unit.lower()]) if "." in number else int(number) * _THOUSANDS[unit.lower()]
+    if not 1 <= count <= 10**18:
+        raise UsageError(f"{text[:40]!r} is outside 1 to 10^18")
+    return count
+
+
+def _as_count(text: str) -> str:
+    """How to write what may be meant."""
+    match = re.match(
+        r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*(thousand|million|billion|trillion|mio|mn|bn|tokens?)?", text, re.IGNORECASE
+    )
+    if match is None or not match[2]:
+        return "for instance 50M, 1.3B or 50000000"
+    return match[1] + {**_WORDS, "mio": "M", "mn": "M", "bn": "B"}.get(match[2].lower(), "")

@@ -35,7 +35,6 @@ def read(
     model: str | None = None,
     tokenizer: str | None = None,
     task: Task | None = None,
-    vocab_size: int | None = None,
     told: Told | None = None,
 ) -> Dataset:
     """What a file of training data holds, in tokens of ``model`` where its tokenizer is here.
@@ -44,7 +43,7 @@ def read(
     any row that can be used, and for a tokenizer that is named and cannot be read.
     """
     file = checked(Path(path))
-    counter, missing = counter_for(model, tokenizer, vocab_size)
+    counter, missing = counter_for(model, tokenizer)
     source = source_of(opened(file), TOKENIZED if counter.slow else QUICK)
     seen = _Seen(counter, task)
     done = 0

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from planner.catalog import REPOSITORY, find_name, index, looks_like_path
+from planner.catalog import REPOSITORY, find_name, index, load_model, looks_like_path
 from planner.datasets.counting import PER_MESSAGE, Counter, RatioCounter
 from planner.datasets.rows import reason, shown
 from planner.datasets.shapes import Passage
 from planner.datasets.templates import Template, template_of
-from planner.errors import BrokenInput, UsageError
+from planner.errors import BrokenInput, PlannerError, UsageError
 from planner.spec.dataset import Counting
 
 FILE = "tokenizer.json"
@@ -27,7 +27,7 @@ class Found:
     name: str
 
 
-def counter_for(model: str | None, tokenizer: str | None, vocab_size: int | None = None) -> tuple[Counter, str]:
+def counter_for(model: str | None, tokenizer: str | None) -> tuple[Counter, str]:
     """The best counter that there is, and why it is not the model's tokenizer where it is not.
 
     A tokenizer that the user names must work; one that only happens to be here may be passed over.
@@ -37,11 +37,23 @@ def counter_for(model: str | None, tokenizer: str | None, vocab_size: int | None
     found = beside(model) if model else None
     if found is None:
         name = f"the tokenizer of {model}" if model else "a tokenizer"
-        return RatioCounter(vocab_size), f"{name} is not on this machine; --tokenizer PATH names a tokenizer.json"
+        return RatioCounter(
+            vocabulary(model)
+        ), f"{name} is not on this machine; --tokenizer PATH names a tokenizer.json"
     try:
         return _loaded(found), ""
     except (UsageError, BrokenInput) as error:
-        return RatioCounter(vocab_size), str(error)
+        return RatioCounter(vocabulary(model)), str(error)
+
+
+def vocabulary(model: str | None) -> int | None:
+    """Entries of a model's vocabulary, where they are known without the network."""
+    if model is None or (find_name(model) is None and not looks_like_path(model)):
+        return None
+    try:
+        return load_model(model).model.vocab_size
+    except PlannerError:
+        return None
 
 
 def named(text: str) -> Found:

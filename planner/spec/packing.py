@@ -2,7 +2,6 @@
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable
-from random import Random
 
 from planner.spec.job import Lengths
 
@@ -77,6 +76,8 @@ def packed_rows(lengths: Lengths, *, seq_len: int) -> int:
     cut = lengths.truncated(seq_len)
     if cut.sequences <= PACKED_TOGETHER:
         return best_fit_decreasing(cut.counts, seq_len=seq_len)
+    from random import Random  # noqa: PLC0415  (loads hashlib, which the quick path has no use for)
+
     random = Random(SEED)
     tokens, weights = [length for length, _ in cut.counts], [count for _, count in cut.counts]
     total = 0
