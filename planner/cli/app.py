@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import typer
 
 from planner._version import __version__
+from planner.cli.data import TASK, TOKENIZER
 from planner.cli.options import FORMAT, JOB, MODEL, PROFILES, REQUEST, VERSION, Option, Values, takes
 from planner.cli.output import write
 from planner.cli.swept import SWEPT
@@ -81,6 +82,16 @@ REMEMBERED = (
     FORMAT,
 )
 
+READ = (
+    Option("file", "argument", "training data: .jsonl, .json, .parquet, .csv, .tsv or text", metavar="FILE"),
+    Option("model", "text", "whose tokenizer and longest sequence count: as for plan", "none", "MODEL"),
+    TOKENIZER,
+    Option("seq_len", "integer", "tokens in a sequence", "what suits the data", "N"),
+    Option("micro_batch_size", "integer", "sequences that are padded to the longest of them", "1", "N"),
+    TASK,
+    FORMAT,
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Subcommand:
@@ -105,6 +116,7 @@ COMMANDS = (
         "Explain a rule, a stack, where a job's memory goes, or what its interval rests on.",
         (TOPIC, *REQUEST),
     ),
+    Subcommand("dataset", "Count rows, tokens and lengths of a file of training data.", READ),
     Subcommand("sweep", "Plan every combination of models, cards, methods and settings: one line each.", SWEPT),
     Subcommand("trace", "Run the real step on fake tensors: bytes of every owner at every moment.", (*REQUEST, *TRACE)),
     Subcommand("measure", "Take a few real steps on the device that is here, beside their prediction.", MEASURED),

@@ -164,7 +164,7 @@ class RatioCounter:
         size = "32,000" if self._small else "128,000 to 152,000"
         return Counting(
             kind="ratio",
-            name=f"characters per token by script, as measured with vocabularies of {size}",
+            name=f"characters per token by script (vocabularies of {size})",
             template=f"{PER_MESSAGE} tokens for each message" if self._chat else "",
             characters_per_token=characters / max(tokens, 1),
             error=error,
