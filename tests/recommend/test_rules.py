@@ -101,7 +101,7 @@ SAMPLES = {
             estimate=by("gradient_checkpointing", {True: 12, False: 20}),
         ),
         8 * GIB,
-        "costs 8.00 GiB at the peak",
+        "costs 8.00 GiB at the peak and spares ",
         case(estimate=flat(20)),
     ),
     "ACT004": Sample(
