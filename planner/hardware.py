@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from planner.errors import BrokenInput, UnknownName, UsageError
-from planner.spec import Gpu, Price
+from planner.spec import Gpu, Price, Share
 from planner.units import GIB
 
 INDEX = "index.json"
@@ -270,7 +270,7 @@ def _add(library: _Library, path: Path, facts: Facts) -> None:
     library.gpus.pop(item["id"], None)
     library.groups.pop(item["id"], None)
     if "gpu" in facts:
-        library.gpus[item["id"]] = Gpu(**_frozen(item))
+        library.gpus[item["id"]] = Gpu(**_frozen(item) | _shares(item))
     else:
         library.groups[item["id"]] = _Group(**_frozen(item))
     for name in (item["id"], *item["aliases"]):
@@ -301,6 +301,12 @@ def _prices(listed: Facts) -> dict[str, Price]:
         )
         for key, offer in listed["gpus"].items()
     }
+
+
+def _shares(item: Facts) -> Facts:
+    """What the card reaches of its peak, where its profile says so."""
+    named = ((name, item.get(name)) for name in ("products", "attention"))
+    return {name: Share(share["value"], share["n"], tuple(share["sources"])) for name, share in named if share}
 
 
 def _frozen(item: Facts) -> Facts:

@@ -138,6 +138,21 @@ class Link(_Strict):
         return PCIE_BYTES_PER_LANE[self.pcie_gen] * self.pcie_lanes
 
 
+class ShareOf(_Strict):
+    """A share of a nominal rate; ``n`` counts the published runs behind it, 0 says that it is a prior."""
+
+    value: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+    n: Annotated[int, Field(ge=0)] = 0
+    sources: Annotated[list[Line], Field(min_length=1)]
+
+
+class Throughput(_Strict):
+    """Shares of the dense 16-bit peak that training reaches on this card."""
+
+    products: ShareOf
+    attention: ShareOf
+
+
 class Power(_Strict):
     tdp_w: Figure
 
@@ -170,6 +185,7 @@ class Profile(_Strict):
     link: Link
     power: Power
     context: Context
+    throughput: Throughput | None = None
     source: list[Source]
 
     @model_validator(mode="after")
@@ -209,6 +225,8 @@ class Profile(_Strict):
             "nvlink_bytes_per_s": None if bridged else one_way,
             "bridge_bytes_per_s": one_way if bridged else None,
             "tdp_w": self.power.tdp_w.value,
+            "products": self.throughput.products.model_dump() if self.throughput else None,
+            "attention": self.throughput.attention.model_dump() if self.throughput else None,
             "supports_bf16": "bf16" in self.compute.peak_tflops,
             "supports_flash": self.compute.flash,
             "unified_memory": self.memory.unified,

@@ -17,8 +17,9 @@ ATTENTION_BACKWARD_KERNELS = 3
 """Row sums, the gradients, and the conversion of dq. Dao-AILab/flash-attention csrc/flash_attn/src,
 flash_bwd_launch_template.h, run_flash_bwd."""
 
-DEQUANT_KERNELS = 2
-"""Scales, then weights, of a doubly quantised matrix. bitsandbytes 0.50 functional.py, dequantize_4bit."""
+DEQUANT_KERNELS = 1
+"""Of a 4-bit matrix; double quantisation adds a small one for its scales. bitsandbytes 0.50 functional.py,
+dequantize_4bit."""
 
 OTHERS = "other experts"
 JOINED = "index_add"

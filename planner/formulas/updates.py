@@ -35,11 +35,11 @@ PASSES: Mapping[str, Passes] = MappingProxyType(
         "muon": Passes(8, 20, 20),
     }
 )
-"""Fused AdamW reads weight, gradient and two moments and writes three of them. foreach AdamW: weight decay 2, first moment
-3, second 2 + 4, root 2, division 2, epsilon 2, update 3. bitsandbytes reads weight and gradient, writes the weight, and
-reads and writes its states. torch 2.13 optim/adamw.py, _multi_tensor_adamw and _fused_adamw; bitsandbytes 0.50
-functional.py, optimizer_update_8bit_blockwise; transformers 5.23 optimization.py, Adafactor.step; torch
-optim/_muon.py."""
+"""Fused AdamW reads weight, gradient and two moments and writes three of them. foreach AdamW: weight decay 2, first
+moment 3, second 2 + 4, root 2, division 2, epsilon 2, update 3. bitsandbytes reads weight and gradient, writes the
+weight, and reads and writes its states. torch 2.13 optim/adamw.py, _multi_tensor_adamw and _fused_adamw, and
+optim/_muon.py; bitsandbytes 0.50 functional.py, optimizer_update_8bit_blockwise; transformers 5.23 optimization.py,
+Adafactor.step."""
 
 NEWTON_STEPS = 5
 """Of Muon's orthogonalisation. torch 2.13 optim/_muon.py, DEFAULT_NS_STEPS."""

@@ -7,7 +7,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from planner.spec import Gpu, Scenario, Share
+from planner.spec import Cluster, Gpu, Scenario, Share
 
 FILE = Path(__file__).with_name("rates.toml")
 
@@ -37,7 +37,7 @@ class Constants:
     pcie: Share
     network: Share
     exposed: Share
-    zero3: Share
+    collective: Share
     host: Share
     families: Mapping[str, Family]
 
@@ -79,6 +79,7 @@ class Rates(NamedTuple):
     exposed: float
     host_bytes_per_s: float
     kernel_s: float
+    collective_s: float
 
 
 def peak_of(gpu: Gpu) -> float | None:
@@ -88,14 +89,35 @@ def peak_of(gpu: Gpu) -> float | None:
 
 def link_of(scenario: Scenario, known: Constants) -> float | None:
     """Bytes per second, one way, that collectives reach between the ranks; ``None`` where the profile has no link."""
-    cluster, gpu = scenario.cluster, scenario.cluster.gpu
-    if cluster.nodes > 1:
-        return gpu.pcie_bytes_per_s and gpu.pcie_bytes_per_s * known.network.value
+    inside = _inside(scenario.cluster, known)
+    outside = _outside(scenario.cluster, known)
+    if outside is None or inside is None:
+        return inside or outside
+    return min(inside, outside)
+
+
+def _inside(cluster: Cluster, known: Constants) -> float | None:
+    """Within one machine; the only link where there is one machine."""
+    gpu = cluster.gpu
+    if cluster.gpus == 1:
+        return None
     bridge = gpu.bridge_bytes_per_s if cluster.gpus == 2 else None
     fast = gpu.nvlink_bytes_per_s or bridge
     if fast:
         return fast * known.nvlink.value
     return gpu.pcie_bytes_per_s and gpu.pcie_bytes_per_s * known.pcie.value
+
+
+def _outside(cluster: Cluster, known: Constants) -> float | None:
+    """Between machines: all cards of a machine send together, and only what other machines hold has to come in.
+
+    A gather of P bytes brings P * (N - 1) / N into a machine of G cards, and P * (D - 1) / D into each card, which is
+    what the bytes of a ``Work`` count.
+    """
+    nodes, ranks, pcie = cluster.nodes, cluster.world_size, cluster.gpu.pcie_bytes_per_s
+    if nodes == 1 or pcie is None:
+        return None
+    return cluster.gpus * pcie * known.network.value * ((ranks - 1) / ranks) / ((nodes - 1) / nodes)
 
 
 def rates_of(scenario: Scenario, known: Constants | None = None) -> Rates | None:
@@ -115,5 +137,6 @@ def rates_of(scenario: Scenario, known: Constants | None = None) -> Rates | None
         link_bytes_per_s=link,
         exposed=known.exposed.value,
         host_bytes_per_s=(gpu.pcie_bytes_per_s or bandwidth) * known.host.value,
-        kernel_s=known.kernel.value * (known.zero3.value if scenario.train.sharding == "zero3" else 1.0),
+        kernel_s=known.kernel.value,
+        collective_s=known.collective.value,
     )

@@ -20,10 +20,11 @@ FILE = Path(__file__).with_name("published.json")
 MANY_TOKENS = 4096
 """Tokens of a micro-step from which the device rather than the processor is what limits eager code."""
 
-Regime = Literal["offload", "moe", "launch", "few", "measured", "other"]
+Regime = Literal["offload", "nodes", "moe", "launch", "few", "measured", "other"]
 
 IN_WORDS: Mapping[Regime, str] = {
     "offload": "states paged over the bus",
+    "nodes": "several machines, whose network is not known",
     "moe": "mixtures of experts",
     "launch": "bound by the processor that starts kernels",
     "few": "fewer than 4k tokens per micro-step",
@@ -36,7 +37,7 @@ MEASURED = ("Ampere GA100", "Hopper GH100")
 
 LEAST = 2.0
 """Factor below which no bound of a kind that is hard to know may fall, whatever few runs say."""
-WIDE: frozenset[Regime] = frozenset({"offload", "moe", "launch", "few", "other"})
+WIDE: frozenset[Regime] = frozenset({"offload", "nodes", "moe", "launch", "few", "other"})
 
 
 class Record(NamedTuple):
@@ -51,7 +52,7 @@ class Record(NamedTuple):
 @cache
 def records(path: Path = FILE) -> Mapping[Regime, Record]:
     """The record of every kind of run."""
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = json.loads(path.read_text(encoding="utf-8"))["bounds"]
     return {name: Record(row["low"], row["high"], row["n"], tuple(row["sources"])) for name, row in found.items()}
 
 
@@ -59,6 +60,8 @@ def regime_of(scenario: Scenario, work: Work, parts: Mapping[TimePart, float]) -
     """The kind of run, hardest to know first."""
     if parts["offload"] > 0:
         return "offload"
+    if scenario.cluster.nodes > 1:
+        return "nodes"
     if scenario.model.is_moe:
         return "moe"
     if parts["launch"] > parts["compute"] + parts["dequantise"]:

@@ -32,7 +32,7 @@ def parts_of(work: Work, rates: Rates) -> Mapping[TimePart, float]:
         {
             "compute": work.micro_steps * computing_seconds(work, rates),
             "dequantise": work.micro_steps * work.dequantised / rates.dequant_bytes_per_s,
-            "launch": work.micro_steps * work.kernels * rates.kernel_s,
+            "launch": work.micro_steps * (work.kernels * rates.kernel_s + work.collectives * rates.collective_s),
             "communicate": (work.micro_steps * work.gathered + work.reduced) / rates.link_bytes_per_s,
             "optimizer": update + work.update_kernels * rates.kernel_s,
             "offload": work.paged / rates.host_bytes_per_s,

@@ -35,7 +35,7 @@ class Work(NamedTuple):
 
     Of one micro-step: FLOPs of 16-bit ``products``, of ``wide_products`` in fp32 and of ``attention``; bytes that the
     products read of weights (``weights``), that other operations ``moved``, that ``dequantised`` and ``gathered``;
-    ``kernels`` started. Of the whole step:
+    ``kernels`` and ``collectives`` started. Of the whole step:
     bytes ``reduced`` among ranks, ``updated`` in memory and ``paged`` over the bus, FLOPs of the optimizer's own
     ``update_products``, and its ``update_kernels``.
     """
@@ -51,6 +51,7 @@ class Work(NamedTuple):
     dequantised: float
     kernels: float
     gathered: float
+    collectives: int
     reduced: float
     updated: float
     update_products: float
@@ -59,7 +60,7 @@ class Work(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """One kind of layer: how many ``layers``, the width of its attention, its window, and FLOPs in units of flash attention's."""
+    """Layers of one kind: how many, the width of their attention, its window, whether masked scores are computed."""
 
     layers: int
     width: int
@@ -98,6 +99,7 @@ def work_of(scenario: Scenario, estimate: Estimate, load: Load | None = None) ->
         dequantised=dequant_bytes(quantized=parameters.quantized, g=g) if train.quantized else 0.0,
         kernels=counts.kernels,
         gathered=_gathered(scenario, estimate),
+        collectives=_collectives(scenario),
         reduced=_reduced(scenario, estimate),
         updated=update.moved,
         update_products=update.products,
@@ -163,6 +165,11 @@ def _adapter_entries(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> int
 
 def _shards_weights(scenario: Scenario) -> bool:
     return scenario.cluster.world_size > 1 and scenario.train.sharding in ("zero3", "fsdp")
+
+
+def _collectives(scenario: Scenario) -> int:
+    """Gathers of each layer for forward and backward, and a sum of its gradients."""
+    return 3 * scenario.model.num_hidden_layers if _shards_weights(scenario) else 0
 
 
 def _gathered(scenario: Scenario, estimate: Estimate) -> float:

@@ -1,0 +1,132 @@
+"""What the fit leaves behind: bounds by kind of run, scores by source, and the constants in their files."""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from planner.hardware import shipped_dir
+from planner.throughput.rates import FILE as RATES
+from planner.throughput.rates import Constants
+from planner.throughput.record import IN_WORDS, LEAST, WIDE, Record, Regime
+from planner.validation.time_fit import A100, H100, Fitted, bare
+from planner.validation.timing import Score, Timed, by_source, timed
+
+COVERED = 0.9
+"""Share of held-out runs that bounds hold, each source weighing the same: the next one will be a new one."""
+
+DIGITS = 3
+
+MEASURED_CARDS: Mapping[str, str] = {"a100-40gb": A100, "a100-80gb": A100, "h100": H100}
+"""Profiles that carry fitted figures, and the architecture behind each."""
+
+PLAIN = ("memory", "dequantise", "kernel", "collective", "nvlink", "network", "exposed")
+"""Fitted constants of ``rates.toml``."""
+
+
+def record_of(name: Regime, ratios: Mapping[str, list[float]]) -> Record:
+    """Bounds from measured / predicted by source; ``LEAST`` keeps those of hard kinds apart.
+
+    >>> record_of("measured", {"one": [0.9, 1.0, 1.1]})
+    Record(low=0.9, high=1.112, n=3, sources=('one',))
+    >>> record_of("moe", {})
+    Record(low=0.5, high=2.0, n=0, sources=())
+    """
+    weighed = sorted((ratio, 1 / len(found) / len(ratios)) for found in ratios.values() for ratio in found)
+    low, high = (_end(weighed), _end(weighed[::-1])) if weighed else (1.0, 1.0)
+    low, high = min(low, 1 / high), max(high, 1 / low)  # a source that is to come may err either way
+    if name in WIDE:
+        low, high = min(low, 1 / LEAST), max(high, LEAST)
+    return Record(_outward(low, down=True), _outward(high, down=False), len(weighed), tuple(sorted(ratios)))
+
+
+def _end(weighed: list[tuple[float, float]]) -> float:
+    """The last ratio before more weight is left out than the coverage allows on one side."""
+    left_out = 0.0
+    for ratio, weight in weighed:
+        left_out += weight
+        if left_out > (1 - COVERED) / 2:
+            return ratio
+    return weighed[-1][0]
+
+
+def _outward(value: float, *, down: bool) -> float:
+    """Rounded so that bounds never shrink."""
+    scaled = value * 10**DIGITS
+    return (math.floor(scaled + 1e-6) if down else math.ceil(scaled - 1e-6)) / 10**DIGITS
+
+
+def records_of(errors: Mapping[str, float], known: Constants) -> dict[Regime, Record]:
+    """Bounds of every kind of run, as ``known`` tells kinds, from held-out errors by id."""
+    ratios: dict[Regime, dict[str, list[float]]] = {name: {} for name in IN_WORDS}
+    for one in timed():
+        ratios[bare(one).regime(known)].setdefault(one.run.source, []).append(1 / (1 + errors[one.run.id]))
+    return {name: record_of(name, found) for name, found in ratios.items()}
+
+
+def record_text(records: Mapping[Regime, Record], errors: Mapping[str, float]) -> str:
+    """``published.json``: bounds by kind of run, and held-out scores by source."""
+    bounds = [f"  {json.dumps(name)}: {json.dumps(record._asdict())}" for name, record in records.items()]
+    scores = [f"  {json.dumps(rounded(score)._asdict())}" for score in by_source(errors)]
+    return '{"bounds": {\n' + ",\n".join(bounds) + '\n },\n "held_out": [\n' + ",\n".join(scores) + "\n ]}\n"
+
+
+def rounded(score: Score) -> Score:
+    """To a thousandth, as it is written."""
+    return score._replace(**{name: round(getattr(score, name), DIGITS) for name in ("bias", "median", "p90")})
+
+
+# ---------------------------------------------------------------- constants in their files
+
+
+def figure(value: float) -> str:
+    """Three significant digits, as TOML reads them.
+
+    >>> figure(0.78254), figure(4.4312e-05)
+    ('0.783', '4.43e-05')
+    """
+    return f"{value:.3g}"
+
+
+def rates_text(fitted: Fitted) -> str:
+    """``rates.toml`` with fitted values, their runs and sources."""
+    text, runs = RATES.read_text(encoding="utf-8"), timed()
+    for name in PLAIN:
+        held = [one for one in runs if _speaks(one, name, fitted.constants)]
+        row = f"value = {figure(fitted.values[name])}\nn = {len(held)}\nsources = {json.dumps(_sources(held))}\n"
+        text = re.sub(rf"(?m)^(\[{name}\][^\n]*\n)value = .*\nn = .*\nsources = .*\n", rf"\g<1>{row}", text)
+    return text
+
+
+def _speaks(one: Timed, name: str, known: Constants) -> bool:
+    """Whether a run has the work that a constant is about."""
+    work, nodes = one.work, one.run.scenario.cluster.nodes
+    return {
+        "memory": True,
+        "dequantise": work.dequantised > 0,
+        "kernel": bare(one).regime(known) == "launch",
+        "collective": work.collectives > 0,
+        "nvlink": work.gathered > 0 and nodes == 1,
+        "network": nodes > 1,
+        "exposed": work.gathered > 0,
+    }[name]
+
+
+def profile_texts(fitted: Fitted) -> dict[Path, str]:
+    """Profiles of the cards that several sources measured, with their section ``[throughput]``."""
+    found = {}
+    for card, chip in MEASURED_CARDS.items():
+        path = shipped_dir() / f"{card}.toml"
+        text = path.read_text(encoding="utf-8")
+        held = [one for one in timed() if one.run.scenario.cluster.gpu.architecture == chip]
+        for what in ("products", "attention"):
+            value = figure(fitted.values[f"{chip} {what}"])
+            row = f"{what} = {{ value = {value}, n = {len(held)}, sources = {json.dumps(_sources(held))} }}"
+            text = re.sub(rf"(?m)^{what} = \{{ value.*$", row, text)
+        found[path] = text
+    return found
+
+
+def _sources(runs: Iterable[Timed]) -> list[str]:
+    return sorted({one.run.source for one in runs})
