@@ -17,21 +17,24 @@ if TYPE_CHECKING:
     from planner.planning import plan_for as plan
     from planner.recommend.compare import Comparison
     from planner.recommend.compare import compare_for as compare
+    from planner.recommend.frontier import Frontier
+    from planner.recommend.frontier import frontier_for as frontier
     from planner.recommend.sweep import Row
     from planner.recommend.sweep import sweep_for as sweep
     from planner.result import Candidate, Estimate, Memory, Peak, Plan, Reason, Recommendation, Way
-    from planner.spec import Cluster, Gpu, ModelSpec, Scenario, TrainSpec
+    from planner.spec import Cluster, Gpu, Job, ModelSpec, Scenario, TrainSpec
 
 _HOMES = {
     "planner.errors": ("BrokenInput", "PlannerError", "UnknownName", "UnsupportedScenario", "UsageError"),
     "planner.hardware": ("list_gpus", "load_gpu"),
     "planner.planning": ("Request", "estimate", "plan_for", "scenario"),
     "planner.recommend.compare": ("Comparison", "compare_for"),
+    "planner.recommend.frontier": ("Frontier", "frontier_for"),
     "planner.recommend.sweep": ("Row", "sweep_for"),
     "planner.result": ("Candidate", "Estimate", "Memory", "Peak", "Plan", "Reason", "Recommendation", "Way"),
-    "planner.spec": ("Cluster", "Gpu", "ModelSpec", "Scenario", "TrainSpec"),
+    "planner.spec": ("Cluster", "Gpu", "Job", "ModelSpec", "Scenario", "TrainSpec"),
 }
-_RENAMED = {"plan": "plan_for", "compare": "compare_for", "sweep": "sweep_for"}
+_RENAMED = {"plan": "plan_for", "compare": "compare_for", "frontier": "frontier_for", "sweep": "sweep_for"}
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -40,7 +43,9 @@ __all__ = [
     "Cluster",
     "Comparison",
     "Estimate",
+    "Frontier",
     "Gpu",
+    "Job",
     "Memory",
     "ModelSpec",
     "Peak",
@@ -59,6 +64,7 @@ __all__ = [
     "__version__",
     "compare",
     "estimate",
+    "frontier",
     "list_gpus",
     "load_gpu",
     "plan",

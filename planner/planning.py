@@ -29,6 +29,8 @@ def plan(request: Request, *, estimator: Estimator | None = None) -> Plan:
     question = informed(question)
     closed = remember(estimator or shared_estimator())
     asking = closed if request.evidence == "closed-form" else remember(estimator or estimator_for(request.evidence))
+    if request.dataset is not None:
+        notes = (*notes, *request.dataset.notes)
     asked, missing = candidates(question, asking)
     shown, recommendation = recommend(asked, question, closed)
     if request.confirm and request.evidence == "closed-form":
@@ -46,6 +48,7 @@ def plan(request: Request, *, estimator: Estimator | None = None) -> Plan:
         recommendation=recommendation,
         named=request.methods,
         job=question.job,
+        dataset=request.dataset,
         notes=(*notes, *absent, *remarks(asked, request.settings, question.cluster), *measured_here().notices),
     )
 
@@ -63,9 +66,14 @@ def plan_for(
     evidence: Evidence = "closed-form",
     confirm: bool = False,
     job: Job | None = None,
+    dataset: str | Path | None = None,
+    tokenizer: str | None = None,
     **settings: Setting,
 ) -> Plan:
-    """``planner.plan(model="8b", gpu="4090", seq_len=4096)``: arguments are named like the command's options."""
+    """``planner.plan(model="8b", gpu="4090", seq_len=4096)``: arguments are named like the command's options.
+
+    ``job``: what is trained for, and how much; ``dataset``: a file that says how much.
+    """
     methods = (method,) if isinstance(method, str) else tuple(dict.fromkeys(method or ()))
     request = Request(
         model=model,
@@ -81,7 +89,23 @@ def plan_for(
         confirm=confirm,
         job=job or Job(),
     )
-    return plan(request)
+    return plan(request if dataset is None else on_dataset(request, dataset, tokenizer))
+
+
+def on_dataset(request: Request, dataset: str | Path, tokenizer: str | None = None) -> Request:
+    """The request with its job's amounts read from a file; raise ``UsageError`` for a file without usable rows."""
+    from planner.datasets import read  # noqa: PLC0415  (a plan without a file needs no reader)
+
+    job = request.job
+    data = read(str(dataset), model=request.model, tokenizer=tokenizer, task=job.task)
+    found = data.job(
+        epochs=job.epochs,
+        packing=job.packing,
+        adapters=job.adapters,
+        new_vocabulary=job.new_vocabulary,
+        keep_skills=job.keep_skills,
+    )
+    return replace(request, job=found, dataset=data, tokenizer=tokenizer)
 
 
 def scenario(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from planner.spec import MOMENTS, Cluster, Job, ModelSpec, Moment, Scenario
+from planner.spec.dataset import Dataset
 
 Phase = Literal["load", "forward", "loss", "backward", "optimizer_step"] | Moment
 PHASES: tuple[Phase, ...] = ("load", "forward", "loss", "backward", "optimizer_step")
@@ -275,6 +276,7 @@ class Plan:
     named: tuple[str, ...] = ()
     """Methods that the user named; none when all were in question."""
     job: Job = field(default_factory=Job)
+    dataset: Dataset | None = None
     notes: tuple[str, ...] = ()
     """What the reader must know about names and data: what an alias resolved to, estimated figures, warnings."""
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import typer
 
 from planner._version import __version__
-from planner.cli.data import TASK, TOKENIZER
+from planner.cli.data import DATA, TASK, TOKENIZER
 from planner.cli.options import FORMAT, JOB, MODEL, PROFILES, REQUEST, VERSION, Option, Values, takes
 from planner.cli.output import write
 from planner.cli.swept import SWEPT
 from planner.errors import UsageError
 
 SEARCH = Option("query", "argument", "words that the name must contain", metavar="QUERY")
+CONFIRM = Option("confirm", "flag", "trace what is recommended, and its alternatives, before they are said")
 TOPIC = Option("topic", "argument", "a rule's code such as FIT001; or memory, interval, stack", metavar="TOPIC")
 HERE = (
     Option("gpu", "text", "the card that is here, by its name in `plan gpus`", "what torch finds", "GPU"),
@@ -117,6 +118,7 @@ COMMANDS = (
         (TOPIC, *REQUEST),
     ),
     Subcommand("dataset", "Count rows, tokens and lengths of a file of training data.", READ),
+    Subcommand("frontier", "Show the largest micro-batch at each length, and the longest length, by method.", REQUEST),
     Subcommand("sweep", "Plan every combination of models, cards, methods and settings: one line each.", SWEPT),
     Subcommand("trace", "Run the real step on fake tensors: bytes of every owner at every moment.", (*REQUEST, *TRACE)),
     Subcommand("measure", "Take a few real steps on the device that is here, beside their prediction.", MEASURED),
@@ -134,7 +136,7 @@ app = typer.Typer(name="plan", add_completion=False, pretty_exceptions_enable=Fa
 
 
 @app.callback(invoke_without_command=True)
-@takes((*REQUEST, VERSION))
+@takes((*REQUEST, *DATA, CONFIRM, VERSION))
 def _default(context: typer.Context, values: Values) -> None:
     """Plan the fine-tuning of a language model: memory, verdict, method and hardware.
 

@@ -1,5 +1,8 @@
 """``plan --model M --gpu G``: the whole answer."""
 
+from dataclasses import replace
+
+from planner.cli.data import job_from
 from planner.cli.options import Values
 from planner.cli.output import check_format, write, write_lines
 from planner.cli.request import build_request
@@ -12,14 +15,21 @@ from planner.result import Plan
 def main(values: Values) -> int:
     """Plan, print, and say by the exit code whether anything fits."""
     format_name = check_format(values["format"])
-    answer = _answer(build_request(values, command="plan"))
+    answer = _answer(request_from(values))
     _write(answer, format_name)
     return EXIT_FITS if answer.fits else EXIT_NOTHING_FITS
 
 
+def request_from(values: Values) -> Request:
+    """The request with its job; a file of training data is read."""
+    request = build_request(values, command="plan")
+    job, data, _ = job_from(values, request.model)
+    return replace(request, job=job, dataset=data, tokenizer=values["tokenizer"], confirm=bool(values["confirm"]))
+
+
 def _answer(request: Request) -> Plan:
     """The plan; where it takes seconds, a terminal sees how far it has come."""
-    if request.evidence == "closed-form":
+    if request.evidence == "closed-form" and not request.confirm:
         return plan(request)
     from planner.cli.progress import Progress  # noqa: PLC0415  (closed forms need none)
     from planner.trace.told import telling  # noqa: PLC0415

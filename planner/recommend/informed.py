@@ -4,10 +4,8 @@ from planner.recommend.capacity import full_from, params_per_rank, rank_for
 from planner.recommend.recipe import modules_for_new_tokens
 from planner.recommend.request import Ask, Setting
 from planner.spec import TrainSpec
+from planner.spec.dataset import suggested_seq_len
 from planner.stacks.rules import load_stack
-
-LENGTH_MULTIPLE = 64
-"""Batches are padded to such multiples, and kernels like them (TRL pad_to_multiple_of, in its examples)."""
 
 
 def informed(ask: Ask) -> Ask:
@@ -40,7 +38,7 @@ def beyond_adapters(ask: Ask, tokens: int | None = None) -> bool:
 def _implied(ask: Ask) -> dict[str, Setting]:
     job, implied = ask.job, dict[str, Setting]()
     if job.lengths is not None and job.lengths.longest:
-        implied["seq_len"] = _length(job.lengths.longest, ask.model.max_position_embeddings)
+        implied["seq_len"] = suggested_seq_len(job.lengths, ask.model.max_position_embeddings)
     if "peft_config" in ask.request.settings:
         return implied
     rank = rank_for(job.learned_tokens, per_rank(ask), job.task)
@@ -49,13 +47,3 @@ def _implied(ask: Ask) -> dict[str, Setting]:
     if job.new_vocabulary:
         implied["modules_to_save"] = modules_for_new_tokens(ask.model)
     return implied
-
-
-def _length(longest: int, positions: int | None) -> int:
-    """The longest sequence, to a multiple that kernels like, within the model's positions.
-
-    >>> _length(1000, 4096), _length(9000, 4096)
-    (1024, 4096)
-    """
-    padded = -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
-    return padded if positions is None else min(padded, positions)

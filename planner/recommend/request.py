@@ -11,6 +11,7 @@ from planner.errors import UsageError, show
 from planner.peft_config import adapter_text, method_of
 from planner.result import Evidence
 from planner.spec import METHODS, Cluster, Gpu, Job, Method, ModelSpec
+from planner.spec.dataset import Dataset
 from planner.units import GIB, MIB
 
 Setting = str | int | float | bool | tuple[str, ...]
@@ -24,7 +25,8 @@ MAX_GPUS_PER_NODE = 8
 class Request:
     """What the user asked, names unresolved. ``settings`` holds ``TrainSpec`` fields, only those that were set.
 
-    ``dataset``: the file from which ``job`` was read, as it was named. ``confirm``: trace what is recommended.
+    ``dataset``: the file from which ``job`` was read, and ``tokenizer`` what counted it where the user named one.
+    ``confirm``: trace what is recommended.
     """
 
     model: str
@@ -38,7 +40,8 @@ class Request:
     profiles_dir: Path | None = None
     evidence: Evidence = "closed-form"
     job: Job = field(default_factory=Job)
-    dataset: str | None = None
+    dataset: Dataset | None = None
+    tokenizer: str | None = None
     confirm: bool = False
 
 
@@ -146,9 +149,10 @@ def command(request: Request) -> str:
 def _job(request: Request) -> list[str]:
     """The options that say what is trained for, and on how much."""
     job, usual = request.job, Job()
-    words = ["--dataset", request.dataset] if request.dataset else []
-    if job.tokens is not None and not request.dataset:
-        words += ["--dataset-tokens", str(job.tokens)]
+    if request.dataset is not None:
+        words = ["--dataset", request.dataset.path, *_unless(request.tokenizer, None, "--tokenizer")]
+    else:
+        words = _unless(job.tokens, None, "--dataset-tokens") + _unless(job.sequences, None, "--dataset-sequences")
     words += _unless(f"{job.epochs:g}", "1", "--epochs") + _unless(job.task, usual.task, "--task")
     words += _unless(job.adapters, usual.adapters, "--adapters")
     flags = {"--packing": job.packing, "--new-vocabulary": job.new_vocabulary, "--keep-skills": job.keep_skills}

@@ -8,6 +8,7 @@ from typing import Literal
 
 from typing_extensions import TypedDict
 
+from planner.render.dataset import DatasetDocument
 from planner.result import BasisKind, Evidence, Phase, Quantity, TimePart, Verdict
 from planner.spec import Origin, Sharding, Task
 
@@ -221,6 +222,16 @@ class JobDocument(TypedDict):
     keep_skills: bool
 
 
+class AdviceDocument(TypedDict):
+    """What to set, in which range others put it, why, and who says so."""
+
+    value: float | int | bool | str | list[str]
+    low: float | None
+    high: float | None
+    why: str
+    source: str
+
+
 class RecommendationDocument(TypedDict):
     """``candidate`` is an index into ``candidates``, or ``null`` when nothing fits; ``command`` asks for exactly it."""
 
@@ -229,6 +240,7 @@ class RecommendationDocument(TypedDict):
     alternatives: list[AlternativeDocument]
     thresholds: list[ThresholdDocument]
     reasons: list[ReasonDocument]
+    recipe: dict[str, AdviceDocument] | None
     changes: list[WayDocument]
     rent: list[WayDocument]
 
@@ -244,6 +256,7 @@ class PlanDocument(TypedDict):
     model: ModelDocument
     gpu: GpuDocument
     job: JobDocument
+    dataset: DatasetDocument | None
     candidates: list[CandidateDocument]
     recommendation: RecommendationDocument
     notes: list[str]

@@ -5,9 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import cast
 
+from planner.recommend.recipe import recipe
 from planner.recommend.request import DEFAULT_STACK
+from planner.render.dataset import DatasetDocument, dataset_document
+from planner.render.dataset import Setting as Shown
 from planner.render.document import (
     SCHEMA,
+    AdviceDocument,
     AlternativeDocument,
     CandidateDocument,
     CostDocument,
@@ -28,6 +32,7 @@ from planner.render.document import (
     WayDocument,
 )
 from planner.render.plan_text import requested
+from planner.render.recipe import document as recipe_document
 from planner.result import ALL_PHASES, Alternative, Basis, Candidate, Cost, Plan, Reason, StepTime, Way
 from planner.spec import METHODS, Cluster, Job, Origin, Sharding, TrainSpec
 
@@ -50,6 +55,7 @@ def plan_document(plan: Plan) -> PlanDocument:
         "model": _model(plan),
         "gpu": _gpu(plan.cluster),
         "job": job_document(plan.job),
+        "dataset": _dataset(plan),
         "candidates": [candidate_document(candidate) for candidate in plan.candidates],
         "recommendation": _recommendation(plan),
         "notes": list(plan.notes),
@@ -199,9 +205,28 @@ def _recommendation(plan: Plan) -> RecommendationDocument:
         "alternatives": [_alternative(one) for one in advice.alternatives],
         "thresholds": [cast("ThresholdDocument", asdict(one)) for one in advice.thresholds],
         "reasons": [reason_document(reason) for reason in advice.reasons],
+        "recipe": _recipe(plan),
         "changes": [way_document(way) for way in advice.changes],
         "rent": [way_document(way) for way in advice.rent],
     }
+
+
+def _recipe(plan: Plan) -> dict[str, AdviceDocument] | None:
+    """The recipe of the recommended candidate."""
+    index = plan.recommendation.candidate
+    if index is None:
+        return None
+    found = recipe(plan.model, plan.candidates[index].scenario.train, plan.job, plan.cluster)
+    return cast("dict[str, AdviceDocument]", recipe_document(found))
+
+
+def _dataset(plan: Plan) -> DatasetDocument | None:
+    """The file of training data, with what the recommended length and micro-batch make of it."""
+    if plan.dataset is None:
+        return None
+    train = plan.candidates[plan.recommendation.candidate or 0].scenario.train
+    limit = plan.model.max_position_embeddings
+    return dataset_document(plan.dataset, Shown(train.seq_len, train.micro_batch_size, limit))
 
 
 def _alternative(one: Alternative) -> AlternativeDocument:

@@ -10,8 +10,8 @@ Format = Literal["jsonl", "json", "parquet", "csv", "tsv", "text"]
 Shape = Literal["chat", "prompt-completion", "preference", "prompt", "text"]
 SHAPES: tuple[Shape, ...] = ("chat", "prompt-completion", "preference", "prompt", "text")
 
-CONFIDENCE = 1.96
-"""Standard errors on either side of an estimate that hold it 19 times of 20; the normal distribution's."""
+CONFIDENCE = 1.645
+"""Standard errors on either side of an estimate that hold it 9 times of 10; the normal distribution's."""
 TOKENS_LOST = 0.01
 """Share of tokens that a suggested sequence length may cut off. Ours: a length for the very longest row makes every
 step's memory that row's."""
@@ -29,7 +29,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counting:
-    """How text became tokens. ``error``: share by which that way may be wrong over a whole file, 19 times of 20."""
+    """How text became tokens. ``error``: share by which that way may be wrong over a whole file, 9 times of 10."""
 
     kind: Literal["tokenizer", "ratio"]
     name: str
@@ -102,18 +102,18 @@ class Dataset:
 
     @property
     def relative_error(self) -> float:
-        """Share by which ``tokens`` may be wrong, 19 times of 20: sampling and the way of counting, independent."""
+        """Share by which ``tokens`` may be wrong, 9 times of 10: sampling and the way of counting, independent."""
         sampled = CONFIDENCE * (self.standard_error or 0.0) / self.tokens if self.tokens else 0.0
         return float((sampled**2 + self.counting.error**2) ** 0.5)
 
     @property
     def low_tokens(self) -> int:
-        """Fewest tokens, 19 times of 20."""
+        """Fewest tokens, 9 times of 10."""
         return round(self.tokens * (1 - min(self.relative_error, 1.0)))
 
     @property
     def high_tokens(self) -> int:
-        """Most tokens, 19 times of 20."""
+        """Most tokens, 9 times of 10."""
         return round(self.tokens * (1 + self.relative_error))
 
     def quantile(self, share: float) -> int:
@@ -122,11 +122,7 @@ class Dataset:
 
     def truncated(self, seq_len: int) -> Truncated:
         """What ``seq_len`` cuts off."""
-        longer = [(length, count) for length, count in self.lengths.counts if length > seq_len]
-        return Truncated(
-            sequences=sum(count for _, count in longer),
-            tokens=sum((length - seq_len) * count for length, count in longer),
-        )
+        return truncated(self.lengths, seq_len)
 
     def packed(self, seq_len: int) -> Packed:
         """Rows and empty places after packing into ``seq_len``."""
@@ -140,11 +136,8 @@ class Dataset:
         return 1 - cut.mean / cut.padded(batch) if cut.tokens else 0.0
 
     def suggested_seq_len(self, limit: int | None = None) -> int:
-        """The least of 128, 192, 256, 384, ... that cuts off no more than 1 % of the tokens, at most ``limit``."""
-        best = LEAST_SUGGESTED
-        while self.truncated(best).tokens > TOKENS_LOST * self.tokens:
-            best = best * 3 // 2 if best & (best - 1) == 0 else best * 4 // 3
-        return min(best, limit) if limit else best
+        """A length for these sequences: see the function of this name."""
+        return suggested_seq_len(self.lengths, limit)
 
     def job(
         self,
@@ -168,6 +161,30 @@ class Dataset:
             new_vocabulary=new_vocabulary,
             keep_skills=keep_skills,
         )
+
+
+def truncated(lengths: Lengths, seq_len: int) -> Truncated:
+    """What ``seq_len`` cuts off.
+
+    >>> truncated(Lengths(((10, 9), (20, 1))), 16)
+    Truncated(sequences=1, tokens=4)
+    """
+    longer = [(length, count) for length, count in lengths.counts if length > seq_len]
+    return Truncated(
+        sequences=sum(count for _, count in longer), tokens=sum((length - seq_len) * count for length, count in longer)
+    )
+
+
+def suggested_seq_len(lengths: Lengths, limit: int | None = None) -> int:
+    """The least of 128, 192, 256, 384, ... that cuts off no more than 1 % of the tokens, at most ``limit``.
+
+    >>> suggested_seq_len(Lengths(((100, 9), (900, 1)))), suggested_seq_len(Lengths(((9000, 1),)), 4096)
+    (1024, 4096)
+    """
+    best = LEAST_SUGGESTED
+    while truncated(lengths, best).tokens > TOKENS_LOST * lengths.tokens:
+        best = best * 3 // 2 if best & (best - 1) == 0 else best * 4 // 3
+    return min(best, limit) if limit else best
 
 
 def quantile(lengths: Lengths, share: float) -> int:
