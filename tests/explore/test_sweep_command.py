@@ -16,6 +16,7 @@ import pytest
 
 from planner._version import __version__
 from tests.cli.conftest import ROOT, Answer, Run
+from tests.explore.fakes import step_of
 
 SMALL = ("sweep", "--model", "1b,8b", "--gpu", "4090,t4", "--method", "lora,qlora", "--seq-len", "512,4096")
 ROWS = 16
@@ -63,7 +64,8 @@ def test_csv_has_a_head_and_the_same_numbers(run: Run) -> None:
         assert row["settings"] == f"seq-len={one['settings']['seq_len']}"
 
 
-def test_few_rows_are_shown_each(run: Run, golden: Callable[[str, str], None]) -> None:
+def test_few_rows_are_shown_each(run: Run, golden: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("planner.recommend.candidates.timed", step_of)
     for columns in (60, 80, 120):
         golden(f"sweep_{columns}.txt", run(*SMALL, columns=columns).out)
 

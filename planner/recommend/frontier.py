@@ -1,0 +1,245 @@
+"""How far a card goes: for each method the largest micro-batch at each length, and the longest length at batch 1.
+
+Every entry is a pair of estimates: what it says fits, and one more that does not. So it is true of these two whatever
+lies between them.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from planner.errors import UnsupportedScenario, UsageError
+from planner.estimators import Estimator, timed
+from planner.recommend.candidates import scenario as scenario_of
+from planner.recommend.changes import RANKS
+from planner.recommend.informed import informed
+from planner.recommend.names import understand
+from planner.recommend.request import DEFAULT_STACK, Ask, Request, Setting
+from planner.recommend.shared import shared_estimator
+from planner.recommend.verdict import judge
+from planner.result import Verdict
+from planner.spec import Cluster, Method, ModelSpec, Scenario
+from planner.stacks.resolve import MAX_MICRO_BATCH
+from planner.units import parse_bytes
+
+SHORTEST = 256
+"""Tokens of the first length; each further one is twice as long."""
+
+LENGTH_STEP = 64
+"""Lengths of one sequence are found to so many tokens; kernels like such multiples."""
+
+UNLIMITED = 2**17
+"""Tokens of the longest length that is looked at where a model names no limit: positions that it computes (ALiBi)."""
+
+GOALS: tuple[Verdict, ...] = ("fits", "tight")
+
+VARIED = ("seq_len", "micro_batch_size")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One length: the largest micro-batch that fits with its margin, and the largest that fits without; 0: none.
+
+    ``tokens_per_second``: of all cards together at the larger of the two that is not 0, ``fits`` first.
+    """
+
+    seq_len: int
+    fits: int
+    tight: int
+    tokens_per_second: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lane:
+    """One method, with activations recomputed or kept. ``longest``: tokens of one sequence, 0 where none fits.
+
+    ``least_bytes``: what the smallest entry needs: one sequence of the shortest length.
+    """
+
+    method: Method
+    checkpointing: bool
+    cells: tuple[Cell, ...]
+    longest_fits: int
+    longest_tight: int
+    least_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frontier:
+    """All lanes over the same ``lengths``, up to ``limit``, the positions of the model.
+
+    ``missing``: why methods that cannot be planned have no lane.
+    """
+
+    model: ModelSpec
+    cluster: Cluster
+    stack: str
+    lengths: tuple[int, ...]
+    limit: int
+    lanes: tuple[Lane, ...]
+    missing: tuple[tuple[Method, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def fits(self) -> bool:
+        """Whether any entry fits, with its margin or without."""
+        return any(lane.longest_tight for lane in self.lanes)
+
+
+def frontier(request: Request, *, estimator: Estimator | None = None) -> Frontier:
+    """The frontier of a request; raise ``PlannerError``, also where it sets what is varied here."""
+    for name in VARIED:
+        if name in request.settings:
+            raise UsageError(f"--{name.replace('_', '-')} is what a frontier varies: leave it out, or ask plan itself")
+    ask, notes = understand(request)
+    ask = informed(ask)
+    limit = ask.model.max_position_embeddings or UNLIMITED
+    lengths = lengths_to(limit)
+    estimate = estimator or shared_estimator()
+    lanes: list[Lane] = []
+    missing: list[tuple[Method, str]] = []
+    for method in ask.methods:
+        try:
+            lanes += [_Search(scenario, limit, estimate).lane(lengths) for scenario in _scenarios(ask, method)]
+        except UnsupportedScenario as error:
+            missing.append((method, str(error)))
+    if not lanes:
+        raise UnsupportedScenario(missing[0][1])
+    return Frontier(
+        model=ask.model,
+        cluster=ask.cluster,
+        stack=request.stack,
+        lengths=lengths,
+        limit=limit,
+        lanes=tuple(lanes),
+        missing=tuple(missing),
+        notes=notes,
+    )
+
+
+def lengths_to(limit: int) -> tuple[int, ...]:
+    """Lengths from the shortest on, doubling, with the limit as the last.
+
+    >>> lengths_to(1024), lengths_to(1000), lengths_to(100)
+    ((256, 512, 1024), (256, 512, 1000), (100,))
+    """
+    found = [SHORTEST]
+    while found[-1] < limit:
+        found.append(2 * found[-1])
+    return (*found[:-1], limit)
+
+
+def largest(reaches: Callable[[int], bool], most: int, guess: int = 1) -> int:
+    """The largest number up to ``most`` that ``reaches`` holds for, 0 for none: it holds, and for one more it does not.
+
+    From ``guess`` in growing strides to where it changes, then by halves. Where it changes more than once, one of the
+    places is found.
+
+    >>> largest(lambda n: n <= 37, 100), largest(lambda n: n <= 37, 20, 9), largest(lambda n: False, 100, 50)
+    (37, 20, 0)
+    """
+    low, high = 0, most + 1  # holds for the one, not for the other
+    place, stride = min(max(guess, 1), most), 1
+    while low < place < high:
+        if reaches(place):
+            low, place = place, place + stride
+        else:
+            high, place = place, place - stride
+        stride *= 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if reaches(middle) else (low, middle)
+    return low
+
+
+def _scenarios(ask: Ask, method: Method) -> Iterator[Scenario]:
+    """The method with activations recomputed and kept, as far as the user left that open."""
+    held = ask.request.settings.get("gradient_checkpointing")
+    for checkpointing in (True, False) if held is None else (bool(held),):
+        yield scenario_of(ask.using(method, {"gradient_checkpointing": checkpointing}), method)
+
+
+def shaped(scenario: Scenario, seq_len: int, micro_batch_size: int) -> Scenario:
+    """The scenario at another length and micro-batch, on which no other setting depends."""
+    return replace(scenario, train=replace(scenario.train, seq_len=seq_len, micro_batch_size=micro_batch_size))
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """One lane's scenario at any length and micro-batch."""
+
+    scenario: Scenario
+    limit: int
+    estimate: Estimator
+
+    def reaches(self, goal: Verdict, seq_len: int, batch: int) -> bool:
+        """Whether the verdict is ``goal`` or better."""
+        verdict = judge(self.estimate(shaped(self.scenario, seq_len, batch)), self.scenario.cluster)
+        return RANKS[verdict] >= RANKS[goal]
+
+    def lane(self, lengths: tuple[int, ...]) -> Lane:
+        """Every length, and the longest; what fits at one length is near half of what fits at half of it."""
+        cells: list[Cell] = []
+        for seq_len in lengths:
+            guess = cells[-1].fits * cells[-1].seq_len // seq_len if cells else 1
+            cells.append(self._cell(seq_len, guess))
+        near = max((cell.seq_len for cell in cells if cell.fits), default=LENGTH_STEP)
+        fits = self._longest("fits", near)
+        return Lane(
+            method=self.scenario.train.method,
+            checkpointing=self.scenario.train.gradient_checkpointing,
+            cells=tuple(cells),
+            longest_fits=fits,
+            longest_tight=max(fits, self._longest("tight", fits or near)),
+            least_bytes=self.estimate(shaped(self.scenario, lengths[0], 1)).peak.required_bytes,
+        )
+
+    def _cell(self, seq_len: int, guess: int) -> Cell:
+        fits, tight = (largest(partial(self.reaches, goal, seq_len), MAX_MICRO_BATCH, guess) for goal in GOALS)
+        return Cell(
+            seq_len=seq_len, fits=fits, tight=max(fits, tight), tokens_per_second=self._pace(seq_len, fits or tight)
+        )
+
+    def _longest(self, goal: Verdict, near: int) -> int:
+        """Tokens of the longest single sequence: the limit itself, or a multiple of the step."""
+        if self.reaches(goal, self.limit, 1):
+            return self.limit
+        steps = largest(
+            lambda count: self.reaches(goal, count * LENGTH_STEP, 1), self.limit // LENGTH_STEP, near // LENGTH_STEP
+        )
+        return steps * LENGTH_STEP
+
+    def _pace(self, seq_len: int, batch: int) -> float | None:
+        if not batch:
+            return None
+        shape = shaped(self.scenario, seq_len, batch)
+        step = timed(shape, self.estimate(shape))
+        return None if step is None else step.tokens_per_second
+
+
+def frontier_for(
+    *,
+    model: str,
+    gpu: str,
+    gpus: int = 1,
+    nodes: int = 1,
+    method: Method | tuple[Method, ...] | list[Method] | None = None,
+    stack: str = DEFAULT_STACK,
+    headroom: int | str = 0,
+    profiles_dir: str | Path | None = None,
+    **settings: Setting,
+) -> Frontier:
+    """``planner.frontier(model="8b", gpu="4090")``: arguments are named like the command's options."""
+    request = Request(
+        model=model,
+        gpu=gpu,
+        gpus=gpus,
+        nodes=nodes,
+        methods=(method,) if isinstance(method, str) else tuple(method or ()),
+        settings=settings,
+        stack=stack,
+        headroom_bytes=headroom if isinstance(headroom, int) else parse_bytes(headroom),
+        profiles_dir=None if profiles_dir is None else Path(profiles_dir),
+    )
+    return frontier(request)

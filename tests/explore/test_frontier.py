@@ -1,0 +1,177 @@
+"""The frontier's law: what an entry says fits by its own plan, and one more does not."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import planner
+from planner.errors import UsageError
+from planner.recommend.frontier import Frontier, Lane, frontier_for, largest, lengths_to
+from planner.render.frontier import frontier_lines, frontier_sheets
+from planner.render.lines import Screen, plain
+from planner.render.markdown import sheet_markdown
+from tests.cli.conftest import Run
+from tests.explore.fakes import step_of
+
+CASES: tuple[dict[str, Any], ...] = (
+    {"model": "8b", "gpu": "4090"},
+    {"model": "qwen3-30b-a3b", "gpu": "h100", "headroom": "3GiB", "method": "qlora"},
+    {"model": "bloom-560m", "gpu": "t4", "stack": "hf"},
+    {"model": "llama-2-7b", "gpu": "3090", "gpus": 2, "optimizer": "paged_adamw_8bit", "grad_accumulation": 4},
+    {"model": "gpt2", "gpu": "rtx3060-12gb", "gradient_checkpointing": False},
+)
+SAMPLED = 3
+"""Of all entries of a lane, so many are asked of ``plan`` itself, which also recommends."""
+
+
+def verdict(case: dict[str, Any], lane: Lane, seq_len: int, batch: int) -> str:
+    """What ``plan`` says of one entry."""
+    settings = {**case, "method": lane.method, "gradient_checkpointing": lane.checkpointing}
+    answer = planner.plan(**settings, seq_len=seq_len, micro_batch_size=batch)
+    return answer.candidates[0].verdict
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["model"])
+def test_an_entry_fits_by_its_plan_and_one_more_does_not(case: dict[str, Any]) -> None:
+    found = frontier_for(**case)
+    checked = 0
+    for lane in found.lanes:
+        entries = [cell for cell in lane.cells if cell.tight]
+        for cell in (*entries[:1], *entries[-SAMPLED:]):
+            assert cell.fits <= cell.tight
+            if cell.fits:
+                assert verdict(case, lane, cell.seq_len, cell.fits) == "fits"
+            assert verdict(case, lane, cell.seq_len, cell.fits + 1) != "fits"
+            assert verdict(case, lane, cell.seq_len, cell.tight) in ("fits", "tight")
+            assert verdict(case, lane, cell.seq_len, cell.tight + 1) == "does_not_fit"
+            checked += 1
+        for cell in lane.cells[len(entries) :]:
+            assert verdict(case, lane, cell.seq_len, 1) == "does_not_fit"
+            break
+
+    assert checked
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["model"])
+def test_the_longest_sequence_fits_by_its_plan_and_the_next_does_not(case: dict[str, Any]) -> None:
+    found = frontier_for(**case)
+    for lane in found.lanes:
+        for length, verdicts in ((lane.longest_fits, {"fits"}), (lane.longest_tight, {"fits", "tight"})):
+            if length:
+                assert verdict(case, lane, length, 1) in verdicts
+            assert length == found.limit or verdict(case, lane, length + 64, 1) not in verdicts
+
+
+def test_tokens_per_second_are_those_of_the_plan() -> None:
+    found = frontier_for(model="8b", gpu="4090", method="qlora", gradient_checkpointing=True)
+    cell = found.lanes[0].cells[3]
+    answer = planner.plan(model="8b", gpu="4090", method="qlora", seq_len=cell.seq_len, micro_batch_size=cell.fits)
+
+    assert answer.candidates[0].step is not None
+    assert cell.tokens_per_second == answer.candidates[0].step.tokens_per_second
+
+
+def test_a_held_setting_has_no_second_lane() -> None:
+    found = frontier_for(model="1b", gpu="4090", method="lora", gradient_checkpointing=False)
+
+    assert [(lane.method, lane.checkpointing) for lane in found.lanes] == [("lora", False)]
+
+
+@pytest.mark.parametrize("name", ["seq_len", "micro_batch_size"])
+def test_what_it_varies_cannot_be_set(name: str) -> None:
+    settings: dict[str, Any] = {name: 4}
+    with pytest.raises(UsageError, match="what a frontier varies"):
+        frontier_for(model="8b", gpu="4090", **settings)
+
+
+# ---------------------------------------------------------------- the search
+
+
+@given(st.integers(0, 400), st.integers(1, 300), st.integers(-5, 500))
+def test_the_largest_number_is_found_from_any_guess(bound: int, most: int, guess: int) -> None:
+    assert largest(lambda n: n <= bound, most, guess) == min(bound, most)
+
+
+@given(st.sets(st.integers(1, 60)), st.integers(1, 60), st.integers(1, 60))
+def test_whatever_holds_it_holds_for_the_answer_and_not_for_one_more(holds: set[int], most: int, guess: int) -> None:
+    found = largest(lambda n: n in holds, most, guess)
+
+    assert found == 0 or found in holds
+    assert found == most or found + 1 not in holds
+
+
+@given(st.integers(1, 2**20))
+def test_lengths_double_up_to_the_limit(limit: int) -> None:
+    lengths = lengths_to(limit)
+
+    assert lengths[-1] == limit
+    assert all(2 * one == other for one, other in pairwise(lengths[:-1]))
+
+
+# ---------------------------------------------------------------- what is shown
+
+
+@pytest.fixture
+def steady(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Frontier]:
+    """The frontier with made-up times and without notes."""
+
+    monkeypatch.setattr("planner.recommend.frontier.timed", step_of)
+    return lambda **case: replace(
+        frontier_for(**case), notes=("a note that is rather long, so that it wraps at sixty",)
+    )
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("gpu", ["4090", "rtx3080-10gb"])
+def test_drawn_at_every_width(
+    steady: Callable[..., Frontier], golden: Callable[[str, str], None], width: int, gpu: str
+) -> None:
+    text = plain(frontier_lines(steady(model="8b" if gpu == "4090" else "70b", gpu=gpu), Screen(width)), Screen(width))
+
+    assert max(map(len, text.splitlines())) <= width
+    golden(f"frontier_{gpu}_{width}.txt", text)
+
+
+def test_markdown(steady: Callable[..., Frontier], golden: Callable[[str, str], None]) -> None:
+    golden("frontier.md", "\n".join(map(sheet_markdown, frontier_sheets(steady(model="8b", gpu="4090")))))
+
+
+def test_the_command_prints_one_document(run: Run) -> None:
+    answer = run("frontier", "--model", "8b", "--gpu", "4090", "--format", "json")
+    document = json.loads(answer.out)
+
+    assert answer.code == 0
+    assert document["positions"] == 131_072
+    assert [(one["method"], one["gradient_checkpointing"]) for one in document["lanes"]] == [
+        (method, kept) for method in ("full", "lora", "qlora") for kept in (True, False)
+    ]
+    assert {"seq_len", "fits", "tight", "tokens_per_second"} == set(document["lanes"][0]["cells"][0])
+
+
+def test_nothing_that_fits_is_exit_code_4(run: Run) -> None:
+    answer = run("frontier", "--model", "70b", "--gpu", "4090")
+
+    assert answer.code == 4
+    assert answer.out.startswith("Nothing fits")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "--model is missing"),
+        (("--model", "8b", "--gpu", "4090", "--evidence", "traced"), "rests on closed forms"),
+        (("--model", "8b", "--gpu", "4090", "--seq-len", "512"), "what a frontier varies"),
+    ],
+)
+def test_a_bad_option_is_one_line(run: Run, arguments: tuple[str, ...], words: str) -> None:
+    answer = run("frontier", *arguments)
+
+    assert answer.code == 2
+    assert answer.err.count("\n") == 1
+    assert words in answer.err
