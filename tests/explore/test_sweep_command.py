@@ -65,7 +65,7 @@ def test_csv_has_a_head_and_the_same_numbers(run: Run) -> None:
 
 
 def test_few_rows_are_shown_each(run: Run, golden: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("planner.recommend.candidates.timed", step_of)
+    monkeypatch.setattr(sys.modules["planner.recommend.candidates"], "timed", step_of)
     for columns in (60, 80, 120):
         golden(f"sweep_{columns}.txt", run(*SMALL, columns=columns).out)
 
