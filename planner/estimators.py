@@ -12,6 +12,7 @@ from planner.records.store import StoreError, default_store
 from planner.result import Estimate, Evidence, StepTime
 from planner.spec import Scenario
 from planner.throughput import Load, step_time
+from planner.throughput.own import OwnTimes
 
 if TYPE_CHECKING:
     from planner.records import Record
@@ -105,4 +106,11 @@ def remember(estimator: Estimator) -> Estimator:
 
 def timed(scenario: Scenario, estimate: Estimate, load: Load | None = None) -> StepTime | None:
     """Seconds of one optimizer step, by own runs where there are any; ``None`` where no rate of the card is known."""
-    return step_time(scenario, estimate, load)
+    step = step_time(scenario, estimate, load)
+    return step and own_times().corrected(step, scenario, load)
+
+
+@cache
+def own_times() -> OwnTimes:
+    """The user's own runs as seconds, from the same store that corrects bytes."""
+    return OwnTimes(measured_here().calibration.runs, closed_form, step_time)

@@ -42,7 +42,8 @@ class Run:
 
     ``layers``: only the first so many were run. ``lengths``: of its steps, where they differed. ``allocator``: the text
     of PYTORCH_ALLOC_CONF. ``held_bytes``: memory of the device, or the cap that stood in for a smaller one; for a run
-    that failed less what others may have held, ``None`` where that is not known. ``id`` is that of its record.
+    that failed less what others may have held, ``None`` where that is not known. ``seconds``: of a step after the
+    first. ``id`` is that of its record.
     """
 
     id: str
@@ -54,6 +55,7 @@ class Run:
     held_bytes: int | None = None
     lengths: tuple[int, ...] = ()
     allocator: str = ""
+    seconds: float | None = None
 
     @property
     def as_planned(self) -> bool:

@@ -64,6 +64,7 @@ def _run(record: "Record", closed_form: Callable[[Scenario], Estimate]) -> Run |
         held_bytes=_held(record),
         lengths=record.lengths,
         allocator=record.environment.allocator,
+        seconds=None if ended else record.steady_seconds,
     )
 
 

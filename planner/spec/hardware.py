@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +33,8 @@ FIGURES: Mapping[str, str] = MappingProxyType(
 """Fields of a ``Gpu`` that a profile may mark as estimated, in words."""
 
 
-class Share(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Share:
     """A share of a nominal rate, with how many published runs it rests on and whose; ``n`` is 0 for a prior."""
 
     value: float

@@ -54,7 +54,8 @@ def _end(weighed: list[tuple[float, float]]) -> float:
 def _outward(value: float, *, down: bool) -> float:
     """Rounded so that bounds never shrink."""
     scaled = value * 10**DIGITS
-    return (math.floor(scaled + 1e-6) if down else math.ceil(scaled - 1e-6)) / 10**DIGITS
+    whole = math.floor(scaled + 1e-6) if down else math.ceil(scaled - 1e-6)
+    return float(whole / 10**DIGITS)
 
 
 def records_of(errors: Mapping[str, float], known: Constants) -> dict[Regime, Record]:
