@@ -40,9 +40,10 @@ def estimate(scenario: Scenario, evidence: Evidence = "closed-form") -> Estimate
 
 
 class Measured(NamedTuple):
-    """What has been measured, and what a reader must know of the store of own records, each line once."""
+    """What has been measured, in bytes and in seconds, and what a reader must know of own records, each line once."""
 
     calibration: Calibration
+    times: OwnTimes
     notices: dict[str, None]
 
 
@@ -54,7 +55,8 @@ def measured_here() -> Measured:
     def select(query: Query) -> tuple["Record", ...]:
         return _records(query, notices)
 
-    return Measured(Calibration(published_table(), Runs(finder(select, closed_form))), notices)
+    runs = Runs(finder(select, closed_form))
+    return Measured(Calibration(published_table(), runs), OwnTimes(runs, closed_form, step_time), notices)
 
 
 def _records(query: Query, notices: dict[str, None]) -> tuple["Record", ...]:
@@ -107,10 +109,4 @@ def remember(estimator: Estimator) -> Estimator:
 def timed(scenario: Scenario, estimate: Estimate, load: Load | None = None) -> StepTime | None:
     """Seconds of one optimizer step, by own runs where there are any; ``None`` where no rate of the card is known."""
     step = step_time(scenario, estimate, load)
-    return step and own_times().corrected(step, scenario, load)
-
-
-@cache
-def own_times() -> OwnTimes:
-    """The user's own runs as seconds, from the same store that corrects bytes."""
-    return OwnTimes(measured_here().calibration.runs, closed_form, step_time)
+    return step and measured_here().times.corrected(step, scenario, load)
