@@ -6,6 +6,7 @@ readings of "24 GB" lie 7 % apart.
 """
 
 import re
+from collections.abc import Callable
 
 from planner.errors import UsageError
 
@@ -116,3 +117,13 @@ def _as_count(text: str) -> str:
     if match is None or not match[2]:
         return "for instance 50M, 1.3B or 50000000"
     return match[1] + {**_WORDS, "mio": "M", "mn": "M", "bn": "B"}.get(match[2].lower(), "")
+
+
+def span(low: float, high: float, show: Callable[[float], str]) -> str:
+    """Both ends of a range, or one where they read the same.
+
+    >>> span(1.311, 1.313, "{:.2f}".format), span(1.1, 1.3, "{:.2f}".format)
+    ('1.31', '1.10 to 1.30')
+    """
+    first, last = show(low), show(high)
+    return first if first == last else f"{first} to {last}"

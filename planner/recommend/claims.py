@@ -11,10 +11,10 @@ from planner.recommend.candidates import candidate
 from planner.recommend.offers import MOST_CARDS, more_cards, sharded
 from planner.recommend.request import Ask
 from planner.recommend.rules.base import percent
-from planner.recommend.slowdown import SOURCE, Range, span
 from planner.result import Candidate
 from planner.spec import Gpu, Method
-from planner.units import format_bytes
+from planner.throughput.ratios import SOURCE, Range
+from planner.units import format_bytes, span
 
 Ruling = Literal["confirmed", "corrected", "not for this model"]
 
@@ -158,12 +158,25 @@ def _slower(facts: Facts) -> Claim | None:
     return Claim(
         claim="QLoRA is 30 to 40 % slower than LoRA",
         ruling="confirmed" if overlaps else "corrected",
-        text=f"{span(time.low - 1, time.high - 1, percent)} slower at {train.tokens} tokens per micro-step on this "
-        "card; dequantisation is a fixed cost per micro-step, so larger ones pay less",
+        text=f"{_pace(time)} at {train.tokens} tokens per micro-step on this card; dequantisation is a fixed cost per "
+        "micro-step, so larger ones pay less",
         number=(time.low + time.high) / 2,
         unit="ratio",
         source=SOURCE,
     )
+
+
+def _pace(time: Range) -> str:
+    """A range of ratios in words.
+
+    >>> _pace(Range(1.1, 1.3)), _pace(Range(0.96, 0.98)), _pace(Range(0.98, 1.05))
+    ('10 % to 30 % slower', '2 % to 4 % faster', '2 % faster to 5 % slower')
+    """
+    if time.low >= 1:
+        return f"{span(time.low - 1, time.high - 1, percent)} slower"
+    if time.high <= 1:
+        return f"{span(1 - time.high, 1 - time.low, percent)} faster"
+    return f"{percent(1 - time.low)} faster to {percent(time.high - 1)} slower"
 
 
 def _card(name: str, facts: Facts) -> Gpu | None:

@@ -13,9 +13,9 @@ from planner.recommend.names import understand
 from planner.recommend.offers import more_cards, servable, sharded
 from planner.recommend.prose import Prose, describe
 from planner.recommend.request import Ask, Request, Setting
-from planner.recommend.slowdown import Range, ratio
 from planner.result import Candidate, Memory, Way
 from planner.spec import METHODS, Cluster, Gpu, Method, ModelSpec
+from planner.throughput.ratios import Job, Range, ratio
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class MethodView:
     optimizer_bytes: int
     gradient_bytes: int
     step_ratio: Range | None
-    """Time of a micro-step for each one of LoRA's."""
+    """Time of an optimizer step for each one of LoRA's."""
     single_card: Way | None
     cluster: Way | None
 
@@ -87,7 +87,7 @@ def compare_for(
 def _view(ask: Ask, found: dict[Method, Candidate], method: Method, estimate: Estimator) -> MethodView:
     one, lora = found[method], found["lora"]
     counts, states = one.estimate.parameters, one.estimate.phases["optimizer_step"]
-    time = ratio(one, lora)
+    time = ratio(Job(one.scenario, one.estimate), Job(lora.scenario, lora.estimate))
     return MethodView(
         method=method,
         prose=describe(one, time),

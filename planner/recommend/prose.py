@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from planner.recommend.rules.base import percent
 from planner.recommend.rules.qlt import BITS_PER_PARAM, LORA_BATCH, NEWER_VOCABULARY, ROBUST_MODEL, TINY_MODEL
-from planner.recommend.slowdown import Range, span
 from planner.result import Candidate
-from planner.units import format_bytes, format_count
+from planner.throughput.ratios import Range
+from planner.units import format_bytes, format_count, span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +21,7 @@ class Prose:
 
 
 def describe(one: Candidate, time: Range | None) -> Prose:
-    """The page of one method; ``time`` is a micro-step of it for each one of LoRA's."""
+    """The page of one method; ``time`` is a step of it for each one of LoRA's."""
     makers = {"full": _full, "lora": _lora, "qlora": _qlora}
     return makers[one.method](one, time)
 
@@ -77,7 +77,7 @@ def _resources(one: Candidate) -> str:
 def _pace(time: Range | None) -> str:
     if time is None:
         return "time unknown on this card"
-    return f"a micro-step takes {span(time.low, time.high, '{:.2f}'.format)} times LoRA's"
+    return f"a step takes {span(time.low, time.high, '{:.2f}'.format)} times LoRA's"
 
 
 def _penalty(one: Candidate) -> str:

@@ -12,7 +12,7 @@ from planner.result import Way
 if TYPE_CHECKING:
     from planner.recommend.claims import Claim
     from planner.recommend.compare import Comparison, MethodView
-    from planner.recommend.slowdown import Range
+    from planner.throughput.ratios import Range
 
 RULINGS: dict[str, Tone] = {"confirmed": "good", "corrected": "warn", "not for this model": "bad"}
 
@@ -33,7 +33,7 @@ def _numbers(comparison: "Comparison") -> Sheet:
         _row("optimizer states, GiB", (words.gib(view.optimizer_bytes) for view in views)),
         _row("needed, GiB", (words.gib(view.candidate.estimate.peak.required_bytes) for view in views)),
         _row("verdict here", (words.verdict(view.candidate.verdict) for view in views)),
-        _row("micro-step, of LoRA's", (_range(view.step_ratio) for view in views)),
+        _row("step, of LoRA's", (_range(view.step_ratio) for view in views)),
         _row("smallest single card", (_cards(view.single_card) for view in views)),
         _row("of these cards", (_cards(view.cluster) for view in views)),
     )

@@ -8,59 +8,25 @@ from planner.recommend.candidates import candidate
 from planner.recommend.claims import Claim
 from planner.recommend.compare import Comparison, compare
 from planner.recommend.request import Request
-from planner.recommend.slowdown import EFFICIENCY_ELSEWHERE, efficiency, flops_per_token, ratio, traffic
-from planner.result import Candidate
 from planner.spec import Method
-from tests.recommend.fakes import ask, card, fake_estimate, llama
+from planner.throughput.ratios import Job, ratio
+from tests.recommend.fakes import ask, card, fake_estimate
 
 # ---------------------------------------------------------------- time
 
-# One layer, h 64, f 128, 4 heads of 16, 2 key/value heads, vocabulary 100:
-# N_blk = q 64*64 + k 64*32 + v 64*32 + o 64*64 + 3 * 64*128 + two norms of 64 = 36,992; N_head = 6,400
-TINY = llama(h=64, f=128, layers=1, n=4, k=2, v=100)
-BLOCK, HEAD = 36_992, 6_400
-# rank 16: q 128 + k 96 + v 96 + o 128 + 3 * 192 = 1,024 per unit of rank
-ADAPTERS = 16 * 1024
-# causal attention, S 2048, n*d 64: 2 * 2048 * 64 = 262,144 per forward of one token
 
-
-def tiny(method: Method, *, checkpointing: bool = True) -> Candidate:
-    return candidate(ask(TINY, settings={"gradient_checkpointing": checkpointing}), method, fake_estimate)
-
-
-@pytest.mark.parametrize(
-    ("method", "checkpointing", "flops"),
-    [
-        ("full", True, 6 * (BLOCK + HEAD) + 2 * BLOCK + 262_144 * 4.5),
-        ("full", False, 6 * (BLOCK + HEAD) + 262_144 * 3.5),
-        ("lora", True, 4 * (BLOCK + HEAD) + 2 * BLOCK + 8 * ADAPTERS + 262_144 * 4.5),
-        ("lora", False, 4 * (BLOCK + HEAD) + 6 * ADAPTERS + 262_144 * 3.5),
-        ("qlora", False, 4 * (BLOCK + HEAD) + 6 * ADAPTERS + 262_144 * 3.5),
-    ],
-)
-def test_flops_per_token(method: Method, checkpointing: bool, flops: float) -> None:
-    assert flops_per_token(tiny(method, checkpointing=checkpointing)) == flops
-
-
-def test_dequantisation_moves_every_quantised_weight_once_per_pass() -> None:
-    quantized = BLOCK - 128  # norms are no matrices
-
-    assert traffic(tiny("lora")) == 0
-    assert traffic(tiny("qlora")) == pytest.approx(3 * quantized * 2.53)
-    assert traffic(tiny("qlora", checkpointing=False)) == pytest.approx(2 * quantized * 2.53)
-
-
-def eight_b(method: Method, **settings: int) -> Candidate:
-    return candidate(ask(gpu=card(24, architecture="Ampere GA102"), settings=settings), method, fake_estimate)
+def eight_b(method: Method, **settings: int | bool | str) -> Job:
+    found = candidate(ask(gpu=card(24, architecture="Ampere GA102"), settings=settings), method, fake_estimate)
+    return Job(found.scenario, found.estimate)
 
 
 def test_qlora_loses_less_time_at_larger_micro_steps() -> None:
-    """Dequantisation is a fixed cost per micro-step."""
-    ratios = [ratio(eight_b("qlora", seq_len=s), eight_b("lora", seq_len=s)) for s in (2048, 8192, 32768)]
+    """Dequantisation is a fixed cost per micro-step: the textbook's 30 to 40 % are those of a few hundred tokens."""
+    found = [ratio(eight_b("qlora", seq_len=s), eight_b("lora", seq_len=s)) for s in (256, 2048, 16384)]
 
-    highs = [found.high for found in ratios if found]
+    highs = [one.high for one in found if one]
     assert highs == sorted(highs, reverse=True)
-    assert highs[0] > 1.15
+    assert highs[0] > 1.4
     assert highs[-1] < 1.05
 
 
@@ -70,13 +36,17 @@ def test_ratio_of_a_method_to_itself_is_one() -> None:
 
 def test_no_ratio_without_a_peak() -> None:
     dark = candidate(ask(gpu=card(24, peak_flops_per_s={})), "lora", fake_estimate)
+    job = Job(dark.scenario, dark.estimate)
 
-    assert ratio(dark, dark) is None
+    assert ratio(job, job) is None
 
 
-def test_efficiency_of_an_unmeasured_chip_is_the_whole_range() -> None:
-    assert efficiency(card(24, architecture="Ampere GA102")) == (0.39, 0.73)
-    assert efficiency(card(24, architecture="Blackwell GB202")) == EFFICIENCY_ELSEWHERE
+@pytest.mark.parametrize(("seq_len", "ruling"), [(512, "confirmed"), (16384, "corrected")])
+def test_qlora_is_a_third_slower_at_few_tokens_only(seq_len: int, ruling: str) -> None:
+    """Llama-2-7B on an A10G is where LitGPT measured 39 %, at some hundred tokens per micro-step."""
+    found = claims(compare(Request(model="llama-2-7b", gpu="a10g", settings={"seq_len": seq_len})))["QLoRA is"]
+
+    assert found.ruling == ruling
 
 
 # ---------------------------------------------------------------- the comparison
