@@ -21,7 +21,8 @@ def texts() -> dict[Path, str]:
     """Every file that the fit writes, as it should be."""
     fitted = fit(timed())
     errors = held_out()
-    record = record_text(records_of(errors, fitted.constants), errors)
+    known = fitted.constants
+    record = record_text(records_of(errors, known), errors, known)
     for score in by_source(errors):
         print(f"{score.name:20} {score.n:4} median {score.median:6.1%}  p90 {score.p90:6.1%}  held out")
     return {RATES: rates_text(fitted), RECORD: record, **profile_texts(fitted)}

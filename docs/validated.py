@@ -4,11 +4,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 
 from docs.tables import code, percent, table
+from planner.hardware import load_gpu
 from planner.render.markdown import escape
+from planner.throughput.rates import constants
+from planner.throughput.record import IN_WORDS, records
 from planner.validation import Group, Report, Score, Table, held_by_source, validate_held_out
 from planner.validation.against import Agreement, Deviation, compare
 from planner.validation.grid import grid
 from planner.validation.heldout import neighbour_scores
+from planner.validation.time_fit import A100, H100, START
+from planner.validation.time_record import PLAIN, stored
+from planner.validation.timed_rows import counted, timed_rows
+from planner.validation.timing import by_source, errors_of
 from planner.validation.traced import read_traced, stored_grid
 
 # ---------------------------------------------------------------- published runs
@@ -112,6 +119,50 @@ def validation_timed() -> str:
     found = report().timed
     rows = [(code(item.source), item.metric, item.n, escape("; ".join(item.scopes))) for item in found]
     return table(("source", "metric", "rows", "of what"), rows, right=[2])
+
+
+def validation_times() -> str:
+    """Errors of time by source: of the shipped constants, and of constants that had not seen the source."""
+    seen = {one.name: one for one in by_source(errors_of())}
+    rows = []
+    for score, held in stored("held_out"):
+        ours = seen[score.name]
+        name = "**all**" if score.name == "all" else code(score.name)
+        both = (percent(one) for one in (ours.median, ours.p90, score.median, score.p90))
+        rows.append((name, score.n, percent(ours.bias, sign=True), *both, percent(held / score.n)))
+    names = ("source", "runs", "bias", "median", "p90", "held out: median", "p90", "in its bounds")
+    return table(names, rows, right=[1, 2, 3, 4, 5, 6, 7])
+
+
+def validation_kinds() -> str:
+    """Bounds by kind of run, and how the held-out runs lie in them."""
+    found = {score.name: (score, held) for score, held in stored("kinds")}
+    rows = []
+    for name, record in records().items():
+        score, held = found.get(name, (None, 0))
+        share = percent(held / score.n) if score else "none to hold"
+        middle = percent(score.median) if score else ""
+        rows.append((IN_WORDS[name], record.n, f"{record.low:.2f} to {record.high:.2f}", middle, share))
+    names = ("kind of run", "runs", "measured for each of ours", "held out: median", "in bounds")
+    return table(names, rows, right=[1, 3, 4])
+
+
+def validation_constants() -> str:
+    """What was fitted, from where it started, and what it rests on."""
+    known = constants()
+    rows = [(f"{name}", f"{START[name]:.3g}", f"{getattr(known, name).value:.3g}") for name in PLAIN]
+    for card, chip in (("a100-80gb", A100), ("h100", H100)):
+        gpu = load_gpu(card)
+        for what, share in (("products", gpu.products), ("attention", gpu.attention)):
+            rows.append((f"{what}, {chip}", f"{START[f'{chip} {what}']:.3g}", f"{share.value:.3g}" if share else ""))
+    return table(("constant", "known before", "fitted"), rows, right=[1, 2])
+
+
+def validation_untimed() -> str:
+    """Rows with a time that we cannot put as a question, by reason."""
+    runs, left = timed_rows()
+    counts = f"{len(runs)} rows are predicted, {len(left)} left out."
+    return "\n\n".join([counts, table(("why", "rows"), list(counted(left)), right=[1])])
 
 
 def validation_own() -> str:
@@ -226,5 +277,9 @@ SECTIONS: Mapping[str, Callable[[], str]] = {
     "validation_scores": validation_scores,
     "validation_sources": validation_sources,
     "validation_timed": validation_timed,
+    "validation_times": validation_times,
+    "validation_kinds": validation_kinds,
+    "validation_constants": validation_constants,
+    "validation_untimed": validation_untimed,
     "validation_unmodelled": validation_unmodelled,
 }

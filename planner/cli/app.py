@@ -37,7 +37,13 @@ HERE = (
     Option("anchors", "path", "matrix: write what was measured as anchors, to a file or a folder", metavar="PATH"),
 )
 VALIDATED = (
-    Option("against", "text", "published: what others measured; traced: a grid of traces", "published", "REFERENCE"),
+    Option(
+        "against",
+        "text",
+        "published: what others measured; traced: a grid of traces; times: published seconds",
+        "published",
+        "REFERENCE",
+    ),
     Option("source", "list", "published: only this source; may be repeated", "all of them", "ID"),
     Option("evidence", "text", "published: predict by closed-form or traced", "closed-form", "KIND"),
     Option("model", "list", "traced: only this model of the grid; may be repeated", "all of them", "MODEL"),
@@ -118,6 +124,7 @@ COMMANDS = (
         (TOPIC, *REQUEST),
     ),
     Subcommand("dataset", "Count rows, tokens and lengths of a file of training data.", READ),
+    Subcommand("what-if", "Show what each single change of the settings gains and costs, best first.", REQUEST),
     Subcommand("frontier", "Show the largest micro-batch at each length, and the longest length, by method.", REQUEST),
     Subcommand("sweep", "Plan every combination of models, cards, methods and settings: one line each.", SWEPT),
     Subcommand("trace", "Run the real step on fake tensors: bytes of every owner at every moment.", (*REQUEST, *TRACE)),
@@ -162,7 +169,7 @@ def _refuse_leading_options(command: str, values: Values) -> None:
 
 
 def _run_body(name: str, values: Values) -> None:
-    body: Callable[[Values], int] = importlib.import_module(f"planner.cli.{name}").main
+    body: Callable[[Values], int] = importlib.import_module(f"planner.cli.{name.replace('-', '_')}").main
     raise typer.Exit(body(values))
 
 

@@ -1,4 +1,4 @@
-"""``plan validate``: predictions against what others measured, or the closed form against the trace."""
+"""``plan validate``: predictions against what others measured, in bytes or seconds, or against traces."""
 
 from pathlib import Path
 
@@ -9,13 +9,17 @@ from planner.cli.show import show
 from planner.errors import EXIT_FITS, UsageError
 from planner.errors import show as shown
 from planner.render.agreed import agreement_document, agreement_sheets
+from planner.render.timed import timed_document, timed_sheets
 from planner.render.validated import report_document, validation_sheets
 from planner.validation import Report, validate_held_out, validate_traced
 from planner.validation.against import Agreement, compare
 from planner.validation.grid import MODELS, grid, quick_grid
+from planner.validation.time_record import stored
+from planner.validation.timed_rows import counted, timed_rows
+from planner.validation.timing import by_source, errors_of
 from planner.validation.traced import run_grid
 
-PUBLISHED, TRACED, CLOSED_FORM = "published", "traced", "closed-form"
+PUBLISHED, TRACED, TIMES, CLOSED_FORM = "published", "traced", "times", "closed-form"
 OF_PUBLISHED, OF_TRACED = ("source", "evidence"), ("model", "quick", "out")
 
 
@@ -30,9 +34,19 @@ def main(values: Values) -> int:
     elif against == PUBLISHED:
         report = _published(values)
         show(format_name, lambda: validation_sheets(report), lambda: report_document(report))
+    elif against == TIMES:
+        for names in (OF_PUBLISHED, OF_TRACED):
+            _refuse(values, names, f"measurements of memory: leave out --against {TIMES}")
+        _times(format_name)
     else:
-        raise UsageError(f"--against {shown(against)} is not {PUBLISHED} or {TRACED}")
+        raise UsageError(f"--against {shown(against)} is not {PUBLISHED}, {TRACED} or {TIMES}")
     return EXIT_FITS
+
+
+def _times(format_name: str) -> None:
+    scores, held_out = by_source(errors_of()), stored("held_out")
+    left = tuple(counted(timed_rows()[1]))
+    show(format_name, lambda: timed_sheets(scores, held_out, left), lambda: timed_document(scores, held_out, left))
 
 
 def _published(values: Values) -> Report:

@@ -5,13 +5,15 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from planner.hardware import shipped_dir
 from planner.throughput.rates import FILE as RATES
 from planner.throughput.rates import Constants
+from planner.throughput.record import FILE as RECORD
 from planner.throughput.record import IN_WORDS, LEAST, WIDE, Record, Regime
 from planner.validation.time_fit import A100, H100, Fitted, bare
-from planner.validation.timing import Score, Timed, by_source, timed
+from planner.validation.timing import Score, Timed, score, timed
 
 COVERED = 0.9
 """Share of held-out runs that bounds hold, each source weighing the same: the next one will be a new one."""
@@ -66,11 +68,53 @@ def records_of(errors: Mapping[str, float], known: Constants) -> dict[Regime, Re
     return {name: record_of(name, found) for name, found in ratios.items()}
 
 
-def record_text(records: Mapping[Regime, Record], errors: Mapping[str, float]) -> str:
-    """``published.json``: bounds by kind of run, and held-out scores by source."""
+class Held(NamedTuple):
+    """A group of runs under a fit that has not seen their source; ``held``: how many lie in the bounds."""
+
+    score: Score
+    held: int
+
+
+def held_scores(
+    records: Mapping[Regime, Record], errors: Mapping[str, float], known: Constants
+) -> tuple[list[Held], list[Held]]:
+    """By source, and by kind of run; the last of each is of all."""
+    found: tuple[dict[str, list[Timed]], ...] = ({}, {})
+    kinds = {one.run.id: bare(one).regime(known) for one in timed()}
+    for one in timed():
+        for groups, name in zip(found, (one.run.source, kinds[one.run.id]), strict=True):
+            groups.setdefault(name, []).append(one)
+    inside = {one.run.id: _inside(records[kinds[one.run.id]], errors[one.run.id]) for one in timed()}
+
+    def held(name: str, runs: Iterable[Timed]) -> Held:
+        ids = [one.run.id for one in runs]
+        return Held(score(name, (errors[name] for name in ids)), sum(inside[name] for name in ids))
+
+    tables = [[held(name, runs) for name, runs in sorted(groups.items())] for groups in found]
+    return [*tables[0], held("all", timed())], tables[1]
+
+
+def _inside(record: Record, error: float) -> bool:
+    return record.low <= 1 / (1 + error) <= record.high
+
+
+def record_text(records: Mapping[Regime, Record], errors: Mapping[str, float], known: Constants) -> str:
+    """``published.json``: bounds by kind of run, and held-out scores by source and by kind."""
+    sources, kinds = held_scores(records, errors, known)
     bounds = [f"  {json.dumps(name)}: {json.dumps(record._asdict())}" for name, record in records.items()]
-    scores = [f"  {json.dumps(rounded(score)._asdict())}" for score in by_source(errors)]
-    return '{"bounds": {\n' + ",\n".join(bounds) + '\n },\n "held_out": [\n' + ",\n".join(scores) + "\n ]}\n"
+    text = '{"bounds": {\n' + ",\n".join(bounds) + "\n },\n"
+    rows = ('"held_out": [\n' + _rows(sources) + "\n ]", '"kinds": [\n' + _rows(kinds) + "\n ]")
+    return text + " " + ",\n ".join(rows) + "}\n"
+
+
+def _rows(found: list[Held]) -> str:
+    return ",\n".join(f"  {json.dumps({**rounded(one.score)._asdict(), 'held': one.held})}" for one in found)
+
+
+def stored(table: Literal["held_out", "kinds"], path: Path = RECORD) -> tuple[Held, ...]:
+    """Held-out scores as the last fit left them."""
+    rows = json.loads(path.read_text(encoding="utf-8"))[table]
+    return tuple(Held(Score(**{name: row[name] for name in Score._fields}), row["held"]) for row in rows)
 
 
 def rounded(score: Score) -> Score:
