@@ -6,7 +6,8 @@ import gzip
 import io
 import lzma
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -70,6 +71,8 @@ class Opened:
 
 def checked(path: Path) -> Path:
     """A path that names an ordinary file with something in it."""
+    if "\0" in str(path):
+        raise broken(path, "not a usable path")
     try:
         path = path.expanduser()
         if path.is_dir():
@@ -82,10 +85,6 @@ def checked(path: Path) -> Path:
             raise broken(path, "is empty: it must hold at least one row")
     except (OSError, RuntimeError, UnicodeError) as error:
         raise broken(path, getattr(error, "strerror", None) or "not a usable path") from None
-    except ValueError as error:
-        if "null" in str(error):
-            raise broken(path, "not a usable path") from None
-        raise
     return path
 
 
@@ -113,19 +112,29 @@ def _suffixes(path: Path) -> tuple[str, str]:
     return last, ""
 
 
-def opened(path: Path) -> Opened:
+@contextmanager
+def opened(path: Path) -> Iterator[Opened]:
     """The file ready for a reader of lines or documents; Parquet is opened by its own library."""
     path = checked(path)
     suffix, packed = _suffixes(path)
-    if suffix in PACKED_ELSEWHERE or path.suffix.lower() in PACKED_ELSEWHERE:
-        tool = PACKED_ELSEWHERE.get(path.suffix.lower()) or PACKED_ELSEWHERE[suffix]
-        raise broken(path, f"is packed: unpack it first ({tool} {path.name}); .gz, .bz2 and .xz are read as they are")
+    if suffix in PACKED_ELSEWHERE:
+        tool = f"{PACKED_ELSEWHERE[suffix]} {path.name}"
+        raise broken(path, f"is packed: unpack it first ({tool}); .gz, .bz2 and .xz are read as they are")
     try:
-        stream = cast("BinaryIO", path.open("rb"))
-        head = stream.read(4)
-        stream.seek(0)
+        stream = path.open("rb")
     except OSError as error:
         raise broken(path, error.strerror or "cannot be read") from None
+    with stream:
+        try:
+            made = _ready(path, stream, suffix, packed)
+        except OSError as error:
+            raise broken(path, error.strerror or "cannot be read") from None
+        yield made
+
+
+def _ready(path: Path, stream: BinaryIO, suffix: str, packed: str) -> Opened:
+    head = stream.read(4)
+    stream.seek(0)
     if packed or head.startswith(GZIP_MAGIC):
         return _unpacked(path, stream, packed or ".gz", suffix)
     size = os.fstat(stream.fileno()).st_size

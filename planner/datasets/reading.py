@@ -44,23 +44,26 @@ def read(
     """
     file = checked(Path(path))
     counter, missing = counter_for(model, tokenizer)
-    source = source_of(opened(file), TOKENIZED if counter.slow else QUICK)
-    seen = _Seen(counter, task)
-    done = 0
-    for cluster in source.found:
-        seen.add(cluster)
-        done += cluster.size
-        if told is not None:
-            told(done / max(source.planned, 1), f"reading {file.name}: {seen.rows:,} rows")
+    with opened(file) as stream:
+        source = source_of(stream, TOKENIZED if counter.slow else QUICK)
+        seen = _seen(source, _Seen(counter, task), told, file.name)
     if not seen.rows:
         raise broken(file, _nothing(seen))
     return _dataset(file, source, seen, missing)
 
 
+def _seen(source: Source, seen: "_Seen", told: Told | None, name: str) -> "_Seen":
+    """All that the source finds."""
+    for cluster in source.found:
+        seen.add(cluster)
+        if told is not None:
+            told(min(seen.size / max(source.planned, 1), 1.0), f"reading {name}: {seen.rows:,} rows")
+    return seen
+
+
 def source_of(file: Opened, budget: Budget) -> Source:
     """The reader of a format over its file."""
     if file.format == "parquet":
-        file.stream.close()
         return parquet_rows(file.path, budget)
     readers = {"jsonl": json_lines, "json": json_document, "csv": table_rows, "tsv": table_rows, "text": text_lines}
     return readers[file.format](file, budget)
@@ -155,8 +158,8 @@ def _nothing(seen: _Seen) -> str:
         return f"holds no row; {ACCEPTED}"
     worst = max(seen.fault_rows, key=lambda reason: seen.fault_rows[reason])
     encoding = ": convert it first: iconv -f latin1 -t utf-8" if worst == "not UTF-8" else ""
-    which = f"none of {seen.bad:,} rows" if seen.bad > 1 else "its only row is no row that"
-    return f"{which} can be used ({seen.faults[worst][0]}: {worst}{encoding}); {ACCEPTED}"
+    which = f"none of {seen.bad:,} rows can" if seen.bad > 1 else "its only row cannot"
+    return f"{which} be used ({seen.faults[worst][0]}: {worst}{encoding}); {ACCEPTED}"
 
 
 def _dataset(file: Path, source: Source, seen: _Seen, missing: str) -> Dataset:

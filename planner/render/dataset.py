@@ -164,7 +164,7 @@ def _waste(data: Dataset, at: Setting) -> Sheet:
         ),
         (
             "packing",
-            f"{packed.rows:,} sequences instead of {data.lengths.sequences:,}, {_percent(packed.waste)} of places empty",
+            f"{packed.rows:,} sequences, not {data.lengths.sequences:,}, {_percent(packed.waste)} of places empty",
         ),
         ("suggested", f"--seq-len {suggested} cuts off {_percent(_cut(data, suggested))} of all tokens"),
     ]
@@ -228,7 +228,7 @@ class LengthsDocument(TypedDict):
 
 
 class CountingDocument(TypedDict):
-    """How text became tokens; ``error``: share by which that may be wrong, 19 times of 20."""
+    """How text became tokens; ``error``: share by which that may be wrong, 9 times of 10."""
 
     kind: Literal["tokenizer", "ratio"]
     name: str
