@@ -19,10 +19,12 @@ WIDE_ELSEWHERE = 1 / 16
 
 
 class Family(NamedTuple):
-    """What cards of one architecture reach: shares of their dense 16-bit peak."""
+    """What cards of one architecture reach: shares of their dense 16-bit peak, and of their bandwidth where that is
+    known to differ."""
 
     products: Share
     attention: Share
+    memory: Share | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +46,7 @@ class Constants:
     def family(self, gpu: Gpu) -> Family:
         """What the card's architecture reaches; a profile's own figures come first."""
         found = self.families[_first(tuple(self.families), gpu.architecture)]
-        return Family(gpu.products or found.products, gpu.attention or found.attention)
+        return Family(gpu.products or found.products, gpu.attention or found.attention, found.memory)
 
 
 @lru_cache(maxsize=256)
@@ -56,11 +58,14 @@ def _first(names: tuple[str, ...], architecture: str) -> str:
 def constants() -> Constants:
     """Those that ship."""
     raw = tomllib.loads(FILE.read_text(encoding="utf-8"))
-    families = {
-        item["architecture"]: Family(_share(item["products"]), _share(item["attention"])) for item in raw["family"]
-    }
+    families = {item["architecture"]: _family(item) for item in raw["family"]}
     named = {field.name: _share(raw[field.name]) for field in fields(Constants) if field.name != "families"}
     return Constants(**named, families=families)
+
+
+def _family(item: Mapping[str, Any]) -> Family:
+    memory = _share(item["memory"]) if "memory" in item else None
+    return Family(_share(item["products"]), _share(item["attention"]), memory)
 
 
 def _share(item: Mapping[str, Any]) -> Share:
@@ -132,7 +137,7 @@ def rates_of(scenario: Scenario, known: Constants | None = None) -> Rates | None
         flops_per_s=peak * family.products.value,
         wide_flops_per_s=gpu.peak_flops_per_s.get("fp32", peak * WIDE_ELSEWHERE) * WIDE_SHARE,
         attention_flops_per_s=peak * family.attention.value,
-        bytes_per_s=bandwidth * known.memory.value,
+        bytes_per_s=bandwidth * (family.memory or known.memory).value,
         dequant_bytes_per_s=bandwidth * known.dequantise.value,
         link_bytes_per_s=link,
         exposed=known.exposed.value,

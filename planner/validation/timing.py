@@ -80,7 +80,7 @@ def _checkpointed(scenario: Scenario, on: bool) -> Scenario:
 
 
 class Score(NamedTuple):
-    """Errors of one source, or of one kind of run: ``bias`` is the median of signed errors, the rest of absolute ones."""
+    """Errors of one source, or of one kind of run: ``bias`` is the median signed, the rest are of absolute ones."""
 
     name: str
     n: int
