@@ -1,6 +1,7 @@
 """A model's chat template, rendered in jinja2's sandbox as transformers does."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,10 +18,11 @@ SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A compiled template and the special tokens that it may name; ``compiled`` is ``None`` without jinja2."""
+    """A compiled template and the special tokens that it may name; or the ``problem`` for which there is none."""
 
     compiled: Any
     names: Mapping[str, str]
+    problem: str = ""
 
     def render(self, passage: Passage) -> str | None:
         """The chat as text; ``None`` where the template refuses it."""
@@ -49,17 +51,19 @@ def template_of(folder: Path) -> Template | None:
     if not text:
         return None
     names = {name: _token(settings.get(name)) for name in SPECIAL}
-    return Template(_compiled(text), names)
+    try:
+        return Template(_compiled(text), names)
+    except ImportError:
+        return Template(None, names, "jinja2 is not installed")
+    except ValueError:
+        return Template(None, names, "its chat template is no jinja")
 
 
 def _compiled(text: str) -> Any:  # noqa: ANN401  (jinja2 has no types of ours)
     """The template as transformers compiles it: 5.23, utils/chat_template_utils.py, _compile_jinja_template."""
-    try:
-        from jinja2.exceptions import TemplateError  # noqa: PLC0415  (optional)
-        from jinja2.ext import loopcontrols  # noqa: PLC0415
-        from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415
-    except ImportError:
-        return None
+    from jinja2.exceptions import TemplateError  # noqa: PLC0415  (optional)
+    from jinja2.ext import loopcontrols  # noqa: PLC0415
+    from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415
 
     def refuse(message: str) -> None:
         raise TemplateError(message)
@@ -71,19 +75,13 @@ def _compiled(text: str) -> Any:  # noqa: ANN401  (jinja2 has no types of ours)
     try:
         return environment.from_string(_unmarked(text))
     except TemplateError:
-        return None
+        raise ValueError("no template") from None
 
 
 def _unmarked(text: str) -> str:
     """A template without the marks around what the assistant generates, which only transformers' extension reads."""
-    for mark in ("generation", "endgeneration"):
-        for left in ("{%-", "{%"):
-            for right in ("-%}", "%}"):
-                text = text.replace(
-                    f"{left} {mark} {right}",
-                    f"{left} if true {right}" if mark == "generation" else f"{left} endif {right}",
-                )
-    return text
+    text = re.sub(r"\{%([-+]?)\s*generation\s*([-+]?)%\}", r"{%\1 if true \2%}", text)
+    return re.sub(r"\{%([-+]?)\s*endgeneration\s*([-+]?)%\}", r"{%\1 endif \2%}", text)
 
 
 def _settings(file: Path) -> Mapping[str, object]:

@@ -208,4 +208,5 @@ class TokenizerCounter:
         rest = f"{PER_MESSAGE} tokens for each message"
         if self._rendered:
             return f"the model's chat template, and {rest} in {self._chats - self._rendered:,} that it refuses"
-        return f"{rest}: {'jinja2 is not installed' if self._template else 'no chat template stands beside it'}"
+        problem = self._template.problem if self._template else "no chat template stands beside it"
+        return f"{rest}: {problem or 'the chat template refuses every row'}"
