@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from planner.recommend.frontier import frontier_for as frontier
     from planner.recommend.sweep import Row
     from planner.recommend.sweep import sweep_for as sweep
+    from planner.recommend.whatif import WhatIf
+    from planner.recommend.whatif import what_if_for as what_if
     from planner.result import Candidate, Estimate, Memory, Peak, Plan, Reason, Recommendation, Way
     from planner.spec import Cluster, Gpu, Job, ModelSpec, Scenario, TrainSpec
 
@@ -31,10 +33,17 @@ _HOMES = {
     "planner.recommend.compare": ("Comparison", "compare_for"),
     "planner.recommend.frontier": ("Frontier", "frontier_for"),
     "planner.recommend.sweep": ("Row", "sweep_for"),
+    "planner.recommend.whatif": ("WhatIf", "what_if_for"),
     "planner.result": ("Candidate", "Estimate", "Memory", "Peak", "Plan", "Reason", "Recommendation", "Way"),
     "planner.spec": ("Cluster", "Gpu", "Job", "ModelSpec", "Scenario", "TrainSpec"),
 }
-_RENAMED = {"plan": "plan_for", "compare": "compare_for", "frontier": "frontier_for", "sweep": "sweep_for"}
+_RENAMED = {
+    "plan": "plan_for",
+    "compare": "compare_for",
+    "frontier": "frontier_for",
+    "sweep": "sweep_for",
+    "what_if": "what_if_for",
+}
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -61,6 +70,7 @@ __all__ = [
     "UnsupportedScenario",
     "UsageError",
     "Way",
+    "WhatIf",
     "__version__",
     "compare",
     "estimate",
@@ -70,6 +80,7 @@ __all__ = [
     "plan",
     "scenario",
     "sweep",
+    "what_if",
 ]
 
 

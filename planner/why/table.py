@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from planner.recommend.request import Ask, Setting
+from planner.recommend.single import PEFT_TARGETS
 from planner.spec import Method, TrainSpec
 
 Settings = Mapping[str, Setting]
@@ -16,9 +17,6 @@ Test = Callable[[TrainSpec], bool]
 
 EMBEDDINGS = ("embed_tokens", "lm_head")
 """What tokenizers with new tokens, and some tutorials, have trained whole."""
-
-PEFT_TARGETS = ("q_proj", "v_proj")
-"""PEFT's own targets for Llama-like models where none are named. peft utils/constants.py."""
 
 OLDER = "transformers=4.44"
 """Before transformers 4.46 and 5: logits are cast under their own name, the loss copies them to shift, experts are
