@@ -20,7 +20,8 @@ WIDE_ELSEWHERE = 1 / 16
 
 class Family(NamedTuple):
     """What cards of one architecture reach: shares of their dense 16-bit peak, and of their bandwidth where that is
-    known to differ."""
+    known to differ.
+    """
 
     products: Share
     attention: Share
