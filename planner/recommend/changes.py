@@ -79,21 +79,26 @@ def changes(ask: Ask, start: Candidate, estimate: Estimator) -> tuple[Way, ...]:
 
 
 def adapted(ask: Ask, start: Candidate, goal: Verdict, estimate: Estimator) -> Way | None:
-    """``start`` with the mildest change of settings that the user left open and that learning does not feel."""
-    for one in changes(ask, start, estimate):
-        touched = one.settings.keys() - {"method"}
-        if touched <= NEUTRAL - ask.held and RANKS[one.candidate.verdict] >= RANKS[goal]:
-            return one
-    return None
+    """``start`` with the mildest change that reaches ``goal``: fewest settings, then the smallest move in bytes."""
+    method = start.scenario.train.method
+    reaching = [settings for settings, one in mild(ask, start, estimate) if RANKS[one.verdict] >= RANKS[goal]]
+    ways = [way(ask, ask.using(method, settings), estimate) for settings in reaching if settings]
+    return min(ways, key=lambda one: _order(start, one), default=None)
 
 
-def mild(ask: Ask, start: Candidate, estimate: Estimator) -> Iterator[Candidate]:
-    """``start``, and all that ``adapted`` may turn it into: each open change that learning does not feel, and pairs."""
+def mild(ask: Ask, start: Candidate, estimate: Estimator) -> Iterator[tuple[Settings, Candidate]]:
+    """``start``, and all that ``adapted`` may turn it into.
+
+    Each open change that learning does not feel, each pair of them, and all together.
+    """
     search = Search(ask, start, estimate)
     steps = [step for step in _steps(start) if step.keys() <= NEUTRAL - ask.held]
     pairs: list[Settings] = [{**one, **two} for one, two in combinations(steps, 2) if not one.keys() & two.keys()]
-    yield start
-    yield from (tried for step in [*steps, *pairs] if (tried := search.attempt(step)) is not None)
+    every: dict[str, Setting] = {}
+    for step in steps:
+        every |= step
+    yield {}, start
+    yield from ((tried, one) for tried in [*steps, *pairs, every] if (one := search.attempt(tried)) is not None)
 
 
 def other_methods(ask: Ask, best: Candidate, estimate: Estimator) -> tuple[Way, ...]:

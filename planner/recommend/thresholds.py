@@ -37,7 +37,7 @@ def reach(ask: Ask, method: Method, estimate: Estimator) -> Reach | None:
     """What ``method`` takes at least; ``None`` where it is not planned."""
     asked = ask.using(method, {})
     try:
-        peaks = [one.estimate.peak for one in mild(asked, candidate(asked, method, estimate), estimate)]
+        peaks = [one.estimate.peak for _, one in mild(asked, candidate(asked, method, estimate), estimate)]
     except UnsupportedScenario:
         return None
     return Reach(min(peak.high_bytes for peak in peaks), min(peak.required_bytes for peak in peaks))
@@ -131,7 +131,7 @@ def _reaches(ask: Ask, method: Method, goal: Verdict, estimate: Estimator) -> bo
     asked = ask.using(method, {})
     try:
         start = candidate(asked, method, estimate)
-        return any(RANKS[one.verdict] >= RANKS[goal] for one in mild(asked, start, estimate))
+        return any(RANKS[one.verdict] >= RANKS[goal] for _, one in mild(asked, start, estimate))
     except UnsupportedScenario:
         return False
 

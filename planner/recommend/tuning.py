@@ -56,15 +56,24 @@ def points(base: Ask, method: Method, goal: Verdict, estimate: Estimator) -> Ite
 
 
 def _base(ask: Ask, method: Method, goal: Verdict, estimate: Estimator) -> Ask | None:
-    """The question as asked, or with the mildest changes of open settings that reach ``goal``."""
+    """The question with the recipe's sequences one by one, as it is or with the mildest changes that reach ``goal``.
+
+    Where nothing does, the same with as few sequences as were asked for.
+    """
     asked = ask.using(method, {})
+    smallest = next(_batches(asked, method))
+    starts = (asked.planning(smallest), asked)
+    return next((one for start in starts if (one := _reaching(start, method, goal, estimate)) is not None), None)
+
+
+def _reaching(asked: Ask, method: Method, goal: Verdict, estimate: Estimator) -> Ask | None:
     try:
         start = candidate(asked, method, estimate)
     except UnsupportedScenario:
         return None
     if RANKS[start.verdict] >= RANKS[goal]:
         return asked
-    found = adapted(ask, start, goal, estimate)
+    found = adapted(asked, start, goal, estimate)
     return None if found is None else asked.planning({n: v for n, v in found.settings.items() if n != "method"})
 
 
@@ -106,17 +115,15 @@ def _sharding(base: Ask, method: Method) -> tuple[Settings, ...]:
 def _batches(base: Ask, method: Method) -> Iterator[Mapping[str, int]]:
     """Micro-batches from 1 on, with as much accumulation as makes up the sequences of a step."""
     held, world = base.held, base.cluster.world_size
-    if "micro_batch_size" in base.request.settings:
-        sizes: tuple[int, ...] = (int(base.request.settings["micro_batch_size"]),)  # type: ignore[arg-type]
-    else:
-        sizes = MICRO_BATCHES
-    accumulated = int(base.request.settings["grad_accumulation"]) if "grad_accumulation" in held else 1  # type: ignore[arg-type]
+    settings = base.request.settings
+    sizes = (int(settings["micro_batch_size"]),) if "micro_batch_size" in held else MICRO_BATCHES  # type: ignore[arg-type]
+    accumulated = int(settings["grad_accumulation"]) if "grad_accumulation" in held else 1  # type: ignore[arg-type]
     wanted = global_batch(method, base.job.task)
     most = largest_batch(method, base.job.task) if "grad_accumulation" in held else wanted
     for size in sizes:
         if size > sizes[0] and size * world * accumulated > most:
             return
-        settings = {} if "micro_batch_size" in held else {"micro_batch_size": size}
+        found = {} if "micro_batch_size" in held else {"micro_batch_size": size}
         if "grad_accumulation" not in held:
-            settings["grad_accumulation"] = max(wanted // (size * world), 1)
-        yield settings
+            found["grad_accumulation"] = max(wanted // (size * world), 1)
+        yield found
