@@ -9,6 +9,7 @@ from planner.cli.output import check_format
 from planner.cli.show import show
 from planner.errors import EXIT_FITS, UsageError
 from planner.render.dataset import Setting, dataset_document, dataset_sheets
+from planner.render.document import SCHEMA
 
 
 def main(values: Values) -> int:
@@ -24,7 +25,11 @@ def main(values: Values) -> int:
     data = read_with_progress(path, name, values["tokenizer"], task)
     at = Setting(seq_len or data.suggested_seq_len(limit), batch, limit)
     ascii_only = not (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
-    show(format_name, lambda: dataset_sheets(data, at, ascii_only=ascii_only), lambda: dataset_document(data, at))
+    show(
+        format_name,
+        lambda: dataset_sheets(data, at, ascii_only=ascii_only),
+        lambda: {"schema": SCHEMA, **dataset_document(data, at)},
+    )
     return EXIT_FITS
 
 

@@ -36,10 +36,8 @@ def counter_for(model: str | None, tokenizer: str | None) -> tuple[Counter, str]
         return _loaded(named(tokenizer)), ""
     found = beside(model) if model else None
     if found is None:
-        name = f"the tokenizer of {model}" if model else "a tokenizer"
-        return RatioCounter(
-            vocabulary(model)
-        ), f"{name} is not on this machine; --tokenizer PATH names a tokenizer.json"
+        missing = f"the tokenizer of {model} is not on this machine" if model else "no model was named"
+        return RatioCounter(vocabulary(model)), f"{missing}: ratios counted; --tokenizer PATH counts exactly"
     try:
         return _loaded(found), ""
     except (UsageError, BrokenInput) as error:
@@ -209,4 +207,4 @@ class TokenizerCounter:
         if self._rendered:
             return f"the model's chat template, and {rest} in {self._chats - self._rendered:,} that it refuses"
         problem = self._template.problem if self._template else "no chat template stands beside it"
-        return f"{rest}: {problem or 'the chat template refuses every row'}"
+        return f"{rest} ({problem or 'the chat template refuses every row'})"

@@ -24,6 +24,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     "explain memory": ("explain", "memory", "--model", "8b", "--gpu", "4090", "--method", "lora"),
     "explain rule": ("explain", "fit001"),
     "explain stack": ("explain", "stack"),
+    "dataset": ("dataset", "docs/examples/conversions.jsonl"),
     "validate": ("validate",),
     "doctor": ("doctor",),
     "why": ("why", "--observed", "10.4GiB", "--model", "8b", "--gpu", "4090", "--method", "qlora"),

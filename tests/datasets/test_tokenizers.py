@@ -151,7 +151,7 @@ def test_without_jinja_messages_cost_a_stated_number(
 
     data = counted(tmp_path, folder, [CHAT])
 
-    assert data.counting.template == f"{PER_MESSAGE} tokens for each message: jinja2 is not installed"
+    assert data.counting.template == f"{PER_MESSAGE} tokens for each message (jinja2 is not installed)"
     assert data.tokens == 3 + 1 + 2 * PER_MESSAGE  # 'Name a colour.Blue.' and <s>
 
 
