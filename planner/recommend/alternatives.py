@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from planner.estimators import Estimator
 from planner.recommend.changes import way
-from planner.recommend.pareto import INFINITE, RISKS, Axes, axes, front
+from planner.recommend.pareto import INFINITE, Axes, axes, front
+from planner.recommend.quality import RISKS
 from planner.recommend.request import Ask
 from planner.recommend.tuning import points, tuned
 from planner.result import Alternative, Candidate, Cost, Way

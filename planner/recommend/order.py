@@ -4,8 +4,8 @@ Gates and capacity make the order, and the first method in it that fits is chose
 """
 
 from planner.recommend.informed import beyond_adapters
+from planner.recommend.quality import SMALL_MODEL
 from planner.recommend.request import Ask
-from planner.recommend.rules.qlt import SMALL_MODEL
 from planner.recommend.rules.qnt import MOSTLY
 from planner.result import Candidate
 from planner.spec import Method

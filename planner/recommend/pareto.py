@@ -3,20 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
-from planner.recommend.rules.qlt import NEWER_VOCABULARY, ROBUST_MODEL, TINY_MODEL
+from planner.recommend.quality import quality_risk
 from planner.result import Candidate
 
 T = TypeVar("T")
 
 INFINITE = float("inf")
-
-RISKS = (
-    "as good as full fine-tuning where it was measured",
-    "about 1 % of validation loss lost to 4-bit weights (litgpt)",
-    "about 5 % of validation loss lost to 4-bit weights (litgpt)",
-    "8 to 11 % of validation loss lost to 4-bit weights (litgpt)",
-)
-"""What a quality risk of 0, 1, 2, 3 means."""
 
 
 class Axes(NamedTuple):
@@ -76,16 +68,3 @@ def dollars(one: Candidate) -> float:
     if hourly is None:
         return INFINITE
     return hourly * one.scenario.cluster.world_size * seconds_per_sequence(one) / 3600
-
-
-def quality_risk(one: Candidate) -> int:
-    """An index into ``RISKS``: what 4-bit weights lost on models of this size and age.
-
-    Source:    litgpt config_hub/finetune/README.md, validation losses of LoRA against QLoRA (rule QLT005)
-    """
-    total, train = one.estimate.parameters.total, one.scenario.train
-    if not train.quantized or train.quant == "int8":
-        return 0
-    if total <= TINY_MODEL:
-        return 3
-    return 2 if one.scenario.model.vocab_size >= NEWER_VOCABULARY and total < ROBUST_MODEL else 1

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
+from planner.recommend.quality import NEWER_VOCABULARY, ROBUST_MODEL, TINY_MODEL
 from planner.recommend.rules.base import percent
-from planner.recommend.rules.qlt import BITS_PER_PARAM, LORA_BATCH, NEWER_VOCABULARY, ROBUST_MODEL, TINY_MODEL
+from planner.recommend.rules.qlt import BITS_PER_PARAM, LORA_BATCH
 from planner.result import Candidate
 from planner.throughput.ratios import Range
 from planner.units import format_bytes, format_count, span

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planner.recommend.candidates import candidate
-from planner.recommend.pareto import RISKS, axes, dominates, front, quality_risk
+from planner.recommend.pareto import axes, dominates, front
+from planner.recommend.quality import RISKS, quality_risk
 from tests.recommend.fakes import ask, fake_estimate, llama
 
 points = st.lists(st.tuples(*[st.integers(0, 4)] * 3), max_size=12)

@@ -4,23 +4,11 @@ from typing import ClassVar
 
 from planner.recommend.batches import largest_batch
 from planner.recommend.capacity import LARGEST_RANK, TOKENS_PER_PARAM, full_from
+from planner.recommend.quality import NEWER_VOCABULARY, ROBUST_MODEL, SMALL_MODEL, TINY_MODEL
 from planner.recommend.rules.base import Case, Scope, percent
 from planner.result import Reason
 from planner.spec import Task
 from planner.units import format_bytes, format_count
-
-SMALL_MODEL = 3_500_000_000
-"""Parameters up to which full fine-tuning is affordable on common cards ("3B" models have up to 3.2 B)."""
-
-TINY_MODEL = 3_000_000_000
-"""Parameters up to which 4-bit weights cost most: litgpt saw +8 % validation loss at 1.2 B, +11 % at 2.5 B."""
-
-ROBUST_MODEL = 13_000_000_000
-"""Parameters from which the 4-bit penalty is small."""
-
-NEWER_VOCABULARY = 100_000
-"""Vocabulary from which a model counts as of the Llama-3 generation or newer: Llama-3 128k, Qwen 152k, Gemma 256k
-against Llama-2's 32k. A proxy of ours for tokens per parameter in pre-training, which configs do not state."""
 
 LORA_BATCH = largest_batch("lora", "sft")
 """Sequences per optimizer step that LoRA tolerates well (TRL, lora_without_regret.md: effective batch below 32)."""
