@@ -29,9 +29,7 @@ def confirm(shown: Shown, advice: Recommendation, trace: Estimator) -> tuple[Sho
     shown = _put(shown, index, chosen)
     for one in alternatives:
         if RANKS[one.way.candidate.verdict]:
-            notes.append(
-                f"by its trace {chosen.method} as recommended does not fit: an alternative takes its place"
-            )
+            notes.append(f"by its trace {chosen.method} as recommended does not fit: an alternative takes its place")
             rest = tuple(other for other in alternatives if other is not one)
             taken = replace(advice, candidate=len(shown), command=one.way.command, alternatives=rest)
             return (*shown, one.way.candidate), taken, tuple(notes)
