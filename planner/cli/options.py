@@ -9,6 +9,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -118,7 +119,9 @@ def takes(options: Sequence[Option]) -> Callable[[Callable[[typer.Context, Value
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
+@cache
 def _parameter(option: Option) -> inspect.Parameter:
+    """What typer reads an option from; commands share most of theirs."""
     if option.kind in ("argument", "arguments"):
         info: Any = typer.Argument(help=option.help, metavar=option.metavar, show_default=False)
         words: Any = list[str] | None if option.kind == "arguments" else str | None

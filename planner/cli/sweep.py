@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from planner.cli.data import job_from
 from planner.cli.interruption import Interruption
 from planner.cli.options import Option, Values, integer, number, profiles_dir, size
 from planner.cli.output import complain, note, write
@@ -112,9 +113,13 @@ def _ended(grid: Grid, found: Tally, stopped: bool, format_name: str, kept: str)
 
 
 def build_grid(values: Values) -> Grid:
-    """The grid that the options describe."""
+    """The grid that the options describe; the tokenizer of a model counts a file's tokens where there is one model."""
+    models = _required(values, "model", "models")
+    job, _, said = job_from(values, models[0] if len(models) == 1 and models[0].lower() != ALL else None)
+    for line in said:
+        note(line)
     return grid_of(
-        models=_required(values, "model", "models"),
+        models=models,
         gpus=_required(values, "gpu", "cards of `plan gpus`"),
         counts=_counts(values, "gpus"),
         nodes=_counts(values, "nodes"),
@@ -123,6 +128,7 @@ def build_grid(values: Values) -> Grid:
         stacks=values.get("stack") or (),
         headroom_bytes=0 if values.get("headroom") is None else size("--headroom", values["headroom"]),
         profiles_dir=profiles_dir(values),
+        job=job,
     )
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from planner.cli.data import DATA
 from planner.cli.options import JOB, MODEL, PROFILES, Option
 
 WHOLE = ("lora_targets", "modules_to_save", "moments", "stack", "peft_config")
@@ -28,8 +29,9 @@ def _alternatives(option: Option) -> Option:
 SETTINGS = tuple(option for option in JOB if option.name != "evidence")
 SWEPT = (
     *(_alternatives(option) for option in (*MODEL, *SETTINGS)),
+    *DATA,
     Option("out", "text", "write the rows to this file (.csv, else JSON Lines), and go on where it stops", "", "FILE"),
     PROFILES,
     Option("format", "text", "text: a table; json: a line for each row; csv; markdown", "text", "FORMAT"),
 )
-"""Every setting may be given more than once, or with commas where its value has none."""
+"""Every setting may be given more than once, or with commas where its value has none; data are the same for all."""

@@ -191,3 +191,24 @@ def test_a_reader_who_has_seen_enough_is_no_error(shell: Callable[..., Answer]) 
 
     assert answer.out.strip() == "1"
     assert answer.err == ""
+
+
+# ---------------------------------------------------------------- data
+
+
+def test_rows_are_priced_where_the_data_is_known(run: Run) -> None:
+    arguments = ("--model", "8b", "--gpu", "4090", "--method", "lora", "--dataset-tokens", "20M", "--epochs", "2")
+    (row,) = lines(run("sweep", *arguments, "--format", "json").out)
+    shown = run("sweep", *arguments, columns=120).out
+
+    assert row["candidate"]["cost"]["steps"] == -(-20_000_000 // 2048) * 2
+    assert "US$" in shown
+
+
+def test_another_amount_of_data_is_another_row(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    for tokens in ("20M", "30M", "20M"):
+        arguments = ("--model", "8b", "--gpu", "4090", "--method", "lora", "--dataset-tokens", tokens)
+        run("sweep", *arguments, "--out", str(path))
+
+    assert len(lines(path.read_text())) == 2
