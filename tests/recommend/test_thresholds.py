@@ -59,7 +59,7 @@ def test_more_memory_says_how_much() -> None:
 
 def lengths(s: Any) -> float:
     """LoRA 10 GiB and 1 for each 512 tokens; QLoRA 2 and the same."""
-    return {"full": 500, "lora": 10, "qlora": 2}[s.train.method] + s.train.seq_len / 512
+    return float({"full": 500, "lora": 10, "qlora": 2}[s.train.method] + s.train.seq_len / 512)
 
 
 @pytest.mark.parametrize(("seq_len", "side", "method"), [(2048, "above", "qlora"), (8192, "below", "lora")])
