@@ -79,3 +79,12 @@ def parse_hours(text: str, option: str = "--deadline") -> float:
     if hours <= 0:
         raise UsageError(f"{option} {show(text)} is no time at all: write for instance 12h")
     return hours
+
+
+def dollars(usd: float) -> str:
+    """Money as it is shown: cents, which below one of them still differ.
+
+    >>> dollars(1234.5), dollars(0.0042)
+    ('$1,234.50', '$0.0042')
+    """
+    return f"${usd:,.2f}" if usd >= 0.1 or usd == 0 else f"${usd:.2g}"

@@ -16,6 +16,7 @@ from planner.result import TIME_PARTS, StepTime, TimeBasis
 from planner.spec import Job, Lengths, Method, Scenario
 from planner.units import GIB
 from tests.recommend.fakes import ask, by, by_method, card, case, flat, llama, mixture, needs
+from tests.rent.money_samples import MONEY_SAMPLES
 
 
 def told(made: Case, seconds: float, **parts: float) -> Case:
@@ -80,6 +81,7 @@ LENGTHS = Lengths(((500, 50), (1500, 50)))
 RECOMPUTED = case(estimate=by("gradient_checkpointing", {True: 12, False: 22}))  # 22 * 1.1 = 24.2 > 24
 NO_RATES = card(peak_flops_per_s={})
 NATIVE = llama(native_dtype="float8_e4m3fn")
+GEMMA = llama(model_type="gemma3_text")
 TURING = {"supports_bf16": False, "supports_flash": False, "compute_capability": (7, 5)}
 
 SAMPLES = {
@@ -184,6 +186,13 @@ SAMPLES = {
         "44.00 GiB are left for loading",
         case(estimate=flat(20)),
     ),
+    "GPU005": Sample(
+        case(ask(GEMMA, card(24, **TURING)), estimate=by("weights_dtype", {"fp16": 10, "fp32": 17})),
+        7 * GIB,
+        "activations of toy exceed fp16, and Card 24 has no bf16: fp32 throughout would take 7.00 GiB more",
+        case(ask(GEMMA), estimate=flat(10)),
+    ),
+    **{code: Sample(*sample) for code, sample in MONEY_SAMPLES.items()},
     "QLT001": Sample(
         case(estimate=by_method(), others=("qlora",)),
         24 * GIB - 20 * GIB * 11 // 10,

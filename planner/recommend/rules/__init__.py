@@ -12,7 +12,8 @@ from planner.recommend.rules.fit import (
     PagedStates,
     Tight,
 )
-from planner.recommend.rules.gpu import EstimatedFigures, NoBf16, NoCurrentWheels, UnifiedMemory
+from planner.recommend.rules.gpu import EstimatedFigures, HalfOverflows, NoBf16, NoCurrentWheels, UnifiedMemory
+from planner.recommend.rules.mon_offers import MONEY
 from planner.recommend.rules.qlt import (
     BeyondPositions,
     FourBitPenalty,
@@ -69,6 +70,8 @@ RULES: tuple[Rule, ...] = (
     NoBf16(),
     EstimatedFigures(),
     UnifiedMemory(),
+    HalfOverflows(),
+    *MONEY,
     LoraBeforeQlora(),
     OnlyFourBit(),
     FullAffordable(),
@@ -116,6 +119,7 @@ FAMILIES = {
     "ACT": "saved activations, logits, attention scores",
     "FIT": "the verdict and its interval",
     "GPU": "what the card and its drivers allow",
+    "MON": "what the run costs, and what more money or time would buy",
     "QLT": "which method, for which data and task, and what it costs in quality",
     "QNT": "what quantisation reaches",
     "SHD": "what sharding divides and moves",

@@ -10,6 +10,9 @@ CUDA_WHEELS_FROM = (7, 5)
 """Lowest compute capability that the current CUDA 13 wheels of torch serve: CUDA 13.0 dropped Maxwell, Pascal and Volta
 (CUDA 13.0 release notes, "Deprecated architectures")."""
 
+OVERFLOWING = ("gemma3",)
+"""Starts of ``model_type`` whose activations exceed fp16."""
+
 MEMORY_FIELDS = {"memory_bytes": "memory", "system_bytes": "what the operating system holds"}
 """Profile fields on which usable bytes rest, in words."""
 
@@ -111,3 +114,30 @@ class UnifiedMemory:
             "for loading, data and whatever else runs"
         )
         return Reason(code=self.code, text=text, number=left, unit="bytes", severity="warning")
+
+
+class HalfOverflows:
+    """GPU005: this family's activations do not fit into fp16.
+
+    Why it matters: fp16 ends at 65504. Gemma 3's residual stream goes beyond, so that activations and gradients become
+                    infinite, and a loss scaler skips every step.
+    What helps:     a card with bf16 (Ampere and newer); fp32, at the bytes that the number names; a trainer that keeps
+                    these layers in fp32.
+    Source:         Unsloth's Gemma 3 page (infinite activations in float16 on T4 and V100); Gemma 3 is published in
+                    bf16 (config.json, torch_dtype).
+    """
+
+    code: ClassVar[str] = "GPU005"
+    slug: ClassVar[str] = "half-overflows"
+    scope: ClassVar[Scope] = "choice"
+
+    def check(self, case: Case) -> Reason | None:
+        train, model = case.train, case.scenario.model
+        if not model.model_type.startswith(OVERFLOWING) or "fp16" not in (train.weights_dtype, train.autocast):
+            return None
+        extra = -case.saved_by(weights_dtype="fp32", autocast="none")
+        text = (
+            f"activations of {model.name} exceed fp16, and {case.scenario.cluster.gpu.name} has no bf16: fp32 throughout "
+            f"would take {format_bytes(extra)} more"
+        )
+        return Reason(code=self.code, text=text, number=extra, unit="bytes", severity="warning")

@@ -1,0 +1,321 @@
+"""Which hardware to rent: every priced card in every number, each method tuned for it, ranked by what the run costs.
+
+Gates first (memory, budget, deadline), then the Pareto front over money, hours, room and quality risk, cheapest first.
+There is no score: what is recommended follows from two stated preferences (``_recommended``).
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from planner.catalog import load_model
+from planner.cost import disk_bytes, host_bytes, run_cost
+from planner.errors import UnsupportedScenario, UsageError, show
+from planner.estimators import Estimator, measured_here
+from planner.hardware import list_gpus
+from planner.prices import age, staleness
+from planner.prices.amounts import dollars
+from planner.recommend.candidates import candidate
+from planner.recommend.informed import informed
+from planner.recommend.order import preference, worth
+from planner.recommend.pareto import front
+from planner.recommend.rental import Needs, Rental, RentAnswer, RentRequest
+from planner.recommend.request import MAX_GPUS_PER_NODE, Ask, check_request
+from planner.recommend.rules.gpu import CUDA_WHEELS_FROM
+from planner.recommend.rules.mon_offers import MONEY, Renting
+from planner.recommend.shared import shared_estimator
+from planner.recommend.tuning import tuned
+from planner.result import Candidate, Reason, Way
+from planner.spec import Cluster, Gpu, Method, Price
+from planner.stacks import newer_versions
+
+MOST_GPUS = 1024
+
+NEARLY = 1.25
+"""Up to this multiple of the cheapest price a method with less quality risk is preferred (ours): less than sellers of
+one and the same card differ by."""
+
+PER_MACHINE = {"gh200": 1, "gb200": 4}
+"""Cards that no machine holds eight of: a Grace Hopper superchip has one GPU, and a compute tray of the GB200 NVL72
+four (NVIDIA's data sheets)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Let:
+    """So many cards of one kind at a price per GPU-hour."""
+
+    gpu: Gpu
+    count: int
+    price: Price
+    seller: str | None = None
+    region: str | None = None
+
+
+def rent(question: RentRequest) -> RentAnswer:
+    """What to rent for the question; raise ``PlannerError`` for what has no meaning."""
+    _check(question)
+    lets, notes, live = _market(question)
+    if not lets:
+        raise UsageError("no card has a price: give your profiles a prices.toml, or leave out --profiles")
+    ask, about = _ask(question, lets[0].gpu)
+    estimate = shared_estimator()
+    found = tuple(_rentals(question, ask, lets, estimate))
+    ranked = _ranked(one for one in found if one.within(question))
+    choice = _recommended(ranked)
+    dates = sorted({let.price.as_of for let in lets})
+    answer = RentAnswer(
+        question=question,
+        model=ask.model,
+        offers=ranked,
+        others=_others(question, found, ranked),
+        recommended=choice,
+        nearest=None if ranked else _nearest(question, ask, found),
+        price_as_of=dates[0],
+        live=live,
+        considered=len(lets),
+        notes=(*about, *notes, *_dated(dates, question), *measured_here().notices),
+    )
+    return replace(answer, reasons=_reasons(answer, ask, found, estimate))
+
+
+# ---------------------------------------------------------------- the question
+
+
+def _check(question: RentRequest) -> None:
+    check_request(question.request)
+    if not 1 <= question.max_gpus <= MOST_GPUS:
+        raise UsageError(f"--max-gpus {show(question.max_gpus)} is outside 1 to {MOST_GPUS}")
+    if question.spot and not question.live:
+        raise UsageError("--spot needs offers of the moment: add --prices live")
+    for option, limit in (("--budget", question.budget_usd), ("--deadline", question.deadline_hours)):
+        if limit is not None and not 0 < limit < float("inf"):
+            raise UsageError(f"{option} {show(limit)} is not a positive amount")
+        if limit is not None and not (question.request.job.tokens or question.request.job.lengths):
+            raise UsageError(f"{option} needs to know how much there is: add --dataset-tokens 50M or --dataset FILE")
+        if limit is not None and question.request.job.task == "rl":
+            raise UsageError(f"{option} cannot be held against --task rl: the time of generation is not modelled")
+
+
+def _ask(question: RentRequest, gpu: Gpu) -> tuple[Ask, tuple[str, ...]]:
+    """The question with its model resolved, on any card for now, and what the reader must know about the names."""
+    resolved = load_model(question.request.model)
+    cluster = Cluster(gpu=gpu, headroom_bytes=question.request.headroom_bytes)
+    request = replace(question.request, gpu=gpu.id, gpus=1, nodes=1)
+    notes = (resolved.line, *resolved.model.notes, *newer_versions(request.stack))
+    return informed(Ask(request=request, model=resolved.model, cluster=cluster)), tuple(n for n in notes if n)
+
+
+def counts_of(gpu: Gpu, most: int) -> tuple[int, ...]:
+    """Numbers of cards in which a kind is let: doubled up to a full machine, then full machines, doubled.
+
+    >>> from planner.hardware import load_gpu
+    >>> counts_of(load_gpu("a100"), 8), counts_of(load_gpu("a100"), 20), counts_of(load_gpu("gb200"), 8)
+    ((1, 2, 4, 8), (1, 2, 4, 8, 16), (1, 2, 4))
+    """
+    limit = min(most, PER_MACHINE.get(gpu.id, most))
+    return tuple(count for count in (2**power for power in range(11)) if count <= limit)
+
+
+# ---------------------------------------------------------------- prices
+
+
+def _market(question: RentRequest) -> tuple[tuple[Let, ...], tuple[str, ...], bool]:
+    """Cards by number with their price, what must be said about prices, and whether these are of the moment."""
+    gpus = [gpu for gpu in list_gpus(question.request.profiles_dir) if served(gpu)]
+    if question.live:
+        from planner.prices.live import Unavailable  # noqa: PLC0415  (who does not ask needs no logging, no sockets)
+
+        try:
+            return _live(question, gpus), (), True
+        except Unavailable as error:
+            kind = "on-demand prices of the " if question.spot else "the "
+            return _snapshot(question, gpus), (f"no live prices: {error}; {kind}snapshot serves instead",), False
+    return _snapshot(question, gpus), (), False
+
+
+def served(gpu: Gpu) -> bool:
+    """Whether current torch wheels serve the card (rule GPU001)."""
+    return gpu.compute_capability is None or gpu.compute_capability >= CUDA_WHEELS_FROM
+
+
+def _snapshot(question: RentRequest, gpus: Iterable[Gpu]) -> tuple[Let, ...]:
+    return tuple(
+        Let(replace(gpu, price=price), count, price)
+        for gpu in gpus
+        if (price := _ranking_price(gpu.price)) is not None
+        for count in counts_of(gpu, question.max_gpus)
+    )
+
+
+def _live(question: RentRequest, gpus: list[Gpu]) -> tuple[Let, ...]:
+    from planner.prices.live import markets  # noqa: PLC0415
+
+    known = {gpu.id: gpu for gpu in gpus}
+    found = markets(gpus, today=question.today, spot=question.spot)
+    return tuple(
+        Let(replace(known[name], price=one.price), count, one.price, one.provider, one.region)
+        for (name, count), one in found.items()
+        if count <= question.max_gpus
+    )
+
+
+def _ranking_price(price: Price | None) -> Price | None:
+    """The price with a typical one: where only the lowest is known, that."""
+    if price is None or (price.typical_usd is None and price.low_usd is None):
+        return None
+    return price if price.typical_usd is not None else replace(price, typical_usd=price.low_usd)
+
+
+def _dated(dates: list[str], question: RentRequest) -> tuple[str, ...]:
+    """The age of the prices, and a second line where some are old."""
+    spread = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    line = f"prices of {spread} ({age(dates[0], question.today)})"
+    old = staleness(dates, question.today)
+    return (line,) if old is None else (line, old)
+
+
+# ---------------------------------------------------------------- the search
+
+
+def _rentals(question: RentRequest, ask: Ask, lets: tuple[Let, ...], estimate: Estimator) -> Iterator[Rental]:
+    """Every card, number and method that runs, tuned; those whose weights alone are too large are not tried."""
+    least: dict[tuple[Method, int], int] = {}
+    methods = _methods(ask, estimate)
+    for let in lets:
+        for method in methods:
+            key = method, let.count
+            if key not in least:
+                least[key] = _weights(ask.on(let.gpu, let.count), method, estimate)
+            asked = ask.on(let.gpu, let.count)
+            if least[key] > asked.cluster.usable_bytes:
+                continue
+            found = tuned(asked, method, estimate)
+            if found is not None and found.candidate.step is not None:
+                yield _rental(question, let, found)
+
+
+def _methods(ask: Ask, estimate: Estimator) -> tuple[Method, ...]:
+    """Methods in question: those named, else what data, task and size of the model make worth paying for."""
+    found: list[Candidate] = []
+    for method in ask.methods:
+        try:
+            found.append(candidate(ask, method, estimate))
+        except UnsupportedScenario:
+            if ask.request.methods:
+                raise
+    if not found:
+        return ask.methods
+    kept = tuple(found)
+    return worth(ask, kept, preference(ask, kept))
+
+
+def _weights(ask: Ask, method: Method, estimate: Estimator) -> int:
+    """Bytes of weights on each card when they are divided among all: no open setting makes them fewer."""
+    try:
+        return candidate(ask, method, estimate).estimate.phases["optimizer_step"].weights
+    except UnsupportedScenario:
+        return 0
+
+
+def _rental(question: RentRequest, let: Let, way: Way) -> Rental:
+    one, job = way.candidate, question.request.job
+    scenario, step = one.scenario, one.step
+    cost = run_cost(scenario, one.estimate, step, job, question.assumed)
+    hourly = (let.price.typical_usd or 0.0) * let.count
+    pace = step.tokens_per_second if step is not None else float("nan")
+    return Rental(
+        candidate=replace(one, cost=cost),
+        command=way.command,
+        price=let.price,
+        usd_per_million=hourly / 3600 / pace * 1e6,
+        needs=Needs(host_bytes(scenario, one.estimate), disk_bytes(scenario, one.estimate, job, question.assumed)),
+        seller=let.seller,
+        region=let.region,
+    )
+
+
+# ---------------------------------------------------------------- the order
+
+
+def _ranked(found: Iterable[Rental]) -> tuple[Rental, ...]:
+    """The Pareto front, cheapest first; of equal price the sooner, then the roomier."""
+    ordered = sorted(found, key=lambda one: (*one.costs(), one.gpu, one.gpus))
+    return front(ordered, Rental.costs)
+
+
+def _recommended(offers: tuple[Rental, ...]) -> int | None:
+    """Which of the offers on the front, cheapest first, to take.
+
+    Those that fit by their upper bound come before those that do not, and of these those whose time is measured and
+    whose price is listed before those where either is an estimate. Then the cheapest, unless a method with less quality
+    risk costs at most ``NEARLY`` times as much.
+    """
+    if not offers:
+        return None
+    pools = (
+        [one for one in offers if one.room and one.evident],
+        [one for one in offers if one.room],
+        list(offers),
+    )
+    pool = next(kept for kept in pools if kept)
+    near = [one for one in pool if one.usd <= NEARLY * pool[0].usd]
+    return offers.index(min(near, key=lambda one: (one.risk, one.usd)))
+
+
+def _others(question: RentRequest, found: tuple[Rental, ...], ranked: tuple[Rental, ...]) -> tuple[Rental, ...]:
+    """The best of every kind of card that has no place on the front: within the limits first, then cheapest."""
+    shown = {one.gpu for one in ranked}
+    best: dict[str, Rental] = {}
+    for one in sorted(found, key=lambda one: (not one.within(question), one.room == 0, *one.costs())):
+        if one.gpu not in shown:
+            best.setdefault(one.gpu, one)
+    return tuple(sorted(best.values(), key=lambda one: (not one.within(question), one.usd)))
+
+
+def _nearest(question: RentRequest, ask: Ask, found: tuple[Rental, ...]) -> str:
+    """One line: which limit cannot be kept, and what is nearest to it."""
+    if not found:
+        methods = " or ".join(ask.methods)
+        return (
+            f"nothing that can be rented in up to {question.max_gpus} cards has the memory for {methods} of "
+            f"{ask.model.name}: try --max-gpus {2 * max(question.max_gpus, MAX_GPUS_PER_NODE // 2)}, "
+            "another --method or a shorter --seq-len"
+        )
+    cheapest = min(found, key=lambda one: (one.usd, one.hours))
+    fastest = min(found, key=lambda one: (one.hours, one.usd))
+    budget, deadline = question.budget_usd, question.deadline_hours
+    if budget is not None and cheapest.usd > budget:
+        return f"no offer costs {dollars(budget)} or less: the cheapest is {_told(cheapest)}"
+    if deadline is not None and fastest.hours > deadline:
+        return f"no offer is done within {deadline:,.3g} h: the fastest is {_told(fastest)}"
+    sooner = min((one for one in found if one.hours <= (deadline or 0)), key=lambda one: one.usd, default=fastest)
+    later = min((one for one in found if one.usd <= (budget or 0)), key=lambda one: one.hours, default=cheapest)
+    return (
+        f"no offer keeps both {dollars(budget or 0)} and {deadline:,.3g} h: the cheapest in time is {_told(sooner)}, "
+        f"the fastest within the budget {_told(later)}"
+    )
+
+
+def _told(one: Rental) -> str:
+    return f"{dollars(one.usd)} in {one.hours:,.1f} h ({one.method} on {one.gpus} x {one.gpu})"
+
+
+# ---------------------------------------------------------------- reasons
+
+
+def _reasons(answer: RentAnswer, ask: Ask, found: tuple[Rental, ...], estimate: Estimator) -> tuple[Reason, ...]:
+    """What the rules about money say of the recommended offer, warnings first."""
+    choice = answer.choice
+    if choice is None:
+        return ()
+    case = Renting(
+        ask=ask,
+        subject=choice.candidate,
+        candidates=tuple(one.candidate for one in answer.offers),
+        chosen=choice.candidate,
+        estimate=estimate,
+        question=answer.question,
+        choice=choice,
+        found=found,
+    )
+    reasons = [reason for rule in MONEY if (reason := rule.check(case)) is not None]
+    return tuple(sorted(reasons, key=lambda reason: (reason.severity != "warning", reason.code)))

@@ -1,0 +1,367 @@
+"""MON: offers of hardware beside each other: what a little more money or time would buy, what was passed over.
+
+These rules speak only where hardware is looked for (``plan rent``).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from planner.cost import KEPT, saved_bytes
+from planner.prices import OLD_DAYS, age, is_old
+from planner.prices.amounts import dollars
+from planner.recommend.rules.base import Case, Rule, Scope, percent
+from planner.recommend.rules.mon import EstimatedPrice, PriceSpread, SetupDominates
+from planner.result import Reason
+from planner.units import format_bytes
+
+if TYPE_CHECKING:
+    from planner.recommend.rental import Rental, RentRequest
+
+NEAR_MONEY = 0.10
+"""Money within which two offers cost nearly the same (ours): far less than prices differ between sellers."""
+
+SOONER = 0.7
+"""Share of the hours below which an offer counts as sooner (ours): two cards in place of one rarely lose more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Renting(Case):
+    """The recommended offer among all that run: ``found`` holds them within the limits and beyond."""
+
+    question: "RentRequest"
+    choice: "Rental"
+    found: "tuple[Rental, ...]"
+
+    def like(self) -> "Iterable[Rental]":
+        """The chosen kind of card and method in other numbers."""
+        mine = self.choice
+        return (one for one in self.found if one.gpu == mine.gpu and one.method == mine.method and one is not mine)
+
+    def cheaper(self) -> "Iterable[Rental]":
+        """Offers within the limits that fit and cost less than the chosen one."""
+        kept = (one for one in self.found if one.room and one.usd < self.choice.usd)
+        return (one for one in kept if one.within(self.question))
+
+
+def _reason(code: str, text: str, number: float, unit: str, *, warn: bool = False) -> Reason:
+    return Reason(code=code, text=text, number=number, unit=unit, severity="warning" if warn else "info")  # type: ignore[arg-type]
+
+
+def _named(one: "Rental") -> str:
+    return f"{one.gpus} x {one.gpu}"
+
+
+class OldPrice:
+    """MON002: the price was noted long ago.
+
+    Why it matters: prices move within months, down as cards age and up when they are scarce; the ranking moves along.
+    What helps:     --prices live; a newer release; a prices.toml of your own beside your profiles.
+    Source:         AWS News Blog, 5 June 2025: up to 45 % off GPU instances in one announcement.
+    """
+
+    code: ClassVar[str] = "MON002"
+    slug: ClassVar[str] = "old-price"
+    scope: ClassVar[Scope] = "choice"
+
+    def check(self, case: Case) -> Reason | None:
+        if not isinstance(case, Renting) or not is_old(case.choice.price.as_of, case.question.today):
+            return None
+        noted = case.choice.price.as_of
+        text = (
+            f"the price of {dollars(case.choice.usd_per_hour)} an hour is {age(noted, case.question.today)} "
+            f"({noted}), past {OLD_DAYS} days: ask again before you rely on the ranking"
+        )
+        return _reason(self.code, text, case.choice.usd_per_hour, "usd_per_hour", warn=True)
+
+
+class MoreCardsSooner:
+    """MON005: more of the same cards finish much sooner for nearly the same money.
+
+    Why it matters: GPU-hours are what is paid; where work divides well they hardly grow with the number of cards.
+    What helps:     the larger number, where somebody waits for the result.
+    Source:         the time model's own communication terms; the offers beside each other.
+    """
+
+    code: ClassVar[str] = "MON005"
+    slug: ClassVar[str] = "more-cards-sooner"
+    scope: ClassVar[Scope] = "choice"
+
+    def check(self, case: Case) -> Reason | None:
+        if not isinstance(case, Renting):
+            return None
+        mine = case.choice
+        near = [
+            one
+            for one in case.like()
+            if one.room and one.usd <= mine.usd * (1 + NEAR_MONEY) and one.hours <= SOONER * mine.hours
+        ]
+        if not near:
+            return None
+        one = min(near, key=lambda other: other.hours)
+        text = (
+            f"{_named(one)} would take {one.hours:.3g} h in place of {mine.hours:.3g} h, "
+            f"for {_change(one.usd, mine.usd)}"
+        )
+        return _reason(self.code, text, mine.hours - one.hours, "hours")
+
+
+class ScalingLoss:
+    """MON006: more of the same cards cost clearly more for the same run.
+
+    Why it matters: gathering shards, loading on every card and smaller micro-batches add GPU-hours.
+    What helps:     the smaller number unless time counts; cards with NVLink.
+    Source:         the time model's communication terms; setup is billed for every card.
+    """
+
+    code: ClassVar[str] = "MON006"
+    slug: ClassVar[str] = "scaling-loss"
+    scope: ClassVar[Scope] = "choice"
+
+    def check(self, case: Case) -> Reason | None:
+        if not isinstance(case, Renting):
+            return None
+        mine = case.choice
+        next_up = min((one for one in case.like() if one.gpus > mine.gpus), key=lambda one: one.gpus, default=None)
+        if next_up is None or next_up.usd <= mine.usd * (1 + NEAR_MONEY):
+            return None
+        ratio = next_up.usd / mine.usd
+        text = f"{_named(next_up)} would cost {ratio:.2f} times as much, for {_hours(next_up.hours, mine.hours)}"
+        return _reason(self.code, text, ratio, "ratio")
+
+
+class DearerCardCheaperRun:
+    """MON007: a dearer card makes the run cheaper.
+
+    Why it matters: what is paid is hours times price; a card at twice the price that is three times as fast saves.
+    What helps:     comparing runs, not hours.
+    Source:         the offers beside each other: roofline time at the typical price.
+    """
+
+    code: ClassVar[str] = "MON007"
+    slug: ClassVar[str] = "dearer-card-cheaper-run"
+    scope: ClassVar[Scope] = "choice"
+
+    def check(self, case: Case) -> Reason | None:
+        if not isinstance(case, Renting):
+            return None
+        mine = case.choice
+        worse = [
+            one
+            for one in case.found
+            if one.method == mine.method and one.usd_per_hour < mine.usd_per_hour and one.usd > mine.usd
+        ]
+        if not worse:
+            return None
+        one = min(worse, key=lambda other: other.usd_per_hour)
+        text = (
+            f"{_named(mine)} at {dollars(mine.usd_per_hour)} an hour costs {dollars(mine.usd)}; "
+            f"{_named(one)} at {dollars(one.usd_per_hour)} would cost {dollars(one.usd)}, in {one.hours:.3g} h"
+        )
+        return _reason(self.code, text, one.usd - mine.usd, "usd")
+
+
+class Interruptible:
+    """MON008: a spot machine may be taken away at any moment.
+
+    Why it matters: what was not saved is lost, and the price of waiting for another machine is not in the figures.
+    What helps:     saving often (save_steps), to a disk that outlives the machine; resume_from_checkpoint.
+    Source:         AWS EC2 user guide, "Spot Instance interruptions": a notice of two minutes.
+    """
+
+    code: ClassVar[str] = "MON008"
+    slug: ClassVar[str] = "interruptible"
+    scope: ClassVar[Scope] = "choice"
+
+    def check(self, case: Case) -> Reason | None:
+        if not isinstance(case, Renting) or not case.question.spot:
+            return None
+        saved = saved_bytes(case.scenario, case.subject.estimate)
+        text = (
+            f"spot machines are taken away at short notice: one checkpoint takes {format_bytes(saved)}, "
+            f"of which {KEPT + 1} are planned for on disk"
+        )
+        return _reason(self.code, text, saved, "bytes", warn=True)
+
+
+class BudgetBinds:
+    """MON009: the budget rules out an offer that would finish sooner.
+
+    Why it matters: a limit that binds has a price, here in hours.
+    What helps:     the larger budget, where the hours are worth it.
+    Source:         the same offers without the limit.
+    """
+
+    code: ClassVar[str] = "MON009"
+    slug: ClassVar[str] = "budget-binds"
+    scope: ClassVar[Scope] = "choice"
+
+    def check(self, case: Case) -> Reason | None:
+        if not isinstance(case, Renting) or case.question.budget_usd is None:
+            return None
+        mine, budget = case.choice, case.question.budget_usd
+        inside = min(one.hours for one in case.found if one.within(case.question))
+        beyond = [one for one in case.found if one.room and one.usd > budget and one.hours <= SOONER * inside]
+        if not beyond:
+            return None
+        one = min(beyond, key=lambda other: other.usd)
+        text = (
+            f"the budget of {dollars(budget)} rules out {_named(one)} ({one.method}), "
+            f"{dollars(one.usd)} in {one.hours:.3g} h; within it no offer is done before {inside:.3g} h"
+        )
+        return _reason(self.code, text, one.usd - mine.usd, "usd")
+
+
+class DeadlineBinds:
+    """MON010: the deadline rules out a cheaper offer.
+
+    Why it matters: a limit that binds has a price, here in money.
+    What helps:     more time, where there is any.
+    Source:         the same offers without the limit.
+    """
+
+    code: ClassVar[str] = "MON010"
+    slug: ClassVar[str] = "deadline-binds"
+    scope: ClassVar[Scope] = "choice"
+
+    def check(self, case: Case) -> Reason | None:
+        if not isinstance(case, Renting) or case.question.deadline_hours is None:
+            return None
+        mine, deadline = case.choice, case.question.deadline_hours
+        late = [
+            one
+            for one in case.found
+            if one.room >= min(mine.room, 1) and one.risk <= mine.risk and one.hours > deadline and one.usd < mine.usd
+        ]
+        if not late:
+            return None
+        one = min(late, key=lambda other: other.usd)
+        text = (
+            f"without the deadline of {deadline:.3g} h, {_named(one)} ({one.method}) would save "
+            f"{dollars(mine.usd - one.usd)}: {dollars(one.usd)} in {one.hours:.3g} h"
+        )
+        return _reason(self.code, text, mine.usd - one.usd, "usd")
+
+
+class MayExceed:
+    """MON011: the run keeps to the limit by its middle estimate, not by its upper bound.
+
+    Why it matters: bounds of time are as wide as the record of the time model, and sellers ask more than the typical
+                    price.
+    What helps:     a measured run of a few steps (plan measure), which narrows the bounds; checkpoints; some reserve.
+    Source:         ``StepTime.high`` and the highest price known.
+    """
+
+    code: ClassVar[str] = "MON011"
+    slug: ClassVar[str] = "may-exceed"
+    scope: ClassVar[Scope] = "choice"
+
+    def check(self, case: Case) -> Reason | None:
+        cost = case.subject.cost
+        if not isinstance(case, Renting) or cost is None:
+            return None
+        deadline, budget = case.question.deadline_hours, case.question.budget_usd
+        if deadline is not None and cost.high_hours > deadline:
+            text = f"the run may take {cost.high_hours:.3g} h, past the deadline of {deadline:.3g} h"
+            return _reason(self.code, text, cost.high_hours, "hours", warn=True)
+        if budget is not None and cost.usd_high is not None and cost.usd_high > budget:
+            text = (
+                f"slower steps or a dear seller may bring the bill to {dollars(cost.usd_high)}, "
+                f"past the budget of {dollars(budget)}"
+            )
+            return _reason(self.code, text, cost.usd_high, "usd", warn=True)
+        return None
+
+
+class QualityForLittle:
+    """MON012: a cheaper method was passed over, because the better one costs little more.
+
+    Why it matters: 4-bit weights lose quality, most on small and newer models; what that is worth is yours to say.
+    What helps:     --method qlora where the last dollar counts.
+    Source:         litgpt config_hub/finetune/README.md (validation losses); the preference is ours and stated:
+                    up to 1.25 times the cheapest price.
+    """
+
+    code: ClassVar[str] = "MON012"
+    slug: ClassVar[str] = "quality-for-little"
+    scope: ClassVar[Scope] = "choice"
+
+    def check(self, case: Case) -> Reason | None:
+        if not isinstance(case, Renting):
+            return None
+        mine = case.choice
+        cheaper = [one for one in case.cheaper() if one.evident and one.risk > mine.risk]
+        if not cheaper:
+            return None
+        one = min(cheaper, key=lambda other: other.usd)
+        text = (
+            f"{mine.method} for {dollars(mine.usd - one.usd)} more than {one.method} on {_named(one)} "
+            f"({dollars(one.usd)}): there, {one.risk_words}"
+        )
+        return _reason(self.code, text, mine.usd - one.usd, "usd")
+
+
+class UncertainCheaper:
+    """MON013: a cheaper offer was passed over, because its time or its price is only estimated.
+
+    Why it matters: hours that rest on a card's nominal rate alone may be off by a factor of two, and an estimated price
+                    is 1.3 times the cheapest listing.
+    What helps:     asking a seller; a few measured steps there (plan measure): an hour of such a card costs little.
+    Source:         ``StepTime.basis``, what the bounds of a time rest on; ``estimated`` in prices.toml.
+    """
+
+    code: ClassVar[str] = "MON013"
+    slug: ClassVar[str] = "uncertain-cheaper"
+    scope: ClassVar[Scope] = "choice"
+
+    def check(self, case: Case) -> Reason | None:
+        if not isinstance(case, Renting) or not case.choice.evident:
+            return None
+        mine = case.choice
+        passed = [one for one in case.cheaper() if not one.evident and one.risk <= mine.risk]
+        if not passed:
+            return None
+        one = min(passed, key=lambda other: other.usd)
+        why = "its price is estimated" if one.measured else "nobody has published how fast it trains"
+        text = (
+            f"{_named(one)} ({one.method}) may cost {dollars(one.usd)}, {dollars(mine.usd - one.usd)} less, but {why}"
+        )
+        return _reason(self.code, text, mine.usd - one.usd, "usd")
+
+
+def _change(new: float, old: float) -> str:
+    """A difference in money in words.
+
+    >>> _change(10.3, 10), _change(9, 10), _change(10.01, 10)
+    ('3 % more money', '10 % less money', 'the same money')
+    """
+    share = new / old - 1
+    if abs(share) < 0.005:
+        return "the same money"
+    return f"{percent(abs(share))} {'more' if share > 0 else 'less'} money"
+
+
+def _hours(new: float, old: float) -> str:
+    """Hours in words, sooner or not.
+
+    >>> _hours(2, 4), _hours(5, 4)
+    ('2 h in place of 4 h', '5 h, which is no sooner than 4 h')
+    """
+    return f"{new:.3g} h in place of {old:.3g} h" if new < old else f"{new:.3g} h, which is no sooner than {old:.3g} h"
+
+
+MONEY: tuple[Rule, ...] = (
+    PriceSpread(),
+    OldPrice(),
+    EstimatedPrice(),
+    SetupDominates(),
+    MoreCardsSooner(),
+    ScalingLoss(),
+    DearerCardCheaperRun(),
+    Interruptible(),
+    BudgetBinds(),
+    DeadlineBinds(),
+    MayExceed(),
+    QualityForLittle(),
+    UncertainCheaper(),
+)
