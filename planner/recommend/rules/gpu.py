@@ -136,8 +136,9 @@ class HalfOverflows:
         if not model.model_type.startswith(OVERFLOWING) or "fp16" not in (train.weights_dtype, train.autocast):
             return None
         extra = -case.saved_by(weights_dtype="fp32", autocast="none")
+        card = case.scenario.cluster.gpu.name
         text = (
-            f"activations of {model.name} exceed fp16, and {case.scenario.cluster.gpu.name} has no bf16: fp32 throughout "
-            f"would take {format_bytes(extra)} more"
+            f"activations of {model.name} exceed fp16, and {card} has no bf16: fp32 throughout would take "
+            f"{format_bytes(extra)} more"
         )
         return Reason(code=self.code, text=text, number=extra, unit="bytes", severity="warning")

@@ -145,6 +145,7 @@ class FourBitPenalty:
     Why it matters: litgpt's validation losses, LoRA against QLoRA: +1 % Llama-2-7B and Mistral-7B, +6 % Llama-3-8B, +8
                     % Llama-3.2-1B, +11 % Gemma-2B. (The Llama-3 pairs also differ in micro-batch size.)
     What helps:     LoRA on 16-bit weights, which for 1 to 2B needs less than 8 GB; a shorter sequence; a larger card.
+                    A model that is served in 4 bits anyway pays there, whatever it was trained on (ours).
     Source:         litgpt config_hub/finetune/README.md; arXiv:2404.14047 (4-bit Llama-3: about 2 % on average, 70B
                     most robust). "Newer" is read off a vocabulary of 100,000 and more.
     """
