@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from planner.datasets import read
-from planner.datasets.counting import ENDING, PER_MESSAGE
+from planner.datasets.counting import ENDING, LARGE, PER_MESSAGE, SMALL, kinds
 from planner.datasets.shapes import Unusable, example, shape_of
 from planner.spec.job import Task
 from tests.datasets.writing import ASKED, CHAT, COMPARED, PAIR, TEXT, jsonl
@@ -120,3 +122,72 @@ def test_a_row_that_cannot_be_used_says_why(row: dict[str, Any], task: Task | No
 
 def test_unpaired_preferences_need_a_label(tmp_path: Path) -> None:
     assert read(jsonl(tmp_path / "x.jsonl", [{**PAIR, "label": True}]), task="dpo").rows == 1
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "datasets.md"
+HEADINGS = {
+    "ASCII letters": "letters",
+    "accented letters": "accented",
+    "digits": "digits",
+    "other ASCII signs": "signs",
+    "blanks and line ends": "blanks",
+    "Cyrillic, Greek": "cyrillic",
+    "Arabic, Hebrew": "arabic",
+    "Indic, Thai, Georgian": "indic",
+    "Hangul": "hangul",
+    "Han": "han",
+    "Kana": "kana",
+    "others": "other",
+}
+
+
+def test_the_page_shows_the_ratios_that_count() -> None:
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in PAGE.read_text().splitlines()]
+    shown = {HEADINGS[line[0]]: (float(line[1]), float(line[2])) for line in cells if line and line[0] in HEADINGS}
+
+    assert shown == {kind: (LARGE[kind], SMALL[kind]) for kind in LARGE}
+
+
+@given(st.text())
+def test_every_character_is_of_one_kind(text: str) -> None:
+    assert sum(kinds(text).values()) == len(text)
+    assert set(kinds(text)) <= set(LARGE)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("Zug", "letters"),
+        ("éß", "accented"),
+        ("жλ", "cyrillic"),
+        ("שع", "arabic"),
+        ("हไმ", "indic"),
+        ("한", "hangul"),
+        ("漢", "han"),
+        ("かナ", "kana"),
+        ("42", "digits"),
+        (";-)", "signs"),
+        ("\t \n", "blanks"),
+        ("🙂→", "other"),
+    ],
+)
+def test_kinds_of_characters(text: str, kind: str) -> None:
+    assert kinds(text) == {kind: len(text)}
+
+
+def test_a_small_vocabulary_needs_more_tokens(tmp_path: Path) -> None:
+    """gpt2 has 50,257 entries, llama3.1-8b 128,256."""
+    path = jsonl(tmp_path / "x.jsonl", [{"text": "Plain words, and 漢字 too."}])
+    small, large = (read(path, model=name) for name in ("gpt2", "llama3.1-8b"))
+
+    if small.counting.kind == large.counting.kind == "ratio":  # no tokenizer in this machine's cache
+        assert small.tokens > large.tokens
+
+
+def test_text_in_more_scripts_has_a_wider_interval(tmp_path: Path) -> None:
+    errors = [
+        read(jsonl(tmp_path / "x.jsonl", [{"text": text * 50}])).counting.error
+        for text in ("only ascii ", "très français déjà ", "漢字かな ")
+    ]
+
+    assert errors == [0.25, 0.35, 0.60]
