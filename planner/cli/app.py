@@ -15,7 +15,7 @@ from planner.errors import UsageError
 
 SEARCH = Option("query", "argument", "words that the name must contain", metavar="QUERY")
 CONFIRM = Option("confirm", "flag", "trace what is recommended, and its alternatives, before they are said")
-TOPIC = Option("topic", "argument", "a rule's code such as FIT001; or memory, interval, stack", metavar="TOPIC")
+TOPIC = Option("topic", "argument", "a rule's code; or memory, interval, time, recipe, stack", metavar="TOPIC")
 HERE = (
     Option("gpu", "text", "the card that is here, by its name in `plan gpus`", "what torch finds", "GPU"),
     Option("method", "list", "full, lora or qlora: exactly one", "lora", "METHOD"),
@@ -120,8 +120,8 @@ COMMANDS = (
     Subcommand("compare", "Compare full fine-tuning, LoRA and QLoRA for one model.", REQUEST),
     Subcommand(
         "explain",
-        "Explain a rule, a stack, where a job's memory goes, or what its interval rests on.",
-        (TOPIC, *REQUEST),
+        "Explain a rule, a stack, or a job's memory, interval, time or recipe.",
+        (TOPIC, *REQUEST, *DATA),
     ),
     Subcommand("dataset", "Count rows, tokens and lengths of a file of training data.", READ),
     Subcommand("what-if", "Show what each single change of the settings gains and costs, best first.", REQUEST),

@@ -1,4 +1,6 @@
-"""``plan explain TOPIC``: a rule, the stack, a job's memory tensor by tensor, or where its interval comes from."""
+"""``plan explain TOPIC``: a rule, the stack, a job's memory, interval, time or recipe."""
+
+from dataclasses import replace
 
 from planner.cli.options import Values
 from planner.cli.output import check_format, write, write_lines
@@ -11,9 +13,10 @@ from planner.render.explained import items_document, items_sheet, rule_parts, st
 from planner.render.machine import to_json
 from planner.render.markdown import page_markdown
 from planner.render.terminal import page_lines
+from planner.result import Plan
 from planner.stacks import describe_stack
 
-TOPICS = ("memory", "interval", "stack")
+TOPICS = ("memory", "interval", "time", "recipe", "stack")
 
 
 def main(values: Values) -> int:
@@ -22,12 +25,16 @@ def main(values: Values) -> int:
     topic = (values["topic"] or "").strip()
     if not topic:
         raise UsageError(
-            "explain what? memory, interval, stack, or a code of `plan rules`; for instance: plan explain FIT001"
+            f"explain what? {', '.join(TOPICS)}, or a code of `plan rules`; for instance: plan explain FIT001"
         )
     if topic.lower() == "memory":
         _memory(values, format_name)
     elif topic.lower() == "interval":
         _interval(values, format_name)
+    elif topic.lower() == "time":
+        _time(values, format_name)
+    elif topic.lower() == "recipe":
+        _recipe(values, format_name)
     elif topic.lower() == "stack":
         stack = values["stack"] or "trl"
         rules = describe_stack(stack)
@@ -80,6 +87,37 @@ def _interval(values: Values, format_name: str) -> None:
         format_name,
         lambda: [interval_sheet(view, notes=left_out if view is views[-1] else ()) for view in views],
         lambda: {"schema": 1, "methods": [interval_document(view) for view in views], "notes": list(left_out)},
+    )
+
+
+def _planned(values: Values, topic: str) -> Plan:
+    from planner.cli.plan import request_from  # noqa: PLC0415  (a rule's page needs no plan)
+    from planner.planning import plan  # noqa: PLC0415
+
+    command = f"plan explain {topic}"
+    return plan(refuse_traced(request_from(values, command=command), command=command))
+
+
+def _time(values: Values, format_name: str) -> None:
+    from planner.render.time_text import parts_document, parts_sheet  # noqa: PLC0415
+
+    answer = _planned(values, "time")
+    show(format_name, lambda: [parts_sheet(answer)], lambda: parts_document(answer))
+
+
+def _recipe(values: Values, format_name: str) -> None:
+    """The recipe of what is recommended, else of each method that was asked for."""
+    from planner.recommend.recipe import recipe  # noqa: PLC0415
+    from planner.render.recipe import document, sheet  # noqa: PLC0415
+
+    answer = _planned(values, "recipe")
+    index = answer.recommendation.candidate
+    chosen = answer.candidates if index is None else (answer.candidates[index],)
+    found = {one.method: recipe(answer.model, one.scenario.train, answer.job, answer.cluster) for one in chosen}
+    show(
+        format_name,
+        lambda: [replace(sheet(one), title=f"{sheet(one).title}: {method}") for method, one in found.items()],
+        lambda: {"schema": 1, "methods": {method: document(one) for method, one in found.items()}},
     )
 
 

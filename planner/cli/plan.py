@@ -15,16 +15,16 @@ from planner.result import Plan
 def main(values: Values) -> int:
     """Plan, print, and say by the exit code whether anything fits."""
     format_name = check_format(values["format"])
-    answer = _answer(request_from(values))
+    answer = _answer(request_from(values, command="plan"))
     _write(answer, format_name)
     return EXIT_FITS if answer.fits else EXIT_NOTHING_FITS
 
 
-def request_from(values: Values) -> Request:
+def request_from(values: Values, *, command: str) -> Request:
     """The request with its job; a file of training data is read."""
-    request = build_request(values, command="plan")
+    request = build_request(values, command=command)
     job, data, _ = job_from(values, request.model)
-    return replace(request, job=job, dataset=data, tokenizer=values["tokenizer"], confirm=bool(values["confirm"]))
+    return replace(request, job=job, dataset=data, tokenizer=values["tokenizer"], confirm=bool(values.get("confirm")))
 
 
 def _answer(request: Request) -> Plan:

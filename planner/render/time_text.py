@@ -3,9 +3,10 @@
 from planner.recommend.recipe import recipe
 from planner.render import recipe as recipe_text
 from planner.render import words
+from planner.render.machine import step_document
 from planner.render.plan_text import differing, labels
 from planner.render.sheet import Cell, Column, Sheet, row
-from planner.result import Alternative, Candidate, Cost, Plan, StepTime
+from planner.result import TIME_PARTS, Alternative, Candidate, Cost, Plan, StepTime
 
 PACED: dict[str, str] = {
     "compute": "computing",
@@ -95,6 +96,43 @@ def money(cost: Cost) -> str:
     """
     known = [usd for usd in (cost.usd_low, cost.usd_high) if usd is not None]
     return "–".join(dict.fromkeys(f"{usd:,.2f}" if usd < 100 else f"{usd:,.0f}" for usd in known)) or "–"
+
+
+def parts_sheet(plan: Plan) -> Sheet:
+    """Seconds of each part of a step by itself, the step that they make up, and its bounds, by candidate."""
+    timed = [(label, one.step) for label, one in zip(labels(plan), plan.candidates, strict=True) if one.step]
+    rows = [
+        row((PACED[part], *(Cell(seconds(step.parts[part]) if step.parts[part] else "–") for _, step in timed)))
+        for part in TIME_PARTS
+        if any(step.parts[part] for _, step in timed)
+    ]
+    rule, whole = len(rows), [_pace(step) for _, step in timed]
+    for place, name in enumerate(("one optimizer step", "low–high", "tokens/s")):
+        rows.append(row((name, *(cells[place] for cells in whole))))
+    columns = (Column("seconds by themselves"), *(Column(label, numeric=True) for label, _ in timed))
+    notes = tuple(dict.fromkeys(note for _, step in timed for note in _sourced(step)))
+    title = "Where the time of a step goes"
+    return Sheet(title, columns, tuple(rows), rules=(rule,), notes=(*notes, OVERLAP) if timed else (NO_RATE,))
+
+
+OVERLAP = "parts overlap: what computes, what is launched and what is sent run beside each other"
+NO_RATE = "no time is known: the card has no 16-bit rate in its profile"
+
+
+def _sourced(step: StepTime) -> tuple[str, ...]:
+    sources = f": {', '.join(step.basis.sources)}" if step.basis.sources else ""
+    return tuple(f"{text}{sources}" for text in _basis(step))
+
+
+def parts_document(plan: Plan) -> dict[str, object]:
+    """The same as JSON: the step of every candidate."""
+    return {
+        "schema": 1,
+        "candidates": [
+            {"candidate": label, "step": step_document(one.step)}
+            for label, one in zip(labels(plan), plan.candidates, strict=True)
+        ],
+    }
 
 
 def alternatives(plan: Plan) -> tuple[tuple[str, str, str], ...]:
