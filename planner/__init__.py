@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from planner.recommend.compare import compare_for as compare
     from planner.recommend.frontier import Frontier
     from planner.recommend.frontier import frontier_for as frontier
+    from planner.recommend.rent import rent_for as rent
+    from planner.recommend.rental import Rental, RentAnswer
     from planner.recommend.sweep import Row
     from planner.recommend.sweep import sweep_for as sweep
     from planner.recommend.whatif import WhatIf
@@ -32,6 +34,8 @@ _HOMES = {
     "planner.planning": ("Request", "estimate", "plan_for", "scenario"),
     "planner.recommend.compare": ("Comparison", "compare_for"),
     "planner.recommend.frontier": ("Frontier", "frontier_for"),
+    "planner.recommend.rent": ("rent_for",),
+    "planner.recommend.rental": ("RentAnswer", "Rental"),
     "planner.recommend.sweep": ("Row", "sweep_for"),
     "planner.recommend.whatif": ("WhatIf", "what_if_for"),
     "planner.result": ("Candidate", "Estimate", "Memory", "Peak", "Plan", "Reason", "Recommendation", "Way"),
@@ -41,6 +45,7 @@ _RENAMED = {
     "plan": "plan_for",
     "compare": "compare_for",
     "frontier": "frontier_for",
+    "rent": "rent_for",
     "sweep": "sweep_for",
     "what_if": "what_if_for",
 }
@@ -62,6 +67,8 @@ __all__ = [
     "PlannerError",
     "Reason",
     "Recommendation",
+    "RentAnswer",
+    "Rental",
     "Request",
     "Row",
     "Scenario",
@@ -78,6 +85,7 @@ __all__ = [
     "list_gpus",
     "load_gpu",
     "plan",
+    "rent",
     "scenario",
     "sweep",
     "what_if",

@@ -10,6 +10,7 @@ from planner._version import __version__
 from planner.cli.data import DATA, TASK, TOKENIZER
 from planner.cli.options import FORMAT, JOB, MODEL, PROFILES, REQUEST, VERSION, Option, Values, takes
 from planner.cli.output import write
+from planner.cli.rented import RENTED
 from planner.cli.swept import SWEPT
 from planner.errors import UsageError
 
@@ -124,6 +125,7 @@ COMMANDS = (
         (TOPIC, *REQUEST, *DATA),
     ),
     Subcommand("dataset", "Count rows, tokens and lengths of a file of training data.", READ),
+    Subcommand("rent", "Rank hardware to rent for a run: money, hours, memory, host RAM and disk.", RENTED),
     Subcommand("what-if", "Show what each single change of the settings gains and costs, best first.", REQUEST),
     Subcommand("frontier", "Show the largest micro-batch at each length, and the longest length, by method.", REQUEST),
     Subcommand("sweep", "Plan every combination of models, cards, methods and settings: one line each.", SWEPT),

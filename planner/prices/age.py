@@ -1,7 +1,8 @@
 """How old a price is, in words, and when that must be said."""
 
+import os
 from collections.abc import Iterable
-from datetime import date
+from datetime import UTC, date, datetime
 
 from planner.errors import BrokenInput, show
 
@@ -10,6 +11,15 @@ OLD_DAYS = 90
 5 June 2025, "Announcing up to 45% price reduction for Amazon EC2 NVIDIA GPU-accelerated instances"."""
 
 MONTH_DAYS = 365.25 / 12
+
+
+def today() -> date:
+    """The day against which prices age; ``SOURCE_DATE_EPOCH`` stands in, so that a page made twice is the same page.
+
+    Source:    reproducible-builds.org, "SOURCE_DATE_EPOCH"
+    """
+    seconds = os.environ.get("SOURCE_DATE_EPOCH", "")
+    return datetime.fromtimestamp(int(seconds), UTC).date() if seconds.isdecimal() else datetime.now(UTC).date()
 
 
 def age_days(as_of: str, today: date) -> int:

@@ -12,7 +12,7 @@ from datetime import date
 from statistics import median
 from typing import Protocol
 
-from planner.errors import UsageError, first_line
+from planner.errors import first_line
 from planner.prices.names import profile_of
 from planner.spec import Gpu, Price
 
@@ -149,12 +149,3 @@ def _market(items: Sequence[Item], today: date) -> Market:
         region=cheapest.location,
         instance=cheapest.instance_name,
     )
-
-
-def check_source(text: str | None) -> bool:
-    """Whether live prices are asked for: ``--prices snapshot`` or ``live``."""
-    if text in (None, "snapshot"):
-        return False
-    if text == "live":
-        return True
-    raise UsageError(f"--prices {text[:40]!r} is not snapshot or live")

@@ -6,29 +6,35 @@ There is no score: what is recommended follows from two stated preferences (``_r
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from planner.catalog import load_model
-from planner.cost import disk_bytes, host_bytes, run_cost
+from planner.cost import ASSUMED, disk_bytes, host_bytes, run_cost
 from planner.errors import UnsupportedScenario, UsageError, show
 from planner.estimators import Estimator, measured_here
 from planner.hardware import list_gpus
 from planner.prices import age, staleness
-from planner.prices.amounts import dollars
+from planner.prices.amounts import dollars, parse_hours, parse_usd
+from planner.prices.source import is_live
 from planner.recommend.candidates import candidate
 from planner.recommend.informed import informed
 from planner.recommend.order import preference, worth
 from planner.recommend.pareto import front
 from planner.recommend.rental import Needs, Rental, RentAnswer, RentRequest
-from planner.recommend.request import MAX_GPUS_PER_NODE, Ask, check_request
+from planner.recommend.request import DEFAULT_STACK, MAX_GPUS_PER_NODE, Ask, Request, Setting, check_request
 from planner.recommend.rules.gpu import CUDA_WHEELS_FROM
 from planner.recommend.rules.mon_offers import MONEY, Renting
 from planner.recommend.shared import shared_estimator
 from planner.recommend.tuning import tuned
 from planner.result import Candidate, Reason, Way
-from planner.spec import Cluster, Gpu, Method, Price
+from planner.spec import Cluster, Gpu, Job, Method, Price
 from planner.stacks import newer_versions
+from planner.units import parse_bytes, parse_count
 
 MOST_GPUS = 1024
+
+PETTY_USD = 2.0
+"""Dollars of a whole run that decide nothing against quality (ours): an hour of one large card."""
 
 NEARLY = 1.25
 """Up to this multiple of the cheapest price a method with less quality risk is preferred (ours): less than sellers of
@@ -75,6 +81,57 @@ def rent(question: RentRequest) -> RentAnswer:
         notes=(*about, *notes, *_dated(dates, question), *measured_here().notices),
     )
     return replace(answer, reasons=_reasons(answer, ask, found, estimate))
+
+
+def rent_for(
+    *,
+    model: str,
+    method: Method | tuple[Method, ...] | list[Method] | None = None,
+    dataset_tokens: int | str | None = None,
+    epochs: float = 1.0,
+    job: Job | None = None,
+    budget: float | str | None = None,
+    deadline: float | str | None = None,
+    max_gpus: int = 8,
+    prices: str = "snapshot",
+    spot: bool = False,
+    download_gbps: float | None = None,
+    stack: str = DEFAULT_STACK,
+    headroom: int | str = 0,
+    profiles_dir: str | Path | None = None,
+    **settings: Setting,
+) -> RentAnswer:
+    """``planner.rent(model="70b", dataset_tokens="50M")``: named like the command's options; numbers are US dollars and
+    hours. ``job`` says more than tokens and epochs do.
+    """
+    methods = (method,) if isinstance(method, str) else tuple(dict.fromkeys(method or ()))
+    tokens = parse_count(dataset_tokens) if isinstance(dataset_tokens, str) else dataset_tokens
+    if job is not None and tokens is not None:
+        raise UsageError("job and dataset_tokens both say how much there is: give one of them")
+    network = ASSUMED.network_bytes_per_s if download_gbps is None else download_gbps * 1e9 / 8
+    if network <= 0:
+        raise UsageError(f"download_gbps {show(download_gbps)} is not a positive number")
+    request = Request(
+        model=model,
+        gpu="any",
+        methods=methods,
+        settings=settings,
+        stack=stack,
+        headroom_bytes=headroom if isinstance(headroom, int) else parse_bytes(headroom),
+        profiles_dir=None if profiles_dir is None else Path(profiles_dir),
+        job=job or Job(tokens=tokens, epochs=epochs),
+    )
+    return rent(
+        RentRequest(
+            request=request,
+            budget_usd=parse_usd(budget) if isinstance(budget, str) else budget,
+            deadline_hours=parse_hours(deadline) if isinstance(deadline, str) else deadline,
+            max_gpus=max_gpus,
+            live=is_live(prices),
+            spot=spot,
+            assumed=replace(ASSUMED, network_bytes_per_s=network),
+        )
+    )
 
 
 # ---------------------------------------------------------------- the question
@@ -237,17 +294,22 @@ def _rental(question: RentRequest, let: Let, way: Way) -> Rental:
 
 
 def _ranked(found: Iterable[Rental]) -> tuple[Rental, ...]:
-    """The Pareto front, cheapest first; of equal price the sooner, then the roomier."""
-    ordered = sorted(found, key=lambda one: (*one.costs(), one.gpu, one.gpus))
-    return front(ordered, Rental.costs)
+    """The Pareto front, cheapest first; of equal price the sooner, then the roomier.
+
+    Those that an offer beats whose time or price is only estimated stay in it: an estimate cuts nothing but estimates.
+    """
+    ordered = sorted(found, key=lambda one: (*one.costs(), one.gpu, one.gpus, one.method))
+    kept = {id(one) for one in front(ordered, Rental.costs)}
+    kept |= {id(one) for one in front([one for one in ordered if one.evident], Rental.costs)}
+    return tuple(one for one in ordered if id(one) in kept)
 
 
 def _recommended(offers: tuple[Rental, ...]) -> int | None:
-    """Which of the offers on the front, cheapest first, to take.
+    """Which of the offers, cheapest first, to take.
 
     Those that fit by their upper bound come before those that do not, and of these those whose time is measured and
     whose price is listed before those where either is an estimate. Then the cheapest, unless a method with less quality
-    risk costs at most ``NEARLY`` times as much.
+    risk costs little more: ``NEARLY`` times as much, or ``PETTY_USD`` more for the whole run.
     """
     if not offers:
         return None
@@ -257,7 +319,9 @@ def _recommended(offers: tuple[Rental, ...]) -> int | None:
         list(offers),
     )
     pool = next(kept for kept in pools if kept)
-    near = [one for one in pool if one.usd <= NEARLY * pool[0].usd]
+    cheapest = pool[0]
+    most = max(NEARLY * cheapest.usd, cheapest.usd + (PETTY_USD if cheapest.candidate.cost else 0))
+    near = [one for one in pool if one.usd <= most]
     return offers.index(min(near, key=lambda one: (one.risk, one.usd)))
 
 

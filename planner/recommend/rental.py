@@ -5,6 +5,7 @@ from datetime import date
 from typing import NamedTuple
 
 from planner.cost import ASSUMED, Assumed
+from planner.prices import today
 from planner.recommend.quality import RISKS, quality_risk
 from planner.recommend.request import Request
 from planner.result import Candidate, Reason
@@ -28,7 +29,7 @@ class RentRequest:
     live: bool = False
     spot: bool = False
     assumed: Assumed = ASSUMED
-    today: date = field(default_factory=date.today)
+    today: date = field(default_factory=today)
 
 
 class Needs(NamedTuple):

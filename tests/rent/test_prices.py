@@ -8,11 +8,12 @@ from datetime import date
 
 import pytest
 
-from planner.errors import BrokenInput, UsageError
+from planner.errors import BrokenInput, UnknownName
 from planner.hardware import list_gpus
 from planner.prices import age, is_old, staleness
-from planner.prices.live import SELLERS, Unavailable, check_source, markets
+from planner.prices.live import SELLERS, Unavailable, markets
 from planner.prices.names import BOARDS, NAMES, profile_of
+from planner.prices.source import is_live
 
 TODAY = date(2026, 11, 26)
 
@@ -141,9 +142,9 @@ def test_the_fields_are_those_of_gpuhunt() -> None:
 
 
 def test_the_source_of_prices() -> None:
-    assert [check_source(text) for text in (None, "snapshot", "live")] == [False, False, True]
-    with pytest.raises(UsageError, match="snapshot or live"):
-        check_source("cached")
+    assert [is_live(text) for text in (None, "snapshot", "live")] == [False, False, True]
+    with pytest.raises(UnknownName, match="one of snapshot, live"):
+        is_live("cached")
 
 
 def test_ages() -> None:

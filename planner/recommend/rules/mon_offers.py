@@ -279,7 +279,7 @@ class QualityForLittle:
     Why it matters: 4-bit weights lose quality, most on small and newer models; what that is worth is yours to say.
     What helps:     --method qlora where the last dollar counts.
     Source:         litgpt config_hub/finetune/README.md (validation losses); the preference is ours and stated:
-                    up to 1.25 times the cheapest price.
+                    up to 1.25 times the price, or 2 dollars a run.
     """
 
     code: ClassVar[str] = "MON012"

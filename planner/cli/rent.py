@@ -1,0 +1,72 @@
+"""``plan rent --model M --dataset-tokens N``: which hardware to rent."""
+
+from dataclasses import replace
+
+from planner.cli.data import job_from
+from planner.cli.options import Values, integer, number
+from planner.cli.output import check_format, complain, write, write_lines
+from planner.cli.request import build_request
+from planner.cost import ASSUMED, Assumed
+from planner.errors import EXIT_FITS, EXIT_NOTHING_FITS, UsageError
+from planner.prices.amounts import parse_hours, parse_usd
+from planner.prices.source import is_live
+from planner.recommend.rent import rent
+from planner.recommend.rental import RentAnswer, RentRequest
+
+EXAMPLE = "plan rent --model 70b --dataset-tokens 50M"
+FASTEST_GBPS = 1000.0
+
+
+def main(values: Values) -> int:
+    """Offers, the recommended one with its reasons; one line and exit code 4 where no offer keeps to the limits."""
+    format_name = check_format(values["format"])
+    answer = rent(_question(values))
+    if answer.nearest is not None and format_name != "json":
+        complain(answer.nearest)
+        return EXIT_NOTHING_FITS
+    _write(answer, format_name)
+    return EXIT_FITS if answer.offers else EXIT_NOTHING_FITS
+
+
+def _question(values: Values) -> RentRequest:
+    if not (values.get("model") or "").strip():
+        raise UsageError(
+            f"--model is missing: name a size such as 8b, or a name of `plan models`; for instance: {EXAMPLE}"
+        )
+    request = build_request({**values, "gpu": "any"}, command="plan rent")
+    job, _, _ = job_from(values, request.model)
+    budget, deadline = values.get("budget"), values.get("deadline")
+    return RentRequest(
+        request=replace(request, job=job, dataset=values.get("dataset")),
+        budget_usd=None if budget is None else parse_usd(budget),
+        deadline_hours=None if deadline is None else parse_hours(deadline),
+        max_gpus=8 if values.get("max_gpus") is None else integer("--max-gpus", values["max_gpus"]),
+        live=is_live(values.get("prices")),
+        spot=bool(values.get("spot")),
+        assumed=_assumed(values.get("download_gbps")),
+    )
+
+
+def _assumed(text: str | None) -> Assumed:
+    if text is None:
+        return ASSUMED
+    gbps = number("--download-gbps", text)
+    if not 0 < gbps <= FASTEST_GBPS:
+        raise UsageError(f"--download-gbps {text} is outside 0 to {FASTEST_GBPS:g} Gbit/s")
+    return replace(ASSUMED, network_bytes_per_s=gbps * 1e9 / 8)
+
+
+def _write(answer: RentAnswer, format_name: str) -> None:
+    """Only the renderer that is asked for is loaded."""
+    if format_name == "json":
+        from planner.render.machine import to_json  # noqa: PLC0415
+        from planner.render.rent_document import rent_document  # noqa: PLC0415
+
+        write(to_json(rent_document(answer)))
+        return
+    from planner.render.rent import rent_lines, rent_markdown  # noqa: PLC0415
+
+    if format_name == "markdown":
+        write(rent_markdown(answer))
+    else:
+        write_lines(lambda screen: rent_lines(answer, screen))
