@@ -14,10 +14,11 @@ from typing import NamedTuple, TypeVar
 from planner.catalog import Resolved, index, load_model
 from planner.errors import PlannerError, UnsupportedScenario, UsageError
 from planner.hardware import list_gpus, load_gpu
+from planner.recommend.candidates import scenario as scenario_of
 from planner.recommend.candidates import weighed
 from planner.recommend.informed import informed
 from planner.recommend.request import DEFAULT_STACK, Ask, Request, Setting, check_request
-from planner.recommend.shared import shared_estimator, shared_scenarios
+from planner.recommend.shared import shared_estimator
 from planner.result import Candidate
 from planner.spec import METHODS, Cluster, Gpu, Job, Method
 from planner.stacks.resolve import checked
@@ -186,7 +187,7 @@ def _refusing(error: UnsupportedScenario) -> Callable[[Asked], Row]:
 
 def _planning(grid: Grid, found: Resolved, cards: Mapping[str, Gpu]) -> Callable[[Asked], Row]:
     """One model's rows; what they share is worked out once and forgotten with the model."""
-    estimate, scenario_of = shared_estimator(), shared_scenarios()
+    estimate = shared_estimator()
     questions: dict[tuple[str, tuple[tuple[str, Setting], ...]], Ask] = {}
 
     def planned(asked: Asked) -> Row:
@@ -195,7 +196,7 @@ def _planning(grid: Grid, found: Resolved, cards: Mapping[str, Gpu]) -> Callable
         try:
             if variant not in questions:
                 questions[variant] = _question(grid, found, asked, cluster)
-            scenario = scenario_of(questions[variant], cluster, asked.method)
+            scenario = scenario_of(replace(questions[variant], cluster=cluster), asked.method)
             return Row(asked=asked, candidate=weighed(scenario, estimate(scenario), grid.job))
         except PlannerError as error:
             return Row(asked=asked, reason=str(error))

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from planner.errors import UnknownName, UnsupportedScenario, UsageError, show
 from planner.peft_config import adapter_text, lora_settings
@@ -13,6 +13,7 @@ from planner.spec import (
     OPTIMIZERS,
     Attend,
     Autocast,
+    Behaviour,
     Cluster,
     Float,
     Kernels,
@@ -68,6 +69,32 @@ SHARDS_WEIGHTS = ("fsdp", "zero3")
 """Kinds of sharding that divide weights among the ranks."""
 
 
+class _Question(NamedTuple):
+    """What decides a scenario's settings: of the cards only how many there are and what they can do."""
+
+    model: ModelSpec
+    method: Method
+    settings: tuple[tuple[str, type, object], ...]
+    stack: str
+    ranks: int
+    supports_flash: bool
+    supports_bf16: bool
+
+
+class _Settled(NamedTuple):
+    """The settings, who chose each, and what the trainer does."""
+
+    train: TrainSpec
+    origins: Mapping[str, Origin]
+    behaviour: Behaviour
+
+
+MOST_SETTLED = 10_000
+"""Answers that are remembered: those of a few models on all cards."""
+
+_settled: dict[_Question, _Settled] = {}
+
+
 def resolve(
     model: ModelSpec,
     cluster: Cluster,
@@ -77,10 +104,40 @@ def resolve(
 ) -> Scenario:
     """The complete scenario of one method; ``settings`` holds only what the user set, by ``TrainSpec`` field.
 
-    Raise ``UsageError`` for a value without meaning and ``UnsupportedScenario`` for one that the
-    hardware or the method cannot do.
+    What was settled for one card holds for all that can do the same. Raise ``UsageError`` for a value without meaning
+    and ``UnsupportedScenario`` for one that the hardware or the method cannot do.
     """
-    defaults = load_stack(stack) if isinstance(stack, str) else stack
+    question = _question(model, cluster, method, settings, stack)
+    found = None if question is None else _settled.get(question)
+    if found is None:
+        found = _settle_all(model, cluster, method, settings, load_stack(stack) if isinstance(stack, str) else stack)
+        if question is not None:
+            if len(_settled) >= MOST_SETTLED:
+                _settled.clear()
+            _settled[question] = found
+    return Scenario(model=model, train=found.train, cluster=cluster, stack=found.behaviour, origins=found.origins)
+
+
+def _question(
+    model: ModelSpec, cluster: Cluster, method: Method, settings: Mapping[str, Any], stack: str | Defaults
+) -> _Question | None:
+    """The question by what decides it; ``None`` where it cannot be told from others: a file may change, a list too."""
+    if not isinstance(stack, str) or any(name in settings for name in _FILES):
+        return None
+    gpu = cluster.gpu
+    chosen = tuple((name, type(value), value) for name, value in settings.items())
+    found = _Question(model, method, chosen, stack, cluster.world_size, gpu.supports_flash, gpu.supports_bf16)
+    try:
+        hash(found)
+    except TypeError:
+        return None
+    return found
+
+
+def _settle_all(
+    model: ModelSpec, cluster: Cluster, method: Method, settings: Mapping[str, Any], defaults: Defaults
+) -> _Settled:
+    """Defaults, the stack's choices and the user's, each over those before it, and what they decide about others."""
     user = {
         "method": _choice("method", method),
         **{name: checked(name, value) for name, value in settings.items() if value is not None},
@@ -98,7 +155,7 @@ def resolve(
     if origins["attention"] != "user" and chosen["attention"] == "flash" and _computes_in_fp32(chosen):
         chosen["attention"] = next(name for name in ("sdpa", "eager") if name in model.attends)
     _refuse(chosen, model, cluster)
-    return Scenario(model=model, train=TrainSpec(**chosen), cluster=cluster, stack=defaults.behaviour, origins=origins)
+    return _Settled(TrainSpec(**chosen), origins, defaults.behaviour)
 
 
 def _defaults(model: ModelSpec, cluster: Cluster, method: Method) -> dict[str, Any]:

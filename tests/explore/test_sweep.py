@@ -1,5 +1,6 @@
 """A sweep: every combination once; each row is what the plan of its question says, or the reason why there is none."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -11,11 +12,11 @@ from planner.catalog import load_model
 from planner.errors import UnknownName, UnsupportedScenario, UsageError
 from planner.hardware import list_classes, list_gpus
 from planner.planning import plan
-from planner.recommend.candidates import scenario as scenario_of
-from planner.recommend.request import Ask, Request
-from planner.recommend.shared import shared_scenarios
+from planner.recommend.request import Request
 from planner.recommend.sweep import NO_JOB, Row, grid_of, rows, sweep_for
-from planner.spec import METHODS, Cluster, Job
+from planner.spec import METHODS, Cluster, Job, Scenario
+from planner.stacks.resolve import _settle_all, _Settled, resolve
+from planner.stacks.rules import load_stack
 
 
 def test_one_row_for_each_combination_in_order() -> None:
@@ -59,23 +60,42 @@ def test_a_row_is_what_the_plan_says(job: Job) -> None:
 
 
 def test_settings_filled_in_once_are_those_of_every_card() -> None:
-    model, scenarios = load_model("8b").model, shared_scenarios()
-    first = list_gpus()[0]
+    model = load_model("8b").model
     variants: tuple[dict[str, Any], ...] = ({}, {"weights_dtype": "fp32"}, {"optimizer": "lion", "lora_rank": 64})
-    for settings in variants:
-        request = Request(model="8b", gpu="any", settings=settings)
-        ask = Ask(request=request, model=model, cluster=Cluster(gpu=first))
+    for settings in (*variants, {"attention": "flash"}):
         for gpu, gpus, method in product((*list_gpus(), *list_classes()), (1, 8), METHODS):
             cluster = Cluster(gpu=gpu, gpus=gpus)
-            try:
-                plain = scenario_of(replace(ask, cluster=cluster), method)
-            except UnsupportedScenario as error:
-                with pytest.raises(UnsupportedScenario, match=gpu.id if gpu.id in str(error) else ""):
-                    scenarios(ask, cluster, method)
-                continue
-            shared = scenarios(ask, cluster, method)
-            assert shared == plain
-            assert shared.origins == plain.origins
+            alone = said(_settle_all, model, cluster, method, settings, load_stack("trl"))
+            shared = said(resolve, model, cluster, method, settings)
+            if isinstance(shared, Scenario):
+                assert shared.cluster == cluster
+                shared = _Settled(shared.train, shared.origins, shared.stack)
+            assert shared == alone
+
+
+def said(work: Callable[..., Any], *arguments: Any) -> Any:
+    """What it gives, or the words with which it refuses."""
+    try:
+        return work(*arguments)
+    except UnsupportedScenario as error:
+        return str(error)
+
+
+def test_a_value_that_equals_another_is_not_taken_for_it() -> None:
+    model, cluster = load_model("8b").model, Cluster(gpu=list_gpus()[-1])
+    resolve(model, cluster, "lora", {"micro_batch_size": 1})
+
+    with pytest.raises(UsageError, match="True is not a whole number"):
+        resolve(model, cluster, "lora", {"micro_batch_size": True})
+
+
+def test_a_list_may_change_after_it_was_asked_about() -> None:
+    model, cluster, targets = load_model("8b").model, Cluster(gpu=list_gpus()[-1]), ["q_proj"]
+    first = resolve(model, cluster, "lora", {"lora_targets": targets})
+    targets.append("v_proj")
+
+    assert first.train.lora_targets == ("q_proj",)
+    assert resolve(model, cluster, "lora", {"lora_targets": targets}).train.lora_targets == ("q_proj", "v_proj")
 
 
 def one_row(**changes: Any) -> Row:
