@@ -155,7 +155,8 @@ def _rank(model: ModelSpec, job: Job, train: TrainSpec) -> Advice:
 
 def _alpha(rank: int) -> Advice:
     if stabilised(rank):
-        return Advice(STABLE_ALPHA, _RSLORA, "alpha / sqrt(r), as large at rank 64 as 2r / r below it", 16, 32)
+        why = f"with rsLoRA: alpha / sqrt(r), as large at rank 64 as 2r / r below it; without it alpha is {2 * rank}"
+        return Advice(STABLE_ALPHA, _RSLORA, why, 16, 32)
     return Advice(
         alpha_for(rank),
         "TRL 1.16 trainer/model_config.py: alpha 32 at rank 16",

@@ -574,9 +574,16 @@ def test_reinforcement_learning_warns_beyond_rank_32() -> None:
         assert reason.severity == severity
 
 
-def test_full_for_large_data_is_silent_once_the_data_is_large() -> None:
-    large = on(Job(tokens=2 * P1 * 256 + 1), gpu=card(240), estimate=by_method(), others=("full",))
-    small = on(Job(tokens=2 * P1 * 256), gpu=card(240), estimate=by_method(), others=("full",))
+def test_full_for_large_data_leaves_known_data_to_others() -> None:
+    known = on(Job(tokens=10**6), gpu=card(240), estimate=by_method(), others=("full",))
+    unknown = on(Job(), gpu=card(240), estimate=by_method(), others=("full",))
 
-    assert find("QLT004").check(large) is None
-    assert find("QLT004").check(small) is not None
+    assert find("QLT004").check(known) is None
+    assert find("QLT004").check(unknown) is not None
+
+
+def test_wide_shards_of_what_fits_anyway_are_no_news() -> None:
+    wide = case(ask(gpu=card(80), gpus=2), "full", estimate=by("autocast", {"bf16": 64, "none": 40}))
+
+    assert find("SHD005").check(replace(wide, chosen=candidate(ask(), "lora", flat(10)))) is None
+    assert find("SHD005").check(wide) is not None

@@ -2,11 +2,14 @@
 
 from typing import ClassVar
 
+from planner.errors import PlannerError
 from planner.recommend.batches import largest_batch
+from planner.recommend.candidates import candidate
 from planner.recommend.capacity import LARGEST_RANK, TOKENS_PER_PARAM, full_from
 from planner.recommend.quality import NEWER_VOCABULARY, ROBUST_MODEL, SMALL_MODEL, TINY_MODEL
+from planner.recommend.request import Setting
 from planner.recommend.rules.base import Case, Scope, percent
-from planner.result import Reason
+from planner.result import Candidate, Reason
 from planner.spec import Task
 from planner.units import format_bytes, format_count
 
@@ -14,6 +17,13 @@ LORA_BATCH = largest_batch("lora", "sft")
 """Sequences per optimizer step that LoRA tolerates well (TRL, lora_without_regret.md: effective batch below 32)."""
 
 BITS_PER_PARAM = TOKENS_PER_PARAM
+
+
+SHARED = (
+    "seq_len", "micro_batch_size", "grad_accumulation", "gradient_checkpointing", "sharding", "optimizer", "kernels",
+    "loss", "attention",
+)  # fmt: skip
+"""Settings in which two methods must agree for their bytes to be compared."""
 
 
 class LoraBeforeQlora:
@@ -34,9 +44,8 @@ class LoraBeforeQlora:
         qlora = case.other("qlora")
         if not case.is_choice or case.subject.method != "lora" or case.subject.verdict != "fits" or qlora is None:
             return None
-        peak = (case.asked if case.asked.verdict == "fits" else case.subject).estimate.peak
-        spare = case.usable - peak.high_bytes
-        saving = peak.required_bytes - qlora.estimate.peak.required_bytes
+        spare = case.usable - case.subject.estimate.peak.high_bytes
+        saving = case.required - (_as_qlora(case) or qlora).estimate.peak.required_bytes
         saves = f"save {format_bytes(saving)}" if saving > 0 else f"take {format_bytes(-saving)} more"
         text = (
             f"LoRA before QLoRA: 16-bit weights fit with {format_bytes(spare)} beyond the upper bound; "
@@ -114,12 +123,8 @@ class FullForLargeData:
         full, tokens = case.other("full"), full_from(case.per_rank, case.job.task)
         if not case.is_choice or case.subject.method != "lora" or full is None or full.verdict == "does_not_fit":
             return None
-        learned = case.job.learned_tokens
-        if (
-            full.estimate.parameters.total <= SMALL_MODEL
-            or tokens is None
-            or (learned is not None and learned > tokens)
-        ):
+        small = full.estimate.parameters.total <= SMALL_MODEL
+        if small or tokens is None or case.job.learned_tokens is not None:  # of known data QLT008 and QLT010 speak
             return None
         text = (
             f"full fine-tuning would run too, but {hold(tokens, case.job.task)}: "
@@ -137,6 +142,15 @@ def hold(tokens: int, task: Task) -> str:
     if task == "cpt":
         return f"adapters keep up with about {format_count(tokens)} tokens of continued pretraining"
     return f"adapters of rank {LARGEST_RANK} hold about {format_count(tokens)} supervised tokens"
+
+
+def _as_qlora(case: Case) -> Candidate | None:
+    """QLoRA on the settings of the subject; ``None`` where it cannot take them."""
+    settings: dict[str, Setting] = {name: getattr(case.train, name) for name in SHARED}
+    try:
+        return candidate(case.ask.using("qlora", settings), "qlora", case.estimate)
+    except PlannerError:
+        return None
 
 
 class FourBitPenalty:

@@ -142,6 +142,8 @@ class WideShards:
         widened = train.sharding == "fsdp" and train.method == "full" and train.autocast != "none"
         if not widened or train.weights_dtype == "fp32":
             return None
+        if case.subject.verdict == "fits" and not case.is_choice:
+            return None
         saved = case.saved_by(autocast="none")
         if not case.noteworthy(saved):
             return None
