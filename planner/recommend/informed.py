@@ -1,10 +1,12 @@
 """Open settings that data and task decide before any method is estimated: length, rank, modules trained whole."""
 
+from planner.formulas.adapters import ALL_LINEAR
 from planner.recommend.capacity import full_from, params_per_rank, rank_for
 from planner.recommend.recipe import modules_for_new_tokens
 from planner.recommend.request import Ask, Setting
 from planner.spec import TrainSpec
 from planner.spec.dataset import suggested_seq_len
+from planner.stacks.resolve import checked
 from planner.stacks.rules import load_stack
 
 
@@ -18,8 +20,9 @@ def per_rank(ask: Ask) -> int:
     """Adapter parameters of each unit of rank; 0 where nobody knows the matrices."""
     if not ask.model.blocks:
         return 0
-    targets = ask.request.settings.get("lora_targets", ("all-linear",))
-    names = tuple(targets.split(",")) if isinstance(targets, str) else targets
+    names = checked("lora_targets", ask.request.settings.get("lora_targets", (ALL_LINEAR,)))
+    if not names:
+        return 0
     fused = load_stack(ask.request.stack).behaviour.fused_experts
     return params_per_rank(ask.model, names, fused_experts=fused)  # type: ignore[arg-type]
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from planner.errors import UnsupportedScenario
 from planner.estimators import Estimator
-from planner.recommend.candidates import candidate
+from planner.recommend.candidates import candidate, scenario
 from planner.recommend.capacity import full_from
 from planner.recommend.changes import RANKS, SHORTEST, mild
 from planner.recommend.informed import per_rank
@@ -62,6 +62,8 @@ def thresholds(
     """The nearest thresholds on every side: memory up and down, data, length up and down."""
     found = {method: reach(ask, method, estimate) for method in ask.methods}
     reaches: Reaches = {method: one for method, one in found.items() if one is not None}
+    if chosen is not None and chosen not in reaches:
+        return ()  # chosen by its trace, and closed forms do not know it
     order = preference(ask, candidates)
     tokens = _tokens(ask, candidates, reaches, chosen)
     return (*_memory(ask, reaches, order, chosen), *tokens, *_lengths(ask, order, chosen, estimate))
@@ -112,7 +114,7 @@ def _lengths(ask: Ask, order: tuple[Method, ...], chosen: Method | None, estimat
     """Sequence lengths at which the decision changes next: longer, then shorter."""
     if chosen is None or not ask.model.blocks:
         return ()
-    now = candidate(ask, chosen, estimate).scenario.train.seq_len
+    now = scenario(ask, chosen).train.seq_len
 
     def at(seq_len: int) -> Method | None:
         return _decided(ask.setting({"seq_len": seq_len}), order, estimate)
