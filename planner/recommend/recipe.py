@@ -6,7 +6,9 @@ much. Nothing here is fitted.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from math import ceil
 
+from planner.cost import sequences_of
 from planner.recommend.batches import batch, global_batch, largest_batch
 from planner.recommend.capacity import (
     LARGEST_RANK,
@@ -89,20 +91,12 @@ def recipe(model: ModelSpec, train: TrainSpec, job: Job, cluster: Cluster) -> Re
 
 
 def steps_of(train: TrainSpec, job: Job, cluster: Cluster) -> int | None:
-    """Optimizer steps of the job as planned; ``None`` where nobody said how many sequences or tokens there are.
-
-    Formula:   epochs * sequences / (micro-batch * accumulation * ranks); packed: tokens / seq_len for sequences
-    Source:    transformers 5.23 trainer.py
-    Valid:     every sequence is used
-    Excludes:  the rounding of the last step of each epoch
-    """
-    sequences = job.sequences
-    if job.tokens is not None and (job.packing or sequences is None):
-        sequences = -(-job.tokens // train.seq_len)
-    if sequences is None:
+    """Optimizer steps of the job as planned; ``None`` where nobody said how much there is. As ``planner.cost`` has it."""
+    rows = sequences_of(train, job)
+    if not rows:
         return None
-    per_step = train.micro_batch_size * train.grad_accumulation * cluster.world_size
-    return max(int(sequences * job.epochs) // per_step, 1)
+    micro_steps = ceil(rows / (train.micro_batch_size * cluster.world_size))
+    return ceil(job.epochs * ceil(micro_steps / train.grad_accumulation))
 
 
 def stabilised(rank: int) -> bool:

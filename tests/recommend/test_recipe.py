@@ -5,7 +5,9 @@ from typing import Any, get_args
 
 import pytest
 
+from planner import cost
 from planner.catalog import load_model
+from planner.planning import scenario
 from planner.recommend.rates import SHORT_RUN, TABLE, learning_rate, model_aware_rate
 from planner.recommend.recipe import Recipe, alpha_for, global_batch, largest_batch, recipe, stabilised, steps_of
 from planner.render.recipe import NAMES, document, sheet
@@ -109,6 +111,13 @@ def test_steps_are_sequences_over_those_of_a_step() -> None:
     assert steps_of(train, Job(tokens=80_000, sequences=1600, packing=True), ONE) == 10
     assert steps_of(train, Job(sequences=3), ONE) == 1
     assert steps_of(train, Job(), ONE) is None
+
+
+@pytest.mark.parametrize("job", [Job(sequences=1601, epochs=2.5), Job(tokens=10**6), Job(tokens=9999, packing=True)])
+def test_steps_are_those_of_the_cost(job: Job) -> None:
+    made = scenario(model="llama-3.1-8b", gpu="rtx4090", method="lora", micro_batch_size=3, grad_accumulation=4)
+
+    assert steps_of(made.train, job, made.cluster) == cost.steps_of(made, job)
 
 
 # ---------------------------------------------------------------- adapters
