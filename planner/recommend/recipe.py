@@ -91,7 +91,7 @@ def recipe(model: ModelSpec, train: TrainSpec, job: Job, cluster: Cluster) -> Re
 
 
 def steps_of(train: TrainSpec, job: Job, cluster: Cluster) -> int | None:
-    """Optimizer steps of the job as planned; ``None`` where nobody said how much there is. As ``planner.cost`` has it."""
+    """Optimizer steps of the job, as ``planner.cost`` counts them; ``None`` where nobody said how much there is."""
     rows = sequences_of(train, job)
     if not rows:
         return None
