@@ -81,12 +81,12 @@ def format_gib(count: int, *, digits: int = 1) -> str:
 def format_count(count: int) -> str:
     """A parameter or token count as people say it.
 
-    >>> format_count(70_553_706_496), format_count(41_943_040), format_count(512)
-    ('70.6B', '41.9M', '512')
+    >>> format_count(70_553_706_496), format_count(41_943_040), format_count(512), format_count(999_800)
+    ('70.6B', '41.9M', '512', '1M')
     """
     for size, unit in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K")):
-        if count >= size:
-            return f"{count / size:.3g}{unit}" if count < 1000 * size else f"{count / size:.0f}{unit}"
+        if count * 2000 >= 1999 * size:  # three digits round it up to the unit
+            return f"{count / size:.3g}{unit}" if count < 999 * size else f"{count / size:.0f}{unit}"
     return str(count)
 
 

@@ -50,6 +50,8 @@ ENCODINGS = (
 PARQUET_MAGIC = b"PAR1"
 GZIP_MAGIC = b"\x1f\x8b"
 SHOWN_FILES = 3
+HEAD = 2**16
+"""Bytes by which a format is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,14 +177,19 @@ def _decoded(path: Path, stream: BinaryIO, available: int, size: int, suffix: st
 def _format(path: Path, stream: BinaryIO, start: int, suffix: str) -> Format:
     """By the name where it says one; else, and among JSON files, by the first character."""
     named = FORMATS.get(suffix)
+    stream.seek(start)
+    first = stream.read(HEAD)
+    head = first.lstrip()
+    if named != "json" and b"\r" in first and b"\n" not in first and len(first) < HEAD:
+        raise broken(path, "ends its lines as old Macintoshes did: convert it first: tr '\\r' '\\n'")
     if named is not None and named not in ("json", "jsonl", "parquet"):
         return named
     if named == "parquet":
         raise broken(path, "is no Parquet file: it does not begin with PAR1")
-    stream.seek(start)
-    head = stream.read(2**16).lstrip()
     if not head:
         raise broken(path, "is blank: it must hold at least one row")
+    if named is None and b"\0" in head:
+        raise broken(path, f"is neither text nor Parquet: name a file of {', '.join(FORMATS)}")
     if head.startswith(b"["):
         return "json" if named != "jsonl" or not _is_line(head) else "jsonl"
     if head.startswith(b"{"):

@@ -9,6 +9,8 @@ from planner.datasets.rows import LEAST_CLUSTERS, LINE_LIMIT, SEED, Budget, Clus
 
 BLOCK = 2**16
 """Bytes of a block. A line belongs to the block in which it begins, so every line belongs to exactly one."""
+SMALLEST = 2**11
+"""Bytes of the smallest block, of a file with very short lines."""
 STRIDE = 2**20
 """Bytes of a block of a file that is read whole: only the steps of its progress."""
 
@@ -61,14 +63,15 @@ def lines(file: Opened, budget: Budget, parse: Callable[[str, bytes], Raw]) -> S
 
     size = file.size - file.start
     large = is_large(file, file.start, budget)
+    step = block_size(BLOCK, density(file, file.start), budget) if large else STRIDE
     return Source(
         format=file.format,
         size=size,
-        clusters=-(-size // (BLOCK if large else STRIDE)),
+        clusters=-(-size // step),
         whole=file.whole and not large,
         random=file.whole and large,
-        found=found(_at_random(file, budget) if large else _in_order(file)),
-        planned=min(budget.sample, size) if large else file.available - file.start,
+        found=found(_at_random(file, step, budget) if large else _in_order(file)),
+        planned=min(step * sampled(BLOCK, budget), size) if large else file.available - file.start,
     )
 
 
@@ -79,11 +82,26 @@ def _raw(place: str, line: bytes | None, parse: Callable[[str, bytes], Raw]) -> 
 def is_large(file: Opened, start: int, budget: Budget) -> bool:
     """Whether a file has more bytes, or by the lines at its beginning more rows, than are read whole."""
     size = file.available - start
-    if size > budget.whole:
-        return True
+    return size > budget.whole or density(file, start) * size > budget.rows
+
+
+def density(file: Opened, start: int) -> float:
+    """Lines in a byte, at the beginning."""
     file.stream.seek(start)
     head = file.stream.read(STRIDE)
-    return head.count(b"\n") / max(len(head), 1) * size > budget.rows
+    return head.count(b"\n") / max(len(head), 1)
+
+
+def block_size(largest: int, lines_per_byte: float, budget: Budget) -> int:
+    """Bytes of a block: so many that the sample's bytes are used up, but fewer where lines are so short that rows are.
+
+    >>> block_size(2**16, 0.001, Budget(whole=2**26, sample=2**25, rows=200_000))
+    65536
+    >>> block_size(2**16, 0.05, Budget(whole=2**26, sample=2**25, rows=200_000))
+    7812
+    """
+    rows = budget.rows / sampled(largest, budget)
+    return min(largest, max(SMALLEST, round(rows / max(lines_per_byte, 1e-9))))
 
 
 def _in_order(file: Opened) -> Iterator[tuple[int, list[Line]]]:
@@ -97,21 +115,26 @@ def _in_order(file: Opened) -> Iterator[tuple[int, list[Line]]]:
         number += len(block)
 
 
-def _at_random(file: Opened, budget: Budget) -> Iterator[tuple[int, list[Line]]]:
+def _at_random(file: Opened, step: int, budget: Budget) -> Iterator[tuple[int, list[Line]]]:
     """Blocks in random order until about enough was read; long lines make it fewer blocks."""
     read = rows = 0
-    for count, offset in enumerate(drawn(range(file.start, file.available, BLOCK), budget)):
+    for count, offset in enumerate(drawn(range(file.start, file.available, step), budget, BLOCK)):
         if count >= LEAST_CLUSTERS and (read > budget.sample or rows > budget.rows):
             return
-        block = block_lines(file, offset, min(offset + BLOCK, file.available))
+        block = block_lines(file, offset, min(offset + step, file.available))
         size = sum(one for _, _, one in block)
         read, rows = read + size, rows + len(block)
         yield size, [(f"byte {start:,}", line) for start, line, _ in block]
 
 
-def drawn(offsets: range, budget: Budget) -> list[int]:
+def drawn(offsets: range, budget: Budget, largest: int) -> list[int]:
     """Beginnings of blocks at random, as many as the budget has room for."""
-    return Random(SEED).sample(offsets, min(max(budget.sample // offsets.step, LEAST_CLUSTERS), len(offsets)))
+    return Random(SEED).sample(offsets, min(sampled(largest, budget), len(offsets)))
+
+
+def sampled(largest: int, budget: Budget) -> int:
+    """Blocks of a sample."""
+    return max(budget.sample // largest, LEAST_CLUSTERS)
 
 
 def block_lines(file: Opened, begin: int, end: int) -> list[tuple[int, bytes | None, int]]:

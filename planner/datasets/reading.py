@@ -48,7 +48,7 @@ def read(
         source = source_of(stream, TOKENIZED if counter.slow else QUICK)
         seen = _seen(source, _Seen(counter, task), told, file.name)
     if not seen.rows:
-        raise broken(file, _nothing(seen))
+        raise broken(file, _nothing(seen, whole=source.whole))
     return _dataset(file, source, seen, missing)
 
 
@@ -152,13 +152,13 @@ def supervised_of(shape: Shape, task: Task | None) -> bool:
     return task != "cpt" and shape in ("prompt-completion", "preference")
 
 
-def _nothing(seen: _Seen) -> str:
+def _nothing(seen: _Seen, *, whole: bool) -> str:
     """Why no row can be used."""
     if not seen.bad:
         return f"holds no row; {ACCEPTED}"
     worst = max(seen.fault_rows, key=lambda reason: seen.fault_rows[reason])
     encoding = ": convert it first: iconv -f latin1 -t utf-8" if worst == "not UTF-8" else ""
-    which = f"none of {seen.bad:,} rows can" if seen.bad > 1 else "its only row cannot"
+    which = "its only row cannot" if seen.bad == 1 and whole else f"none of {seen.bad:,} rows that were read can"
     return f"{which} be used ({seen.faults[worst][0]}: {worst}{encoding}); {ACCEPTED}"
 
 

@@ -7,6 +7,8 @@ answer pairs.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
 
 from planner.errors import nearest
 from planner.families.fields import printable
@@ -25,6 +27,9 @@ LABEL = "label"
 """Whether a completion is a good one, in KTO's unpaired preferences."""
 COLUMNS = frozenset((*MESSAGES, *PROMPTS, *COMPLETIONS, *INPUTS, *SYSTEMS, *TEXTS, *PREFERENCE, TOOLS, LABEL))
 """Every column that says something about training."""
+
+NAMED = 6
+"""Columns that a complaint lists."""
 
 ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "chatgpt": "assistant"}
 """Other names of the roles: ShareGPT's and Gemini's."""
@@ -107,9 +112,15 @@ def _unknown(row: Mapping[str, object]) -> str:
         return (
             f"nothing in {', '.join(known[:4])}" if all(row[one] in (None, "", []) for one in known) else _lone(known)
         )
-    names = [printable(str(name), limit=24) for name in row]
-    near = next((f"; is {name} meant for {found[0]}?" for name in names if (found := nearest(name, COLUMNS))), "")
-    return f"no column that we know among {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}{near}"
+    return _strange(tuple(str(name) for name in islice(row, NAMED + 1)))
+
+
+@lru_cache(maxsize=1024)
+def _strange(found: tuple[str, ...]) -> str:
+    """What to say about columns of which none is known; the same for every row of a file."""
+    names = [printable(name, limit=24) for name in found[:NAMED]]
+    near = next((f"; is {name} meant for {known[0]}?" for name in names if (known := nearest(name, COLUMNS))), "")
+    return f"no column that we know among {', '.join(names)}{', ...' if len(found) > NAMED else ''}{near}"
 
 
 def _lone(known: Sequence[str]) -> str:

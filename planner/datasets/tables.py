@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from planner.datasets.files import Opened
-from planner.datasets.lines import drawn, is_large
+from planner.datasets.lines import block_size, density, drawn, is_large, sampled
 from planner.datasets.rows import LEAST_CLUSTERS, LINE_LIMIT, Budget, Cluster, Raw, Source, broken, reason
 
 BLOCK = 2**17
@@ -41,15 +41,18 @@ def table_rows(file: Opened, budget: Budget) -> Source:
     header, body = _header(file, delimiter)
     size = file.size - body
     large = is_large(file, body, budget)
-    found = _at_random(file, header, body, delimiter, budget) if large else _in_order(file, header, body, delimiter)
+    step = block_size(BLOCK, density(file, body), budget)
+    found = (
+        _at_random(file, header, body, delimiter, step, budget) if large else _in_order(file, header, body, delimiter)
+    )
     return Source(
         format=file.format,
         size=size,
-        clusters=-(-size // BLOCK),
+        clusters=-(-size // step),
         whole=file.whole and not large,
         random=file.whole and large,
         found=found,
-        planned=min(budget.sample, size) if large else file.available - body,
+        planned=min(step * sampled(BLOCK, budget), size) if large else file.available - body,
     )
 
 
@@ -109,13 +112,15 @@ def _in_order(file: Opened, header: list[str], body: int, delimiter: str) -> Ite
         yield Cluster(size, rows)
 
 
-def _at_random(file: Opened, header: list[str], body: int, delimiter: str, budget: Budget) -> Iterator[Cluster]:
+def _at_random(
+    file: Opened, header: list[str], body: int, delimiter: str, step: int, budget: Budget
+) -> Iterator[Cluster]:
     """Blocks in random order, each read from the first place in it where records have as many cells as the header."""
     read = rows = 0
-    for count, offset in enumerate(drawn(range(body, file.available, BLOCK), budget)):
+    for count, offset in enumerate(drawn(range(body, file.available, step), budget, BLOCK)):
         if count >= LEAST_CLUSTERS and (read > budget.sample or rows > budget.rows):
             return
-        cluster = _block(file, header, offset, min(offset + BLOCK, file.available), delimiter, first=offset == body)
+        cluster = _block(file, header, offset, min(offset + step, file.available), delimiter, first=offset == body)
         read, rows = read + cluster.size, rows + len(cluster.rows)
         yield cluster
 

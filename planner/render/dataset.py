@@ -76,17 +76,20 @@ def _rows(data: Dataset) -> str:
     about = "" if data.whole else "about "
     others = f" and {len(data.shapes) - 1} other shapes" if len(data.shapes) > 1 else ""
     bad = f", {about}{data.bad_rows:,} more that cannot be used" if data.bad_rows else ""
-    return f"{about}{data.rows:,} rows ({data.shape}{others}){bad}"
+    return f"{about}{_count(data.rows, 'row')} ({data.shape}{others}){bad}"
 
 
 def _read(data: Dataset) -> str:
-    rows = f"{data.read_rows:,} rows"
+    rows = _count(data.read_rows, "row")
     if data.whole:
-        twins = f"{data.duplicates:,} rows stand there more than once" if data.duplicates else "no row twice"
-        return f"whole, {twins}"
+        return f"whole, {_count(data.duplicates, 'row')} seen before" if data.duplicates else "whole, no row twice"
     how = "at random" if data.random else "from its head"
     twins = f", {data.duplicates:,} of them seen before" if data.duplicates else ""
     return f"{_percent(data.read_share)} of it {how}, {rows}{twins}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def _tokens(data: Dataset) -> str:
@@ -113,7 +116,9 @@ def _learned(data: Dataset) -> str:
         return f"what the model writes itself; prompts alone are here (task {data.task})"
     share = _percent(data.supervised_tokens / data.tokens) if data.tokens else "0%"
     answers = f"; answers alone are {format_count(data.answer_tokens)}" if _differs(data) else ""
-    unique = "" if data.unique_tokens == data.supervised_tokens else f", {format_count(data.unique_tokens)} of them new"
+    most = "" if data.whole else "at most "
+    new = f", {most}{format_count(data.unique_tokens)} of them in rows not seen before"
+    unique = new if data.unique_tokens != data.supervised_tokens else ""
     return f"{format_count(data.supervised_tokens)} tokens bear loss in {data.task}, {share}{unique}{answers}"
 
 
@@ -157,14 +162,14 @@ def _waste(data: Dataset, at: Setting) -> Sheet:
     share = cut.tokens / data.tokens if data.tokens else 0.0
     suggested = data.suggested_seq_len(at.limit)
     pairs = [
-        ("truncation", f"{cut.sequences:,} sequences are longer, {_percent(share)} of all tokens are cut off"),
+        ("truncation", f"{_count(cut.sequences, 'sequence')} cut, {_percent(share)} of all tokens lost"),
         (
             "padding",
             f"{_percent(data.padding(at.seq_len, at.micro_batch_size))} of places at micro-batch {at.micro_batch_size}",
         ),
         (
             "packing",
-            f"{packed.rows:,} sequences, not {data.lengths.sequences:,}, {_percent(packed.waste)} of places empty",
+            f"{packed.rows:,} sequences of {data.lengths.sequences:,}, {_percent(packed.waste)} of places empty",
         ),
         ("suggested", f"--seq-len {suggested} cuts off {_percent(_cut(data, suggested))} of all tokens"),
     ]
