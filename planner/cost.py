@@ -4,11 +4,13 @@ Only tokens that are computed cost time: what truncation cuts does not, what pad
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil
 
 from planner.formulas.params import expert_params, model_params, outer_params
 from planner.result import Cost, Estimate, StepTime
-from planner.spec import FLOAT_BYTES, Gpu, Job, ModelSpec, Price, Scenario, TrainSpec
+from planner.spec import FLOAT_BYTES, Gpu, Job, Lengths, ModelSpec, Price, Scenario, TrainSpec
+from planner.spec.packing import packed_rows
 from planner.throughput import Load
 
 SHARDED = ("fsdp", "zero1", "zero2", "zero3")
@@ -65,7 +67,7 @@ def load_of(train: TrainSpec, job: Job) -> Load | None:
                Attention: sum of squares over sum of the truncated lengths; min(mean, s) without them
     Source:    ``Lengths.padded``; the mean of lengths cut at s is at most min(mean, s)
     Valid:     batches drawn at random, padded to their longest; documents that do not attend to each other where packed
-    Excludes:  sorting by length; what best-fit packing leaves empty
+    Excludes:  sorting by length
 
     >>> from planner.spec import Lengths
     >>> train = TrainSpec(method="lora", seq_len=2048, micro_batch_size=2)
@@ -76,23 +78,51 @@ def load_of(train: TrainSpec, job: Job) -> Load | None:
     """
     s, batch = train.seq_len, train.micro_batch_size
     if job.lengths is not None and job.lengths.counts:
-        cut = job.lengths.truncated(s)
-        return Load(float(train.tokens) if job.packing else batch * cut.padded(batch), cut.attended)
+        padded, attended = _drawn(_Same(job.lengths), s, batch)
+        return Load(float(train.tokens) if job.packing else batch * padded, attended)
     if job.tokens is None or not job.sequences:
         return None
     mean = min(job.tokens / job.sequences, float(s))
     return Load(float(train.tokens) if job.packing else batch * mean, mean)
 
 
+class _Same:
+    """Lengths by identity: a plan asks thousands of times, and hashing thousands of pairs takes longer than the sum."""
+
+    __slots__ = ("lengths",)
+
+    def __init__(self, lengths: Lengths) -> None:
+        self.lengths = lengths
+
+    def __hash__(self) -> int:
+        return id(self.lengths)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.lengths is self.lengths
+
+
+@lru_cache(maxsize=256)
+def _drawn(same: _Same, seq_len: int, batch: int) -> tuple[float, float]:
+    """Mean padded length in batches of ``batch``, and the length that attention feels."""
+    cut = same.lengths.truncated(seq_len)
+    return cut.padded(batch), cut.attended
+
+
+@lru_cache(maxsize=256)
+def _packed(same: _Same, seq_len: int) -> int:
+    return packed_rows(same.lengths, seq_len=seq_len)
+
+
 def sequences_of(train: TrainSpec, job: Job) -> int | None:
     """Rows of one epoch: sequences, or windows of ``seq_len`` where they are packed or only tokens are known.
+
+    Packed sequences of known lengths leave some space empty, as ``packed_rows`` has it; others are taken to leave none.
 
     >>> sequences_of(TrainSpec(method="lora", seq_len=2048), Job(tokens=50_000_000))
     24415
     """
     if job.lengths is not None and job.lengths.counts:
-        cut = job.lengths.truncated(train.seq_len)
-        return ceil(cut.tokens / train.seq_len) if job.packing else cut.sequences
+        return _packed(_Same(job.lengths), train.seq_len) if job.packing else job.lengths.sequences
     if job.sequences is not None and not job.packing:
         return job.sequences
     return None if job.tokens is None else ceil(job.tokens / train.seq_len)
@@ -256,7 +286,6 @@ def saved_bytes(scenario: Scenario, estimate: Estimate) -> int:
     Source:    transformers 5.23 trainer.py, _save_checkpoint; PEFT 0.21 save_pretrained (adapters only)
     Valid:     safetensors of the trained dtype
     Excludes:  scheduler, random states, tokenizer
-
     """
     train, counts = scenario.train, estimate.parameters
     width = FLOAT_BYTES[train.adapter_dtype if train.uses_adapters else train.weights_dtype]
@@ -273,7 +302,6 @@ def disk_bytes(scenario: Scenario, estimate: Estimate, job: Job, assumed: Assume
                stands in the source file and in Arrow
     Valid:     ``kept`` as save_total_limit
     Excludes:  system and packages (some 10 GB with torch and CUDA), merged models, logs
-
     """
     tokens = job.tokens if job.tokens is not None else (job.lengths.tokens if job.lengths else 0)
     data = tokens * (2 * TEXT_BYTES + TOKEN_BYTES)
@@ -289,7 +317,6 @@ def host_bytes(scenario: Scenario, estimate: Estimate, workers: int = 0) -> int:
                ZeRO 3 partitions them as it reads. Accelerate 1.15, cpu_ram_efficient_loading
     Valid:     ``workers``: dataloader_num_workers, 0 in the Trainer
     Excludes:  the page cache, which makes a second read of the checkpoint quick where there is room for it
-
     """
     train, ranks = scenario.train, scenario.cluster.gpus
     copies = ranks if train.sharding in COPIED_BY_EVERY_RANK else 1
