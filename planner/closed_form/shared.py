@@ -55,23 +55,27 @@ def shared() -> Callable[[Scenario], Estimate]:
 
     It remembers every question for as long as it lives: make one for each batch of questions.
     """
-    known: dict[Question, tuple[Estimate | PlannerError, int]] = {}
+    known: dict[Question, dict[int, Estimate] | PlannerError] = {}
 
     def sharing(scenario: Scenario) -> Estimate:
         question, context = question_of(scenario), scenario.cluster.gpu.context_bytes
-        if question not in known:
-            known[question] = _answer(scenario), context
-        found, its_context = known[question]
+        found = known.get(question)
+        if found is None:
+            found = known[question] = _answer(scenario)
         if isinstance(found, PlannerError):
             raise found.with_traceback(None)
-        return found if context == its_context else on_another_context(found, context - its_context)
+        if context not in found:
+            its_context, first = next(iter(found.items()))
+            found[context] = on_another_context(first, context - its_context)
+        return found[context]
 
     return sharing
 
 
-def _answer(scenario: Scenario) -> Estimate | PlannerError:
+def _answer(scenario: Scenario) -> dict[int, Estimate] | PlannerError:
+    """The closed form by the context of the card, or why there is none."""
     try:
-        return estimate(scenario)
+        return {scenario.cluster.gpu.context_bytes: estimate(scenario)}
     except PlannerError as error:
         return error
 
