@@ -200,7 +200,7 @@ def test_what_is_no_such_file_is_refused_in_one_line(tmp_path: Path, text: str) 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--against", "nothing"], "--against 'nothing' is not published or traced"),
+        (["--against", "nothing"], "--against 'nothing' is not published, traced or times"),
         (["--quick"], "--quick belongs to traces"),
         (["--against", "traced", "--quick", "--model", "gpt2"], "--quick names its own models"),
         (["--against", "traced", "--model", "gpt3"], "unknown model of the grid 'gpt3'"),
