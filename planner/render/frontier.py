@@ -107,7 +107,8 @@ def _longest(lanes: tuple["Lane", ...]) -> tuple[Cell, ...]:
 
 
 def _notes(found: "Frontier", lanes: tuple["Lane", ...]) -> Iterator[str]:
-    yield f"longest: tokens of one sequence, of {found.limit:,} positions"
+    bounded = found.model.max_position_embeddings is not None
+    yield f"longest: tokens of one sequence, of {found.limit:,} {'positions' if bounded else 'that are looked at'}"
     if any(not lane.longest_fits or any(cell.tight and not cell.fits for cell in lane.cells) for lane in lanes):
         yield "(n): fits by the best estimate, not by its upper bound"
     if any(not lane.checkpointing for lane in lanes):

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from hashlib import blake2b
@@ -164,9 +165,18 @@ def _rows(rows: Sequence[Row]) -> Sheet:
         Column("tokens/s", numeric=True, optional=True),
         *((Column("hours", numeric=True), Column("US$", numeric=True)) if priced else ()),
     )
-    notes = tuple(f"{_cards(one.asked)}: {one.reason}" for one in rows if one.reason)
     cells = tuple(_row(one, varied, priced=priced) for one in rows)
-    return Sheet(f"{len(rows)} scenarios", columns, cells, notes=tuple(dict.fromkeys(notes)))
+    return Sheet(_scenarios(len(rows)), columns, cells, notes=_reasons(rows))
+
+
+def _scenarios(count: int) -> str:
+    return f"{count:,} scenario{'' if count == 1 else 's'}"
+
+
+def _reasons(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Why rows are unsupported, each reason once, with the number of rows where there are several."""
+    counts = Counter(one.reason for one in rows if one.reason)
+    return tuple(f"unsupported{f', {count} rows' if count > 1 else ''}: {reason}" for reason, count in counts.items())
 
 
 def _varied(rows: Sequence[Row]) -> tuple[str, ...]:
@@ -214,7 +224,9 @@ def _summary(found: Tally) -> Sheet:
         Column("tokens/s", numeric=True, optional=True),
     )
     cells = tuple(_count(model, method, count) for (model, method), count in found.counts.items())
-    return Sheet(f"{found.rows:,} scenarios", columns, cells)
+    refused = sum(count.refused for count in found.counts.values())
+    notes = (f"why {refused:,} are unsupported stands in their rows: --format json",) if refused else ()
+    return Sheet(_scenarios(found.rows), columns, cells, notes=notes)
 
 
 def _count(model: str, method: str, count: Count) -> tuple[Cell, ...]:
