@@ -39,6 +39,18 @@ PACKED_ELSEWHERE = MappingProxyType(
     {".zst": "unzstd", ".zip": "unzip", ".7z": "7z x", ".tar": "tar -xf", ".tgz": "tar -xzf", ".rar": "unrar x"}
 )
 """Archives that Python's library cannot read everywhere, or that hold several files."""
+ELSEWHERE = MappingProxyType(
+    {
+        ".arrow": "write it as Parquet first: datasets.Dataset.from_file(...).to_parquet(...)",
+        ".feather": "write it as Parquet first: pandas.read_feather(...).to_parquet(...)",
+        ".xlsx": "save it as CSV first",
+        ".xls": "save it as CSV first",
+        ".sqlite": "export the table as CSV first",
+        ".db": "export the table as CSV first",
+        ".pkl": "write it as JSON Lines or Parquet first",
+    }
+)
+"""Formats that hold rows and that others read."""
 ENCODINGS = (
     (codecs.BOM_UTF8, ""),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -122,6 +134,8 @@ def opened(path: Path) -> Iterator[Opened]:
     if suffix in PACKED_ELSEWHERE:
         tool = f"{PACKED_ELSEWHERE[suffix]} {path.name}"
         raise broken(path, f"is packed: unpack it first ({tool}); .gz, .bz2 and .xz are read as they are")
+    if suffix in ELSEWHERE:
+        raise broken(path, f"{suffix} is no format that we read: {ELSEWHERE[suffix]}")
     try:
         stream = path.open("rb")
     except OSError as error:

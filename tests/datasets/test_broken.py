@@ -52,11 +52,15 @@ FILES: list[tuple[str, bytes, str]] = [
     ("x.jsonl.gz", gzip.compress(b""), "is empty"),
     ("x.jsonl.zst", b"\x28\xb5\x2f\xfd", "unpack it first"),
     ("x.zip", b"PK\x03\x04", "unpack it first"),
-    ("x.txt", b"\xff\xfe\n\x00" * 1, ""),
+    ("x.tar.gz", gzip.compress(GOOD), "unpack it first"),
+    ("x.arrow", b"ARROW1", "to_parquet"),
+    ("x.xlsx", b"PK\x03\x04", "save it as CSV"),
+    ("weights.bin", b"\x00\x01\x02" * 99, "neither text nor Parquet"),
+    ("x.csv", b"prompt,completion\ra,b\r", "old Macintoshes"),
 ]
 
 
-@pytest.mark.parametrize(("name", "content", "why"), [one for one in FILES if one[2]])
+@pytest.mark.parametrize(("name", "content", "why"), FILES)
 def test_a_file_without_any_usable_row_is_one_line(name: str, content: bytes, why: str, tmp_path: Path) -> None:
     if name.endswith(".parquet") and content.startswith(b"PAR1"):
         pytest.importorskip("pyarrow")

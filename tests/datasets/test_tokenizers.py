@@ -212,6 +212,31 @@ def test_half_a_surrogate_pair_is_counted(folder: Path, tmp_path: Path) -> None:
     assert read(tmp_path / "x.jsonl", tokenizer=str(folder)).tokens == 3 + 1 + ENDING
 
 
+def cache(folder: Path, repository: str, root: Path) -> None:
+    """The folder as the Hub's cache would hold it."""
+    base = root / f"models--{repository.replace('/', '--')}"
+    (base / "refs").mkdir(parents=True)
+    (base / "refs" / "main").write_text("abc")
+    (base / "snapshots").mkdir()
+    folder.rename(base / "snapshots" / "abc")
+
+
+@pytest.mark.parametrize("model", ["llama3.1-8b", "8b", "meta-llama/Llama-3.1-8B", "unsloth/Llama-3.1-8B"])
+def test_a_tokenizer_in_the_hubs_cache_is_taken(
+    model: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    constants = pytest.importorskip("huggingface_hub.constants")
+    repository = model if "/" in model else repositories(model)[0]
+    cache(folder, repository, tmp_path / "hub")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    data = read(jsonl(tmp_path / "x.jsonl", [CHAT]), model=model)
+
+    assert data.counting.name == f"tokenizer.json of {repository}"
+    assert data.counting.template == "the model's chat template"
+    assert read(tmp_path / "x.jsonl", tokenizer=repository).tokens == data.tokens == 11
+
+
 def test_the_cache_is_asked_for_every_name_of_a_model() -> None:
     names = repositories("llama3.1-8b")
 
