@@ -126,8 +126,14 @@ COMMANDS = (
     ),
     Subcommand("dataset", "Count rows, tokens and lengths of a file of training data.", READ),
     Subcommand("rent", "Rank hardware to rent for a run: money, hours, memory, host RAM and disk.", RENTED),
-    Subcommand("what-if", "Show what each single change of the settings gains and costs, best first.", REQUEST),
-    Subcommand("frontier", "Show the largest micro-batch at each length, and the longest length, by method.", REQUEST),
+    Subcommand(
+        "what-if", "Show what each single change of the settings gains and costs, best first.", (*REQUEST, *DATA)
+    ),
+    Subcommand(
+        "frontier",
+        "Show the largest micro-batch at each length, and the longest length, by method.",
+        (*REQUEST, *DATA),
+    ),
     Subcommand("sweep", "Plan every combination of models, cards, methods and settings: one line each.", SWEPT),
     Subcommand("trace", "Run the real step on fake tensors: bytes of every owner at every moment.", (*REQUEST, *TRACE)),
     Subcommand("measure", "Take a few real steps on the device that is here, beside their prediction.", MEASURED),

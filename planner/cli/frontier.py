@@ -2,7 +2,8 @@
 
 from planner.cli.options import Values
 from planner.cli.output import check_format, write, write_lines
-from planner.cli.request import build_request, refuse_traced
+from planner.cli.plan import request_from
+from planner.cli.request import refuse_traced
 from planner.errors import EXIT_FITS, EXIT_NOTHING_FITS
 from planner.recommend.frontier import frontier
 from planner.render.frontier import frontier_document, frontier_lines, frontier_sheets
@@ -11,7 +12,7 @@ from planner.render.frontier import frontier_document, frontier_lines, frontier_
 def main(values: Values) -> int:
     """The largest micro-batch at each length; the exit code is 4 when nothing fits at any."""
     format_name = check_format(values["format"])
-    found = frontier(refuse_traced(build_request(values, command="plan frontier"), command="plan frontier"))
+    found = frontier(refuse_traced(request_from(values, command="plan frontier"), command="plan frontier"))
     if format_name == "json":
         from planner.render.machine import to_json  # noqa: PLC0415  (tables need no JSON)
 

@@ -2,7 +2,8 @@
 
 from planner.cli.options import Values
 from planner.cli.output import check_format, write, write_lines
-from planner.cli.request import build_request, refuse_traced
+from planner.cli.plan import request_from
+from planner.cli.request import refuse_traced
 from planner.errors import EXIT_FITS, EXIT_NOTHING_FITS
 from planner.recommend.whatif import what_if
 from planner.render.whatif import what_if_document, what_if_lines, what_if_markdown
@@ -11,7 +12,7 @@ from planner.render.whatif import what_if_document, what_if_lines, what_if_markd
 def main(values: Values) -> int:
     """Every single change, best first; the exit code is 4 when nothing fits, neither as it is nor changed."""
     format_name = check_format(values["format"])
-    found = what_if(refuse_traced(build_request(values, command="plan what-if"), command="plan what-if"))
+    found = what_if(refuse_traced(request_from(values, command="plan what-if"), command="plan what-if"))
     if format_name == "json":
         from planner.render.machine import to_json  # noqa: PLC0415  (tables need no JSON)
 

@@ -36,7 +36,7 @@ def what_if_sheet(found: "WhatIf") -> Sheet:
         Column("tokens/s", numeric=True, optional=True),
         Column("see", optional=True),
     )
-    rows = (_start(found), *(_row(one) for one in effects))
+    rows = (_start(found), *(_row(one, _digits(found)) for one in effects))
     return Sheet(title(found), columns, rows, rules=_rules(effects), notes=(*_aside(found), *found.notes))
 
 
@@ -103,14 +103,14 @@ def _start(found: "WhatIf") -> tuple[Cell, ...]:
             "",
             _seconds(start),
             "",
-            _dollars(found.usd),
+            "–" if found.usd is None else f"{found.usd:,.{_digits(found)}f}",
             _tokens(start),
             "",
         )
     )
 
 
-def _row(one: "Effect") -> tuple[Cell, ...]:
+def _row(one: "Effect", digits: int) -> tuple[Cell, ...]:
     found = one.way.candidate
     verdict = words.verdict(found.verdict)
     return row(
@@ -121,7 +121,7 @@ def _row(one: "Effect") -> tuple[Cell, ...]:
             _bytes(one.required_bytes),
             _seconds(found),
             _share(one.pace_ratio),
-            _more(one.usd),
+            _more(one.usd, digits),
             _tokens(found),
             Cell(" ".join(reason.code for reason in one.reasons), "warn"),
         )
@@ -157,16 +157,20 @@ def _share(ratio: float | None) -> Cell:
     return Cell(f"{ratio - 1:+.0%}", tone)
 
 
-def _more(usd: float | None) -> Cell:
+def _more(usd: float | None, digits: int) -> str:
+    """Money more or less.
+
+    >>> _more(0.125, 2), _more(-0.0004, 3), _more(None, 2)
+    ('+0.12', '', '–')
+    """
     if usd is None:
-        return Cell("–")
-    digits = 2 if abs(usd) >= 0.1 else 3
-    text = f"{usd:+,.{digits}f}"
-    return Cell("" if float(text.replace(",", "")) == 0 else text)
+        return "–"
+    return f"{usd:+,.{digits}f}" if abs(round(usd, digits)) > 0 else ""
 
 
-def _dollars(usd: float | None) -> str:
-    return "–" if usd is None else f"{usd:,.2f}" if usd >= 0.1 else f"{usd:,.3f}"
+def _digits(found: "WhatIf") -> int:
+    """Cents of a run, tenths of them of a million tokens."""
+    return 3 if found.start.cost is None else 2
 
 
 def _rules(effects: Sequence["Effect"]) -> tuple[int, ...]:

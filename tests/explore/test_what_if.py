@@ -250,3 +250,12 @@ def test_exit_codes(run: Run) -> None:
     assert run("what-if", "--model", "405b", "--gpu", "4090", "--method", "full").code == 4
     assert run("what-if", "--gpu", "4090").code == 2
     assert run("what-if", "--model", "8b", "--gpu", "4090", "--evidence", "traced").code == 2
+
+
+def test_the_run_is_priced_where_the_data_is_known(run: Run) -> None:
+    arguments = ("what-if", "--model", "8b", "--gpu", "4090", "--dataset-tokens", "20M", "--epochs", "2")
+    document = json.loads(run(*arguments, "--format", "json").out)
+
+    assert document["start"]["cost"]["usd"] > 0
+    assert any(one["difference"]["usd"] for one in document["changes"])
+    assert "US$: of the whole run" in run(*arguments).out
