@@ -58,6 +58,37 @@ def dequant_bytes(*, quantized: int, g: int) -> float:
     return (2 + g) * (DEQUANT_READ + DEQUANT_WRITTEN) * quantized
 
 
+def eight_bit_bytes(*, quantized: int) -> float:
+    """Memory traffic of dequantising all LLM.int8() weights in one micro-step.
+
+    Shapes:    quantized: 8-bit parameters
+    Formula:   (1 + 2) * quantized
+    Source:    bitsandbytes 0.50 autograd/_functions.py, MatMul8bitLt: forward multiplies in 8 bits, backward by a
+               16-bit copy
+    Valid:     a recomputed forward included, which dequantises nothing either
+    Excludes:  quantising the inputs, which the tape has
+
+    >>> eight_bit_bytes(quantized=1_000_000_000)
+    3000000000.0
+    """
+    return 3.0 * quantized
+
+
+def experts_touched(*, tokens: float, top_k: int, experts: int) -> float:
+    """Share of the experts that at least one of ``tokens`` chooses, whose weights have to be read.
+
+    Shapes:    top_k of experts for each token
+    Formula:   1 - (1 - top_k / experts)**tokens
+    Source:    independent draws; a balanced router is not far from them
+    Valid:     balanced routers
+    Excludes:  capacity limits
+
+    >>> experts_touched(tokens=1, top_k=2, experts=8), round(experts_touched(tokens=8, top_k=2, experts=8), 2)
+    (0.25, 0.9)
+    """
+    return float(1 - (1 - top_k / experts) ** tokens)
+
+
 def effective_length(s: float, window: int | None) -> float:
     """The length at which plain causal attention would look at as many keys as a sliding window does.
 

@@ -9,15 +9,22 @@ from typing import NamedTuple
 from planner.closed_form.profile import ProfileKey, key_of, loss_tape_of, profile_of, recipe_of
 from planner.formulas.adapters import adapters
 from planner.formulas.blocks import block_tape
-from planner.formulas.flops import attention_flops, dequant_bytes, effective_length, linear_flops
+from planner.formulas.flops import (
+    attention_flops,
+    dequant_bytes,
+    effective_length,
+    eight_bit_bytes,
+    experts_touched,
+    linear_flops,
+)
 from planner.formulas.head import loss_tape
-from planner.formulas.params import active_params, computed_in_vain, outer_params
+from planner.formulas.params import active_params, computed_in_vain, expert_params, model_params, outer_params
 from planner.formulas.states import Trainable
 from planner.formulas.tape import Size
 from planner.formulas.traffic import moved
 from planner.formulas.updates import Update, update_of
 from planner.result import Estimate
-from planner.spec import FLOAT_BYTES, Attention, Behaviour, ModelSpec, Scenario
+from planner.spec import FLOAT_BYTES, Attention, Behaviour, ModelSpec, Scenario, TrainSpec
 
 PACKED_BYTES = 0.5
 """Of a 4-bit parameter as it travels; its scales are not sharded."""
@@ -69,12 +76,18 @@ class Kind(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """Per micro-step of a model and method. ``products`` and ``moved`` are per token; the rest by name."""
+    """Per micro-step of a model and method: ``products``, ``wide_products`` and ``moved`` of each token; ``weights``:
+    bytes that products read of what acts on every token, ``routed``: of all experts, of whom ``chosen`` of ``experts``
+    act on one.
+    """
 
     products: int
     wide_products: int
     kinds: tuple[Kind, ...]
     weights: float
+    routed: float
+    chosen: int
+    experts: int
     moved: Size
     kernels: int
 
@@ -94,9 +107,9 @@ def work_of(scenario: Scenario, estimate: Estimate, load: Load | None = None) ->
         products=tokens * counts.products,
         wide_products=tokens * counts.wide_products,
         attention=tokens * sum(_attention(kind, attended, g) for kind in counts.kinds),
-        weights=counts.weights,
+        weights=counts.weights + counts.routed * _touched(counts, tokens),
         moved=moved_bytes,
-        dequantised=dequant_bytes(quantized=parameters.quantized, g=g) if train.quantized else 0.0,
+        dequantised=_dequantised(train, parameters.quantized, g),
         kernels=counts.kernels,
         gathered=_gathered(scenario, estimate),
         collectives=_collectives(scenario),
@@ -115,14 +128,66 @@ def _attention(kind: Kind, attended: float, g: int) -> float:
     return kind.layers * attention_flops(s=1, width=kind.width, g=g) * effective_length(attended, kind.window)
 
 
+def _touched(counts: Counts, tokens: float) -> float:
+    return experts_touched(tokens=tokens, top_k=counts.chosen, experts=counts.experts) if counts.routed else 0.0
+
+
+def _dequantised(train: TrainSpec, quantized: int, g: int) -> float:
+    if not train.quantized:
+        return 0.0
+    return eight_bit_bytes(quantized=quantized) if train.quant == "int8" else dequant_bytes(quantized=quantized, g=g)
+
+
 @lru_cache(maxsize=4096)
 def _counts(model: ModelSpec, key: ProfileKey, loss: str, stack: Behaviour) -> Counts:
     recipe = recipe_of(model, key, stack)
+    base, branches = _products(model, key, stack)
+    size, kernels = _traffic(model, key, loss, stack)
+    read = recipe.compute_bytes * (2 + int(key.checkpointing))
+    routed = expert_params(model)
+    wide_base = recipe.compute_bytes == 4
+    wide_branches = (
+        recipe.adapter_bytes == 4 and not recipe.autocast and not recipe.quant and "lora" not in recipe.fused
+    )
+    blocks = list(zip(model.blocks, model.block_counts, strict=True))
+    experts = next((block.experts for block in model.blocks if block.experts), None)
+    return Counts(
+        products=(0 if wide_base else base) + (0 if wide_branches else branches),
+        wide_products=(base if wide_base else 0) + (branches if wide_branches else 0),
+        kinds=tuple(_kind(block.attention, count, key) for block, count in blocks),
+        weights=float(
+            read * (model_params(model) - routed - outer_params(model))
+            + 2 * recipe.compute_bytes * model.lm_head.weight_params
+        ),
+        routed=float(read * routed),
+        chosen=experts.top_k if experts else 1,
+        experts=experts.num_experts if experts else 1,
+        moved=size,
+        kernels=kernels,
+    )
+
+
+def _products(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> tuple[int, int]:
+    """FLOPs of one token: of the model's own matrices, and of adapters' branches."""
     g, full = int(key.checkpointing), key.method == "full"
+    blocks = active_params(model) - outer_params(model) + computed_in_vain(model)
+    head = model.lm_head.weight_params
+    base = linear_flops(blocks=blocks, head=head, adapters=0, full=full, g=g)
+    if full:
+        return base, 0
+    placed = adapters(model, key.lora_targets, key.modules_to_save, fused_experts=stack.fused_experts)
+    if model.lm_head.name in key.modules_to_save:
+        base += 2 * head
+    return base, (6 + 2 * g) * placed.per_rank * key.lora_rank
+
+
+def _traffic(model: ModelSpec, key: ProfileKey, loss: str, stack: Behaviour) -> tuple[Size, int]:
+    """Bytes that operations besides products move, and all kernels, of layers and loss."""
+    g, recipe = int(key.checkpointing), recipe_of(model, key, stack)
     tape = loss_tape_of(model, key, stack).tape
     if loss == "fused":
         inner = recipe._replace(fused=recipe.fused | {"loss"})
-        tape = loss_tape(model, inner, 2, full, stack.logits_upcast, shift_copy=False).tape
+        tape = loss_tape(model, inner, 2, key.method == "full", stack.logits_upcast, shift_copy=False).tape
     last = moved(tape)
     size, kernels = last.forward + last.backward, last.forward_kernels + last.backward_kernels
     for block, count in zip(model.blocks, model.block_counts, strict=True):
@@ -130,37 +195,12 @@ def _counts(model: ModelSpec, key: ProfileKey, loss: str, stack: Behaviour) -> C
         one = moved(block_tape(block, model.hidden_size, recipe), experts=experts)
         size += one.forward.times((1 + g) * count) + one.backward.times(count)
         kernels += count * ((1 + g) * one.forward_kernels + one.backward_kernels)
-    blocks = active_params(model) - outer_params(model) + computed_in_vain(model)
-    head = model.lm_head.weight_params
-    adapters = _adapter_entries(model, key, stack)
-    head_full = full or model.lm_head.name in key.modules_to_save
-    frozen = linear_flops(blocks=blocks, head=head, adapters=0, full=full, g=g) + (
-        2 * head if head_full and not full else 0
-    )
-    branches = (6 + 2 * g) * adapters
-    wide = recipe.adapter_bytes == 4 and not recipe.autocast and not recipe.quant and "lora" not in recipe.fused
-    return Counts(
-        products=(0 if recipe.compute_bytes == 4 else frozen) + (0 if wide else branches),
-        wide_products=(frozen if recipe.compute_bytes == 4 else 0) + (branches if wide else 0),
-        kinds=tuple(
-            _kind(block.attention, count, key) for block, count in zip(model.blocks, model.block_counts, strict=True)
-        ),
-        weights=float(recipe.compute_bytes * ((2 + g) * blocks + 2 * head)),
-        moved=size,
-        kernels=kernels,
-    )
+    return size, kernels
 
 
 def _kind(attention: Attention, count: int, key: ProfileKey) -> Kind:
     dense = key.attention == "eager" or (key.attention == "sdpa" and attention.window is not None)
     return Kind(count, attention.num_attention_heads * attention.head_dim, attention.window, dense)
-
-
-def _adapter_entries(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> int:
-    if key.method == "full":
-        return 0
-    placed = adapters(model, key.lora_targets, key.modules_to_save, fused_experts=stack.fused_experts)
-    return placed.per_rank * key.lora_rank
 
 
 def _shards_weights(scenario: Scenario) -> bool:

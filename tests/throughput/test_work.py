@@ -10,6 +10,7 @@ from planner.closed_form import estimate
 from planner.closed_form.profile import key_of, recipe_of
 from planner.formulas.blocks import block_tape
 from planner.formulas.flops import effective_length
+from planner.formulas.params import active_params, outer_params
 from planner.formulas.traffic import moved
 from planner.formulas.updates import update_of
 from planner.spec import Cluster, Method, ModelSpec, Scenario
@@ -142,6 +143,31 @@ def test_every_expert_of_a_loop_starts_its_kernels() -> None:
 
 
 # ---------------------------------------------------------------- dequantisation, optimizer, paging
+
+
+def test_eight_bit_weights_are_dequantised_for_the_backward_alone() -> None:
+    quantized = BLOCK - 128
+
+    assert work("qlora", quant="int8").dequantised == 3 * quantized
+    assert work("qlora", quant="int8", gradient_checkpointing=False).dequantised == 3 * quantized
+
+
+def test_weights_are_read_once_a_pass() -> None:
+    """Three passes over the layers, two over the head, of 2 bytes."""
+    assert work().weights == 2 * (3 * BLOCK + 2 * HEAD)
+    assert work(load=Load(1, 1)).weights == work().weights
+
+
+def test_few_tokens_read_few_experts() -> None:
+    """Of 128 experts one token reads 8; a thousand read them all."""
+    model = load_model("qwen3-30b-a3b").model
+    one = resolve(model, Cluster(gpu=card(80)), "lora", {"lora_targets": ("q_proj",)}, "trl")
+    found = [work_of(one, estimate(one), Load(tokens, 1)).weights for tokens in (1, 1000)]
+
+    assert found[0] == pytest.approx(
+        2 * (3 * (active_params(model) - outer_params(model)) + 2 * 151936 * 2048), rel=0.01
+    )
+    assert found[1] > 8 * found[0]
 
 
 def test_dequantisation_is_a_fixed_cost_per_micro_step() -> None:
