@@ -69,6 +69,16 @@ def test_packing_neither_loses_tokens_nor_makes_rows(tokens: list[int], seq_len:
     assert packed.waste == pytest.approx(1 - kept / (packed.rows * seq_len))
 
 
+def test_many_sequences_pack_no_better_than_full_and_no_worse_than_alone() -> None:
+    draw = random.Random(1)
+    short = lengths_of([1 + int(draw.lognormvariate(5, 1)) for _ in range(20_000)])
+    long = lengths_of([300 + draw.randint(0, 200) for _ in range(20_000)])
+
+    assert packed_rows(short, seq_len=512) >= -(-short.truncated(512).tokens // 512)
+    assert packed_rows(long, seq_len=512) == pytest.approx(20_000, rel=0.002)
+    assert packed_rows(long, seq_len=512) <= 20_000
+
+
 @pytest.mark.torch
 @pytest.mark.parametrize("seq_len", [512, 1024, 2048])
 def test_packing_gives_the_rows_that_trl_makes(seq_len: int) -> None:
