@@ -14,14 +14,15 @@ from planner.errors import UnsupportedScenario, UsageError, show
 from planner.estimators import Estimator, measured_here
 from planner.hardware import list_gpus
 from planner.prices import age, staleness
-from planner.prices.amounts import dollars, parse_hours, parse_usd
+from planner.prices.amounts import parse_hours, parse_usd
 from planner.prices.source import is_live
 from planner.recommend.candidates import candidate
 from planner.recommend.informed import informed
+from planner.recommend.nearest import MOST_GPUS, nearest
 from planner.recommend.order import preference, worth
 from planner.recommend.pareto import front
 from planner.recommend.rental import Needs, Rental, RentAnswer, RentRequest
-from planner.recommend.request import DEFAULT_STACK, MAX_GPUS_PER_NODE, Ask, Request, Setting, check_request
+from planner.recommend.request import DEFAULT_STACK, Ask, Request, Setting, check_request
 from planner.recommend.rules.gpu import CUDA_WHEELS_FROM
 from planner.recommend.rules.mon_offers import MONEY, Renting
 from planner.recommend.shared import shared_estimator
@@ -30,8 +31,6 @@ from planner.result import Candidate, Reason, Way
 from planner.spec import Cluster, Gpu, Job, Method, Price
 from planner.stacks import newer_versions
 from planner.units import parse_bytes, parse_count
-
-MOST_GPUS = 1024
 
 PETTY_USD = 2.0
 """Dollars of a whole run that decide nothing against quality (ours): an hour of one large card."""
@@ -64,17 +63,17 @@ def rent(question: RentRequest) -> RentAnswer:
         raise UsageError("no card has a price: give your profiles a prices.toml, or leave out --profiles")
     ask, about = _ask(question, lets[0].gpu)
     estimate = shared_estimator()
-    found = tuple(_rentals(question, ask, lets, estimate))
+    methods = _methods(ask, estimate)
+    found = tuple(_rentals(question, ask, methods, lets, estimate))
     ranked = _ranked(one for one in found if one.within(question))
-    choice = _recommended(ranked)
     dates = sorted({let.price.as_of for let in lets})
     answer = RentAnswer(
         question=question,
         model=ask.model,
         offers=ranked,
         others=_others(question, found, ranked),
-        recommended=choice,
-        nearest=None if ranked else _nearest(question, ask, found),
+        recommended=_recommended(ranked),
+        nearest=None if ranked else nearest(question, ask, methods, _largest(lets), found, estimate),
         price_as_of=dates[0],
         live=live,
         considered=len(lets),
@@ -184,8 +183,8 @@ def _market(question: RentRequest) -> tuple[tuple[Let, ...], tuple[str, ...], bo
         try:
             return _live(question, gpus), (), True
         except Unavailable as error:
-            kind = "on-demand prices of the " if question.spot else "the "
-            return _snapshot(question, gpus), (f"no live prices: {error}; {kind}snapshot serves instead",), False
+            serves = "on-demand prices of the snapshot serve" if question.spot else "the snapshot serves"
+            return _snapshot(question, gpus), (f"no live prices: {error}; {serves} instead",), False
     return _snapshot(question, gpus), (), False
 
 
@@ -230,13 +229,20 @@ def _dated(dates: list[str], question: RentRequest) -> tuple[str, ...]:
     return (line,) if old is None else (line, old)
 
 
+def _largest(lets: tuple[Let, ...]) -> Gpu:
+    """The card with most memory that comes in full machines."""
+    whole = [let.gpu for let in lets if let.gpu.id not in PER_MACHINE]
+    return max(whole or [let.gpu for let in lets], key=lambda gpu: (gpu.memory_bytes, gpu.supports_bf16))
+
+
 # ---------------------------------------------------------------- the search
 
 
-def _rentals(question: RentRequest, ask: Ask, lets: tuple[Let, ...], estimate: Estimator) -> Iterator[Rental]:
+def _rentals(
+    question: RentRequest, ask: Ask, methods: tuple[Method, ...], lets: tuple[Let, ...], estimate: Estimator
+) -> Iterator[Rental]:
     """Every card, number and method that runs, tuned; those whose weights alone are too large are not tried."""
     least: dict[tuple[Method, int], int] = {}
-    methods = _methods(ask, estimate)
     for let in lets:
         for method in methods:
             key = method, let.count
@@ -335,34 +341,6 @@ def _others(question: RentRequest, found: tuple[Rental, ...], ranked: tuple[Rent
     return tuple(sorted(best.values(), key=lambda one: (not one.within(question), one.usd)))
 
 
-def _nearest(question: RentRequest, ask: Ask, found: tuple[Rental, ...]) -> str:
-    """One line: which limit cannot be kept, and what is nearest to it."""
-    if not found:
-        methods = " or ".join(ask.methods)
-        return (
-            f"nothing that can be rented in up to {question.max_gpus} cards has the memory for {methods} of "
-            f"{ask.model.name}: try --max-gpus {2 * max(question.max_gpus, MAX_GPUS_PER_NODE // 2)}, "
-            "another --method or a shorter --seq-len"
-        )
-    cheapest = min(found, key=lambda one: (one.usd, one.hours))
-    fastest = min(found, key=lambda one: (one.hours, one.usd))
-    budget, deadline = question.budget_usd, question.deadline_hours
-    if budget is not None and cheapest.usd > budget:
-        return f"no offer costs {dollars(budget)} or less: the cheapest is {_told(cheapest)}"
-    if deadline is not None and fastest.hours > deadline:
-        return f"no offer is done within {deadline:,.3g} h: the fastest is {_told(fastest)}"
-    sooner = min((one for one in found if one.hours <= (deadline or 0)), key=lambda one: one.usd, default=fastest)
-    later = min((one for one in found if one.usd <= (budget or 0)), key=lambda one: one.hours, default=cheapest)
-    return (
-        f"no offer keeps both {dollars(budget or 0)} and {deadline:,.3g} h: the cheapest in time is {_told(sooner)}, "
-        f"the fastest within the budget {_told(later)}"
-    )
-
-
-def _told(one: Rental) -> str:
-    return f"{dollars(one.usd)} in {one.hours:,.1f} h ({one.method} on {one.gpus} x {one.gpu})"
-
-
 # ---------------------------------------------------------------- reasons
 
 
@@ -377,7 +355,7 @@ def _reasons(answer: RentAnswer, ask: Ask, found: tuple[Rental, ...], estimate: 
         candidates=tuple(one.candidate for one in answer.offers),
         chosen=choice.candidate,
         estimate=estimate,
-        question=answer.question,
+        question=replace(answer.question, spot=answer.question.spot and answer.live),
         choice=choice,
         found=found,
     )

@@ -201,7 +201,8 @@ class BudgetBinds:
             return None
         mine, budget = case.choice, case.question.budget_usd
         inside = min(one.hours for one in case.found if one.within(case.question))
-        beyond = [one for one in case.found if one.room and one.usd > budget and one.hours <= SOONER * inside]
+        solid = (one for one in case.found if one.room and (one.evident or not mine.evident))
+        beyond = [one for one in solid if one.usd > budget and one.hours <= SOONER * inside]
         if not beyond:
             return None
         one = min(beyond, key=lambda other: other.usd)
@@ -231,7 +232,11 @@ class DeadlineBinds:
         late = [
             one
             for one in case.found
-            if one.room >= min(mine.room, 1) and one.risk <= mine.risk and one.hours > deadline and one.usd < mine.usd
+            if one.room >= min(mine.room, 1)
+            and one.risk <= mine.risk
+            and (one.evident or not mine.evident)
+            and one.hours > deadline
+            and one.usd < mine.usd
         ]
         if not late:
             return None
