@@ -232,6 +232,7 @@ class Alternative:
 
 
 Quantity = Literal["memory_bytes", "tokens", "seq_len"]
+Side = Literal["above", "below"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,7 +245,7 @@ class Threshold:
 
     quantity: Quantity
     value: int
-    side: Literal["above", "below"]
+    side: Side
     method: str | None
     text: str
 

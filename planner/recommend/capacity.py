@@ -106,6 +106,25 @@ def full_from(per_rank: int, task: Task = "sft") -> int | None:
     return min(most, LARGE_CORPUS) if task == "cpt" else most
 
 
+def token_marks(per_rank: int, task: Task = "sft") -> tuple[int, ...]:
+    """Supervised tokens beyond which another rank, or full fine-tuning, is asked for; fewest first.
+
+    >>> token_marks(2_621_440)[:2], token_marks(2_621_440)[-1] == full_from(2_621_440)
+    ((83886080, 167772160), True)
+    >>> token_marks(2_621_440, "rl")
+    ()
+    """
+    most = full_from(per_rank, task)
+    doubled = [capacity(per_rank, 1 << power) for power in range(LARGEST_RANK.bit_length())]
+    marks = {SMALL_DATA - 1, *doubled, *(() if most is None else (most,))}
+    last = max(marks) if most is None else most
+
+    def asked(tokens: int) -> tuple[int, bool]:
+        return rank_for(tokens, per_rank, task), most is not None and tokens > most
+
+    return tuple(sorted(mark for mark in marks if mark <= last and asked(mark) != asked(mark + 1)))
+
+
 def next_power_of_two(count: int) -> int:
     """The smallest power of two that is not below ``count``.
 

@@ -5,21 +5,22 @@ Gates and preferences are rules with codes; there is no score. Method first, the
 
 from contextlib import suppress
 from dataclasses import replace
+from itertools import product
 
 from planner.errors import UnsupportedScenario
 from planner.estimators import Estimator
 from planner.recommend.alternatives import alternatives
-from planner.recommend.changes import RANKS, adapted, as_way
+from planner.recommend.changes import RANKS, as_way
 from planner.recommend.order import preference, worth
 from planner.recommend.request import Ask
 from planner.recommend.rules import RULES, Case
 from planner.recommend.thresholds import thresholds
-from planner.recommend.tuning import tuned
+from planner.recommend.tuning import BATCHES, GOALS, base, swept
 from planner.recommend.ways import Ways, ways
-from planner.result import Candidate, Reason, Recommendation, Verdict, Way
+from planner.result import Candidate, Reason, Recommendation, Way
 from planner.spec import Method
 
-BINDING = ("FIT004", "FIT006", "QLT001", "QLT002")
+BINDING = ("FIT004", "FIT006", "QLT001", "QLT002", "QLT010", "QLT012", "QLT013", "QLT019")
 """Rules that decide; their reasons come first."""
 
 
@@ -28,12 +29,13 @@ def recommend(
 ) -> tuple[tuple[Candidate, ...], Recommendation]:
     """The candidates, the chosen one appended where its settings are not those asked for, and the recommendation."""
     order = preference(ask, candidates)
-    mild = choose(candidates, order, ask, estimate)
     found = ways(ask, candidates, worth(ask, candidates, order), estimate)
-    chosen = None if mild is None else _tuned(ask, mild, estimate)
+    chosen = choose(candidates, order, ask, estimate)
     if chosen is not None:
+        asked = next(one for one in candidates if one.method == chosen.candidate.method)
+        turned = RANKS[asked.verdict] < RANKS[chosen.candidate.verdict]
         candidates, chosen = _with(candidates, chosen)
-        found = found.led_by(chosen) if isinstance(mild, Way) else found
+        found = found.led_by(chosen) if turned else found
     taken = None if chosen is None else chosen.candidate
     return candidates, Recommendation(
         candidate=None if taken is None else next(place for place, one in enumerate(candidates) if one is taken),
@@ -46,31 +48,21 @@ def recommend(
     )
 
 
-def choose(
-    candidates: tuple[Candidate, ...], order: tuple[Method, ...], ask: Ask, estimate: Estimator
-) -> Candidate | Way | None:
-    """The first method that fits, else the first that is tight.
+def choose(candidates: tuple[Candidate, ...], order: tuple[Method, ...], ask: Ask, estimate: Estimator) -> Way | None:
+    """The first method that fits, else the first that is tight, with its open settings set for speed.
 
-    A candidate as asked, or the way to one with open settings changed that learning does not feel.
+    With the sequences per step of the recipe; where nothing runs with them, with those asked for. Of methods that only
+    a trace knows, the candidates as asked.
     """
-    ranked = sorted(candidates, key=lambda one: order.index(one.scenario.train.method))
-    goals: tuple[Verdict, ...] = ("fits", "tight")
-    for goal in goals:
-        for one in ranked:
-            if RANKS[one.verdict] >= RANKS[goal]:
-                return one
-            if (changed := adapted(ask, one, goal, estimate)) is not None:
-                return changed
+    methods = sorted((one.scenario.train.method for one in candidates), key=order.index)
+    for batch, goal, method in product(BATCHES, GOALS, methods):
+        start = base(ask, method, batch, goal, estimate)
+        if start is not None:
+            return swept(ask, start, method, goal, estimate)
+    for goal, one in product(GOALS, sorted(candidates, key=lambda one: order.index(one.scenario.train.method))):
+        if RANKS[one.verdict] >= RANKS[goal] and one.estimate.evidence != "closed-form":
+            return as_way(ask, ask.using(one.scenario.train.method, {}), one)
     return None
-
-
-def _tuned(ask: Ask, mild: Candidate | Way, estimate: Estimator) -> Way:
-    """The chosen method with open settings set for speed; as it is where an adapter's file is the question."""
-    method: Method = (mild.candidate if isinstance(mild, Way) else mild).scenario.train.method
-    found = None if "peft_config" in ask.request.settings else tuned(ask, method, estimate)
-    if found is not None:
-        return found
-    return mild if isinstance(mild, Way) else as_way(ask, ask.using(method, {}), mild)
 
 
 def _with(candidates: tuple[Candidate, ...], chosen: Way) -> tuple[tuple[Candidate, ...], Way]:

@@ -1,5 +1,7 @@
 """Open settings that data and task decide before any method is estimated: length, rank, modules trained whole."""
 
+from dataclasses import replace
+
 from planner.formulas.adapters import ALL_LINEAR
 from planner.recommend.capacity import full_from, params_per_rank, rank_for
 from planner.recommend.recipe import modules_for_new_tokens
@@ -16,6 +18,13 @@ def informed(ask: Ask) -> Ask:
     return ask.planning(settings) if settings else ask
 
 
+def with_tokens(ask: Ask, tokens: int) -> Ask:
+    """The question as it would be with so many supervised tokens: what the data settles is settled anew."""
+    opened = ask.opened("lora_rank")
+    job = replace(ask.job, supervised_tokens=tokens)
+    return informed(replace(opened, request=replace(opened.request, job=job)))
+
+
 def per_rank(ask: Ask) -> int:
     """Adapter parameters of each unit of rank; 0 where nobody knows the matrices."""
     if not ask.model.blocks:
@@ -27,13 +36,13 @@ def per_rank(ask: Ask) -> int:
     return params_per_rank(ask.model, names, fused_experts=fused)  # type: ignore[arg-type]
 
 
-def beyond_adapters(ask: Ask, tokens: int | None = None) -> bool:
-    """Whether the data is more than adapters of any rank hold; ``tokens`` stands in for those of the job.
+def beyond_adapters(ask: Ask) -> bool:
+    """Whether the data is more than adapters of any rank hold.
 
     Adapters stay the answer where several are to be served on one base, and where general skills must be kept.
     """
     job = ask.job
-    learned = job.learned_tokens if tokens is None else tokens
+    learned = job.learned_tokens
     most = full_from(per_rank(ask), job.task)
     return not (learned is None or most is None or job.adapters > 1 or job.keep_skills) and learned > most
 

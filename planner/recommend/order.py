@@ -15,14 +15,14 @@ SIXTEEN_BITS_FIRST: tuple[Method, ...] = ("lora", "peft", "full", "qlora")
 EVERY_WEIGHT_FIRST: tuple[Method, ...] = ("full", "lora", "peft", "qlora")
 
 
-def preference(ask: Ask, candidates: tuple[Candidate, ...], *, tokens: int | None = None) -> tuple[Method, ...]:
-    """Methods in the order in which the first that fits is taken; ``tokens`` stands in for those of the job.
+def preference(ask: Ask, candidates: tuple[Candidate, ...]) -> tuple[Method, ...]:
+    """Methods in the order in which the first that fits is taken.
 
     Full fine-tuning where the data outgrows adapters (C2, C3). Else LoRA before QLoRA (G2), and full last, since
     adapters match it on small and medium data, but before QLoRA where the model is small (P6) or 4 bits hardly reach it
     (G4).
     """
-    if beyond_adapters(ask, tokens):
+    if beyond_adapters(ask):
         return EVERY_WEIGHT_FIRST
     small = any(one.estimate.parameters.total <= SMALL_MODEL for one in candidates)
     return SIXTEEN_BITS_FIRST if small or any(misses_four_bit(one) for one in candidates) else ADAPTERS_FIRST

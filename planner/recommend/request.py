@@ -91,6 +91,13 @@ class Ask:
         """The same question with ``settings`` laid over the user's own."""
         return replace(self, request=replace(self.request, settings={**self.request.settings, **settings}))
 
+    def opened(self, name: str) -> "Ask":
+        """The same question without a setting that the plan had filled in; one of the user's stays."""
+        if name not in self.planned:
+            return self
+        settings = {other: value for other, value in self.request.settings.items() if other != name}
+        return replace(self, request=replace(self.request, settings=settings), planned=self.planned - {name})
+
     def planning(self, settings: Mapping[str, Setting]) -> "Ask":
         """The same question with open ``settings`` filled in by the plan."""
         planned = self.planned | (settings.keys() - self.request.settings.keys())

@@ -4,18 +4,20 @@ Estimates do not depend on how much memory a card has, so thresholds of memory a
 bisection over the same decision.
 """
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from itertools import product
 
 from planner.errors import UnsupportedScenario
 from planner.estimators import Estimator
 from planner.recommend.candidates import candidate, scenario
-from planner.recommend.capacity import full_from
+from planner.recommend.capacity import token_marks
 from planner.recommend.changes import RANKS, SHORTEST, mild
-from planner.recommend.informed import per_rank
+from planner.recommend.informed import per_rank, with_tokens
 from planner.recommend.order import preference
 from planner.recommend.request import Ask
-from planner.result import Candidate, Threshold, Verdict
+from planner.recommend.tuning import BATCHES, GOALS, Batch, starts
+from planner.result import Candidate, Side, Threshold, Verdict
 from planner.spec import Method
 from planner.units import format_count, format_gib
 
@@ -23,37 +25,55 @@ LENGTH_STEP = 64
 """Tokens to which a threshold of length is found: lengths are padded to such multiples."""
 
 
-class Reach(NamedTuple):
-    """Least bytes that a card must offer for a method: to fit, and to be tight; open settings may be changed."""
+TRIES: tuple[tuple[Batch, Verdict], ...] = tuple(product(BATCHES, GOALS))
+"""What is tried, in this order, before less is taken: see ``choose``."""
 
-    fits: int
-    tight: int
-
-
+Reach = tuple[int, ...]
+"""Least bytes that a card must offer for a method, for each of ``TRIES``; open settings may be changed."""
 Reaches = Mapping[Method, Reach]
 
 
 def reach(ask: Ask, method: Method, estimate: Estimator) -> Reach | None:
     """What ``method`` takes at least; ``None`` where it is not planned."""
-    asked = ask.using(method, {})
-    try:
-        peaks = [one.estimate.peak for _, one in mild(asked, candidate(asked, method, estimate), estimate)]
-    except UnsupportedScenario:
-        return None
-    return Reach(min(peak.high_bytes for peak in peaks), min(peak.required_bytes for peak in peaks))
+    found: list[int] = []
+    for batch in BATCHES:
+        peaks = [one.estimate.peak for one in _variants(ask, method, batch, estimate)]
+        if not peaks:
+            return None
+        found += [min(peak.high_bytes for peak in peaks), min(peak.required_bytes for peak in peaks)]
+    return tuple(found)
 
 
 def decide(reaches: Reaches, order: tuple[Method, ...], usable: int) -> Method | None:
-    """The first method of ``order`` that fits, else the first that is tight.
+    """The first method of ``order`` that fits, else the first that is tight; else the same with the batch asked for.
 
-    >>> reaches = {"lora": Reach(24, 20), "qlora": Reach(12, 10)}
-    >>> [decide(reaches, ("lora", "qlora"), usable) for usable in (9, 11, 23, 24)]
-    [None, 'qlora', 'qlora', 'lora']
+    >>> reaches = {"lora": (24, 20, 24, 20), "qlora": (12, 10, 12, 9)}
+    >>> [decide(reaches, ("lora", "qlora"), usable) for usable in (8, 9, 11, 23, 24)]
+    [None, 'qlora', 'qlora', 'qlora', 'lora']
     """
     known = [method for method in order if method in reaches]
-    fitting = (method for method in known if reaches[method].fits <= usable)
-    tight = (method for method in known if reaches[method].tight <= usable)
-    return next(fitting, next(tight, None))
+    return next((m for place in range(len(TRIES)) for m in known if reaches[m][place] <= usable), None)
+
+
+def decided(ask: Ask, order: tuple[Method, ...], estimate: Estimator) -> Method | None:
+    """As ``decide`` on the card of ``ask``, looking no further than it must."""
+    asked = [method for method in order if method in ask.methods]
+    tries = ((batch, goal, method) for batch, goal in TRIES for method in asked)
+    return next(
+        (
+            method
+            for batch, goal, method in tries
+            if any(RANKS[one.verdict] >= RANKS[goal] for one in _variants(ask, method, batch, estimate))
+        ),
+        None,
+    )
+
+
+def _variants(ask: Ask, method: Method, batch: Batch, estimate: Estimator) -> Iterator[Candidate]:
+    """All that a method may be turned into with a batch; none where it is not planned."""
+    for start in starts(ask, method, batch):
+        with suppress(UnsupportedScenario):
+            yield from (one for _, one in mild(start, candidate(start, method, estimate), estimate))
 
 
 def thresholds(
@@ -65,7 +85,7 @@ def thresholds(
     if chosen is not None and chosen not in reaches:
         return ()  # chosen by its trace, and closed forms do not know it
     order = preference(ask, candidates)
-    tokens = _tokens(ask, candidates, reaches, chosen)
+    tokens = _tokens(ask, candidates, chosen, estimate)
     return (*_memory(ask, reaches, order, chosen), *tokens, *_lengths(ask, order, chosen, estimate))
 
 
@@ -83,31 +103,44 @@ def _memory(ask: Ask, reaches: Reaches, order: tuple[Method, ...], chosen: Metho
     return tuple(found)
 
 
-def _of_memory(mark: int, usable: int, side: str, method: Method | None) -> Threshold:
+def _of_memory(mark: int, usable: int, side: Side, method: Method | None) -> Threshold:
     share = abs(mark - usable) / usable * 100 if usable else 0.0
-    if side == "above":
-        text = f"with {share:.0f} % more memory ({format_gib(mark)} GiB usable per card): {method}"
-        return Threshold(quantity="memory_bytes", value=mark, side="above", method=method, text=text)
-    text = f"below {format_gib(mark)} GiB usable per card ({share:.0f} % less): {method or 'nothing'}"
-    return Threshold(quantity="memory_bytes", value=mark, side="below", method=method, text=text)
+    text = {
+        "above": f"with {share:.0f} % more memory ({format_gib(mark)} GiB usable per card): {method}",
+        "below": f"below {format_gib(mark)} GiB usable per card ({share:.0f} % less): {method or 'nothing'}",
+    }[side]
+    return Threshold(quantity="memory_bytes", value=mark, side=side, method=method, text=text)
 
 
 def _tokens(
-    ask: Ask, candidates: tuple[Candidate, ...], reaches: Reaches, chosen: Method | None
+    ask: Ask, candidates: tuple[Candidate, ...], chosen: Method | None, estimate: Estimator
 ) -> tuple[Threshold, ...]:
-    """Supervised tokens from which every weight should be trained, or below which adapters hold them."""
-    mark = full_from(per_rank(ask), ask.job.task)
-    if mark is None or chosen is None:
+    """Supervised tokens at which the decision changes next: by a larger rank, or since adapters hold no more."""
+    if chosen is None:
         return ()
-    usable = ask.cluster.usable_bytes
-    sides = {"above": preference(ask, candidates, tokens=mark + 1), "below": preference(ask, candidates, tokens=mark)}
-    for side, order in sides.items():
-        method = decide(reaches, order, usable)
-        if method not in (chosen, None):
-            word = "above" if side == "above" else "at most"
-            text = f"{word} {format_count(mark)} supervised tokens: {method}"
-            return (Threshold(quantity="tokens", value=mark, side=side, method=method, text=text),)  # type: ignore[arg-type]
-    return ()
+    now = ask.job.learned_tokens or 0
+    found: list[Threshold] = []
+    marks = token_marks(per_rank(ask), ask.job.task)
+    sides: tuple[tuple[Side, list[int]], ...] = (
+        ("above", [mark for mark in marks if mark >= now]),
+        ("below", [mark for mark in reversed(marks) if mark < now]),
+    )
+    for side, ahead in sides:
+        for mark in ahead:
+            other = with_tokens(ask, mark + (side == "above"))
+            method = decided(other, preference(other, candidates), estimate)
+            if method != chosen:
+                found.append(_of_tokens(mark, side, method, other))
+                break
+    return tuple(found)
+
+
+def _of_tokens(mark: int, side: Side, method: Method | None, other: Ask) -> Threshold:
+    word = "above" if side == "above" else "at most"
+    rank = other.request.settings.get("lora_rank") if method not in ("full", None) else None
+    at = f" at rank {rank}" if rank else ""
+    text = f"{word} {format_count(mark)} supervised tokens: {method or 'nothing'}{at}"
+    return Threshold(quantity="tokens", value=mark, side=side, method=method, text=text)
 
 
 def _lengths(ask: Ask, order: tuple[Method, ...], chosen: Method | None, estimate: Estimator) -> tuple[Threshold, ...]:
@@ -117,25 +150,9 @@ def _lengths(ask: Ask, order: tuple[Method, ...], chosen: Method | None, estimat
     now = scenario(ask, chosen).train.seq_len
 
     def at(seq_len: int) -> Method | None:
-        return _decided(ask.setting({"seq_len": seq_len}), order, estimate)
+        return decided(ask.setting({"seq_len": seq_len}), order, estimate)
 
     return (*_longer(ask, now, chosen, at), *_shorter(now, chosen, at))
-
-
-def _decided(ask: Ask, order: tuple[Method, ...], estimate: Estimator) -> Method | None:
-    """As ``decide``, looking no further than it must."""
-    goals: tuple[Verdict, ...] = ("fits", "tight")
-    asked = [method for method in order if method in ask.methods]
-    return next((method for goal in goals for method in asked if _reaches(ask, method, goal, estimate)), None)
-
-
-def _reaches(ask: Ask, method: Method, goal: Verdict, estimate: Estimator) -> bool:
-    asked = ask.using(method, {})
-    try:
-        start = candidate(asked, method, estimate)
-        return any(RANKS[one.verdict] >= RANKS[goal] for _, one in mild(asked, start, estimate))
-    except UnsupportedScenario:
-        return False
 
 
 def _longer(ask: Ask, now: int, chosen: Method, at: Callable[[int], Method | None]) -> tuple[Threshold, ...]:

@@ -5,13 +5,13 @@ the recipe, whatever their division into micro-batches, accumulation and cards.
 """
 
 from collections.abc import Iterator, Mapping
-from itertools import takewhile
+from typing import Literal
 
 from planner.errors import UnsupportedScenario
 from planner.estimators import Estimator
 from planner.recommend.candidates import candidate
 from planner.recommend.changes import RANKS, Settings, adapted, way
-from planner.recommend.pareto import seconds_per_sequence
+from planner.recommend.pareto import INFINITE, seconds_per_sequence
 from planner.recommend.recipe import global_batch, largest_batch
 from planner.recommend.request import Ask
 from planner.result import Candidate, Verdict, Way
@@ -24,46 +24,63 @@ the one that needs least memory is taken."""
 MICRO_BATCHES = tuple(2**power for power in range(10))
 
 
+GOALS: tuple[Verdict, ...] = ("fits", "tight")
+
+Batch = Literal["recipe", "asked"]
+BATCHES: tuple[Batch, ...] = ("recipe", "asked")
+"""Sequences of an optimizer step: those of the recipe; where nothing runs with them, as few as were asked for."""
+
+
 def tuned(ask: Ask, method: Method, estimate: Estimator) -> Way | None:
     """``method`` with open settings set for speed among those that fit, else among those that are tight.
 
     ``None`` where neither is found. Settings that only make it fit (smaller loss, paged states) are tried where it does
     not fit without them.
     """
-    goals: tuple[Verdict, ...] = ("fits", "tight")
-    for goal in goals:
-        base = _base(ask, method, goal, estimate)
-        if base is not None:
-            found = tuple(points(base, method, goal, estimate))
-            return way(ask, _fastest(found) if found else base, estimate)
-    return None
+    tries = ((batch, goal) for batch in BATCHES for goal in GOALS)
+    found = ((goal, base(ask, method, batch, goal, estimate)) for batch, goal in tries)
+    return next((swept(ask, one, method, goal, estimate) for goal, one in found if one is not None), None)
 
 
-def points(base: Ask, method: Method, goal: Verdict, estimate: Estimator) -> Iterator[tuple[Ask, Candidate]]:
-    """Every combination worth comparing that reaches ``goal``: checkpointing, sharding, micro-batch."""
-    for settings in _divisions(base, method):
-        climbed = (_try(base, method, {**settings, **batch}, estimate) for batch in _batches(base, method))
-        reaching = takewhile(lambda tried: tried is not None and RANKS[tried[1].verdict] >= RANKS[goal], climbed)
-        last = float("inf")
-        for tried in reaching:
-            if tried is None:
-                break
-            yield tried
-            pace = seconds_per_sequence(tried[1])
-            if not pace < last * (1 - INDISTINCT / 2):
-                break  # larger micro-batches no longer help
-            last = pace
+def base(ask: Ask, method: Method, batch: Batch, goal: Verdict, estimate: Estimator) -> Ask | None:
+    """The question with a batch, as it is or with the mildest open changes that reach ``goal``; ``None``: none do."""
+    found = (_reaching(start, method, goal, estimate) for start in starts(ask, method, batch))
+    return next((one for one in found if one is not None), None)
 
 
-def _base(ask: Ask, method: Method, goal: Verdict, estimate: Estimator) -> Ask | None:
-    """The question with the recipe's sequences one by one, as it is or with the mildest changes that reach ``goal``.
+def starts(ask: Ask, method: Method, batch: Batch) -> tuple[Ask, ...]:
+    """The question with the sequences of a step one by one, and on several cards also all at once.
 
-    Where nothing does, the same with as few sequences as were asked for.
+    Accumulation keeps gradients, which FSDP does not divide meanwhile (``no_sync``): all at once may need less.
     """
     asked = ask.using(method, {})
-    smallest = next(_batches(asked, method))
-    starts = (asked.planning(smallest), asked)
-    return next((one for start in starts if (one := _reaching(start, method, goal, estimate)) is not None), None)
+    if batch == "asked" or "peft_config" in ask.request.settings:
+        return (asked,)
+    divisions = tuple(_batches(asked, method))
+    several = ask.cluster.world_size > 1 and len(divisions) > 1
+    return tuple(asked.planning(one) for one in (divisions[0], *divisions[-1:] * several))
+
+
+def swept(ask: Ask, start: Ask, method: Method, goal: Verdict, estimate: Estimator) -> Way:
+    """``start`` with open settings set for speed, at no worse a verdict than ``goal``."""
+    found = () if "peft_config" in ask.request.settings else tuple(points(start, method, goal, estimate))
+    return way(ask, _fastest(found) if found else start, estimate)
+
+
+def points(start: Ask, method: Method, goal: Verdict, estimate: Estimator) -> Iterator[tuple[Ask, Candidate]]:
+    """Every combination worth comparing that reaches ``goal``: checkpointing, sharding, micro-batch."""
+    for settings in _divisions(start, method):
+        last = INFINITE
+        for batch in _batches(start, method):
+            tried = _try(start, method, {**settings, **batch}, estimate)
+            if tried is not None and RANKS[tried[1].verdict] >= RANKS[goal]:
+                yield tried
+                pace = seconds_per_sequence(tried[1])
+                if not pace < last * (1 - INDISTINCT / 2):
+                    break  # larger micro-batches no longer help
+                last = pace
+            elif start.cluster.world_size == 1 or tried is None:
+                break  # larger ones need more
 
 
 def _reaching(asked: Ask, method: Method, goal: Verdict, estimate: Estimator) -> Ask | None:
@@ -92,10 +109,10 @@ def _try(base: Ask, method: Method, settings: Settings, estimate: Estimator) -> 
         return None
 
 
-def _divisions(base: Ask, method: Method) -> Iterator[Settings]:
+def _divisions(start: Ask, method: Method) -> Iterator[Settings]:
     """Checkpointing on and off, and kinds of sharding, as far as they are open."""
-    for checkpointing in _checkpointing(base):
-        for sharding in _sharding(base, method):
+    for checkpointing in _checkpointing(start):
+        for sharding in _sharding(start, method):
             yield {**checkpointing, **sharding}
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 from typing_extensions import TypedDict
 
 from planner.render.dataset import DatasetDocument
-from planner.result import BasisKind, Evidence, Phase, Quantity, TimePart, Verdict
+from planner.result import BasisKind, Evidence, Phase, Quantity, Side, TimePart, Verdict
 from planner.spec import Origin, Sharding, Task
 
 SCHEMA: Literal[1] = 1
@@ -203,7 +203,7 @@ class ThresholdDocument(TypedDict):
 
     quantity: Quantity
     value: int
-    side: Literal["above", "below"]
+    side: Side
     method: str | None
     text: str
 

@@ -76,7 +76,7 @@ def test_open_settings_are_swept_and_the_candidate_appended() -> None:
     assert recommendation.reasons[0].code == "FIT006"
     assert recommendation.changes[0].candidate is shown[3]
     assert recommendation.changes[0].command == recommendation.command
-    assert "--method lora --kernels fused" in recommendation.changes[0].command
+    assert "--kernels fused" in recommendation.changes[0].command
 
 
 def test_what_the_user_sets_is_held() -> None:
