@@ -26,6 +26,8 @@ class RowFile:
         if not has_folder(name):
             raise UsageError(f"--out {show(name)}: no such folder")
         self.path = Path(name).expanduser().absolute()
+        if self.path.exists() and not self.path.is_file():
+            raise UsageError(f"--out {show(name)} is no ordinary file: name one, or leave it out for standard output")
         self.keys: set[bytes] = set()
         self._head, self._whole, self._added = head.encode(), 0, 0
         self._file: BinaryIO | None = None

@@ -94,6 +94,8 @@ def test_nothing_that_fits_is_exit_code_4(run: Run) -> None:
         (("--model", "8b", "--gpu", "4090", "--method", "dora"), "unknown method 'dora'"),
         (("--model", "8b", "--gpu", "4090", "--format", "xml"), "unknown format 'xml'"),
         (("--model", "8b", "--gpu", "4090", "--out", "no/such/folder/x.jsonl"), "no such folder"),
+        (("--model", "8b", "--gpu", "4090", "--out", "/dev/full"), "no ordinary file"),
+        (("--model", "8b", "--gpu", "4090", "--out", "."), "no ordinary file"),
     ],
 )
 def test_a_bad_option_is_one_line(run: Run, arguments: tuple[str, ...], words: str) -> None:
@@ -152,6 +154,19 @@ def test_somebody_elses_file_is_left_alone(run: Run, tmp_path: Path, content: st
     assert answer.code == 2
     assert words in answer.err
     assert path.read_text() == content
+
+
+def test_a_full_disk_is_one_line_and_the_file_can_be_gone_on_with(shell: Callable[..., Answer], tmp_path: Path) -> None:
+    sweep = "$PLAN sweep --model 1b,8b --gpu all --out rows.jsonl"
+    full = shell(f"ulimit -f 200; {sweep}")
+
+    assert full.code == 2
+    assert "cannot be written: File too large" in full.err
+    assert full.err.count("\n") == 1
+    assert shell(sweep).code == 0
+    rows = lines((tmp_path / "rows.jsonl").read_text())
+    assert len(rows) == len({row["key"] for row in rows})
+    assert {row["model"] for row in rows} == {"1b", "8b"}
 
 
 def test_json_is_not_added_to_csv(run: Run, tmp_path: Path) -> None:
