@@ -19,6 +19,9 @@ NEIGHBOURS = 0.10
 DEVICE = 0.15
 """The least that runs of other models leave open (stated)."""
 
+LEAST_S = 1e-6
+"""Seconds below which a record tells no step: not even one kernel starts in less."""
+
 Predict = Callable[[Scenario, Estimate], StepTime | None]
 
 
@@ -74,9 +77,10 @@ class OwnTimes:
         """Measured for each predicted second of runs that have both; ``group``: only of runs of that kind."""
         found = {}
         for run in runs:
-            ours = self._of(run, scenario) if run.seconds else None
-            if ours is not None and run.seconds and group in ("", ours.basis.group):
-                found[run.id] = run.seconds / ours.seconds
+            seconds = run.seconds or 0.0
+            ours = self._of(run, scenario) if seconds > LEAST_S else None
+            if ours is not None and group in ("", ours.basis.group):
+                found[run.id] = seconds / ours.seconds
         return found
 
     def _of(self, run: Run, scenario: Scenario) -> StepTime | None:
