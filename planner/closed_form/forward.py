@@ -26,15 +26,19 @@ def between_layers(step: Step, kept: Instant, *, layer_inputs: int, again: bool 
 
     In the forward pass a caller may still hold the last step's outputs; in backward (``again``) it holds this step's.
     """
-    profile = step.profile
-    held = step.held_logits
-    static = step.static(gradients=standing_gradients(step), held=not again)
-    static = static._replace(activations=static.activations + step.front)
+    before = step.static(gradients=standing_gradients(step), held=not again)
+    lasting = step.front
     if step.scenario.train.gradient_checkpointing:
-        inputs = layer_inputs * step.bytes(profile.stream) - step.narrow_first_input
-        static = static._replace(activations=static.activations + inputs)
-    memory = step.plus(static, kept)
-    return memory._replace(logits=memory.logits + held)
+        lasting += layer_inputs * step.bytes(step.profile.stream) - step.narrow_first_input
+    return Memory(
+        before.weights,
+        before.adapters,
+        before.gradients,
+        before.optimizer,
+        before.activations + lasting + step.bytes(kept.activations),
+        step.bytes(kept.logits) + step.held_logits,
+        before.temporaries + step.bytes(kept.temporaries),
+    )
 
 
 def standing_gradients(step: Step) -> int:

@@ -24,40 +24,19 @@ class Step(NamedTuple):
     workspace: int
     inputs: int
     """Batch, rotary tables and mask: alive through the whole step."""
+    front: int
+    """What stands before the first layer: a dropout mask, inputs of norms (BLOOM) and of projections (OPT-350m)."""
+    narrow_first_input: int
+    """What the first layer's input lacks: embeddings stay 16-bit under a stream that fp32 norms widen."""
+    held_logits: int
+    """Logits in outputs that a caller keeps; a head without logits returns none."""
+    held_stream: int
+    """The embedding's output and its gradient: a leaf under checkpoints, held by outputs that a caller keeps."""
 
     @property
     def managed(self) -> int:
         """Paged optimizer states: managed memory, outside the allocator."""
         return self.shards.managed
-
-    @property
-    def front(self) -> int:
-        """What stands before the first layer: a dropout mask, inputs of norms (BLOOM) and of projections (OPT-350m)."""
-        model, tokens, recipe = self.scenario.model, self.scenario.train.tokens, self.profile.recipe
-        mask = model.hidden_size * tokens if model.embedding_dropout > 0 else 0
-        norms = len(model.extra_norms) * (self.bytes(self.profile.stream) + 8 * tokens)
-        narrow = sum(linear.d_in for linear in model.extra_linears if linear.d_out == model.hidden_size)
-        return mask + norms + (narrow * tokens * recipe.stream_bytes if recipe.full else 0)
-
-    @property
-    def narrow_first_input(self) -> int:
-        """What the first layer's input lacks: embeddings stay 16-bit under a stream that fp32 norms widen."""
-        scenario = self.scenario
-        if scenario.train.quantized and scenario.stack.kbit_upcast == "norms":
-            return self.bytes(self.profile.stream) // 2
-        return 0
-
-    @property
-    def held_logits(self) -> int:
-        """Logits in outputs that a caller keeps; a head without logits returns none."""
-        return self.bytes(self.profile.held_logits) if self.scenario.train.loss == "full" else 0
-
-    def held_stream(self) -> int:
-        """The embedding's output and its gradient: a leaf under checkpoints, held by outputs that a caller keeps."""
-        train = self.scenario.train
-        if not (self.scenario.stack.holds_logits and train.uses_adapters and train.gradient_checkpointing):
-            return 0
-        return 2 * self.bytes(self.profile.stream)
 
     def static(self, *, gradients: int = 0, held: bool = False) -> Memory:
         """What is there before any activation, with ``gradients`` bytes made and what the caller has ``held``."""
@@ -66,7 +45,7 @@ class Step(NamedTuple):
             adapters=self.shards.adapters,
             gradients=gradients,
             optimizer=self.shards.optimizer,
-            activations=self.inputs + (self.held_stream() if held else 0),
+            activations=self.inputs + (self.held_stream if held else 0),
             temporaries=self.workspace + self.shards.standing,
         )
 
@@ -82,10 +61,15 @@ class Step(NamedTuple):
 
     def plus(self, memory: Memory, instant: Instant, *, extra: int = 0) -> Memory:
         """``memory`` and an instant, with ``extra`` bytes of temporaries."""
-        return memory._replace(
-            activations=memory.activations + self.bytes(instant.activations),
-            logits=memory.logits + self.bytes(instant.logits),
-            temporaries=memory.temporaries + self.bytes(instant.temporaries) + extra,
+        b, s = self.b, self.s
+        return Memory(  # no ``_replace``, which takes three times as long: this is asked for a dozen times a step
+            memory.weights,
+            memory.adapters,
+            memory.gradients,
+            memory.optimizer,
+            memory.activations + instant.activations.bytes(b=b, s=s),
+            memory.logits + instant.logits.bytes(b=b, s=s),
+            memory.temporaries + instant.temporaries.bytes(b=b, s=s) + extra,
         )
 
 
@@ -93,15 +77,35 @@ def prepare(scenario: Scenario) -> Step:
     """The step of a scenario."""
     profile = profile_of(scenario)
     train, gpu = scenario.train, scenario.cluster.gpu
+    b, s = train.micro_batch_size, train.seq_len
+    stream = profile.stream.bytes(b=b, s=s)
     return Step(
         scenario=scenario,
         profile=profile,
         shards=shard_states(scenario, profile),
-        b=train.micro_batch_size,
-        s=train.seq_len,
+        b=b,
+        s=s,
         workspace=0 if gpu.is_cpu else cublas_workspace(gpu.compute_capability),
         inputs=_input_bytes(scenario, profile),
+        front=_front_bytes(scenario, profile, stream),
+        narrow_first_input=stream // 2 if train.quantized and scenario.stack.kbit_upcast == "norms" else 0,
+        held_logits=profile.held_logits.bytes(b=b, s=s) if train.loss == "full" else 0,
+        held_stream=_held_stream(scenario, stream),
     )
+
+
+def _front_bytes(scenario: Scenario, profile: Profile, stream: int) -> int:
+    model, tokens, recipe = scenario.model, scenario.train.tokens, profile.recipe
+    mask = model.hidden_size * tokens if model.embedding_dropout > 0 else 0
+    norms = len(model.extra_norms) * (stream + 8 * tokens)
+    narrow = sum(linear.d_in for linear in model.extra_linears if linear.d_out == model.hidden_size)
+    return mask + norms + (narrow * tokens * recipe.stream_bytes if recipe.full else 0)
+
+
+def _held_stream(scenario: Scenario, stream: int) -> int:
+    train = scenario.train
+    held = scenario.stack.holds_logits and train.uses_adapters and train.gradient_checkpointing
+    return 2 * stream if held else 0
 
 
 def _input_bytes(scenario: Scenario, profile: Profile) -> int:
