@@ -9,6 +9,7 @@ from planner.errors import PlannerError, UnsupportedScenario
 from planner.estimators import Estimator, remember
 from planner.recommend.candidates import candidate, candidates
 from planner.recommend.changes import RANKS, as_way
+from planner.recommend.choice import BINDING
 from planner.recommend.informed import informed
 from planner.recommend.names import understand
 from planner.recommend.order import preference
@@ -22,7 +23,8 @@ from planner.spec import Job, Method
 from planner.units import parse_bytes
 
 QUALITY = ("QLT", "QNT")
-"""Families of rules that speak of what is learned and of what quantisation does to it."""
+"""Families of rules that speak of what is learned and of what quantisation does to it; those that decide between methods
+say why one is taken, not what it costs."""
 
 SAME_PACE = 0.01
 """Paces that differ by less are the same (ours): what is left is decided by memory."""
@@ -152,7 +154,7 @@ def _said(case: Case) -> Mapping[str, Reason]:
     """What the rules on quality say, by code."""
     found: dict[str, Reason] = {}
     for rule in RULES:
-        if rule.code.startswith(QUALITY):
+        if rule.code.startswith(QUALITY) and rule.code not in BINDING:
             with suppress(UnsupportedScenario):  # what it would compare has no closed form
                 if (reason := rule.check(case)) is not None:
                     found[reason.code] = reason
