@@ -124,7 +124,7 @@ def timed_sheet(report: "Report") -> Sheet:
     rows = tuple(
         row((Cell(item.source, "strong"), item.metric, str(item.n), "; ".join(item.scopes))) for item in report.timed
     )
-    return Sheet("Times: kept for the time model, not yet predicted", columns, rows)
+    return Sheet("Times: rows that print one (predicted by --against times)", columns, rows)
 
 
 def report_document(report: "Report") -> dict[str, object]:

@@ -4,7 +4,7 @@ from planner.errors import UnsupportedScenario
 from planner.result import Estimate, StepTime, TimeBasis
 from planner.spec import Scenario
 from planner.throughput.rates import constants, rates_of
-from planner.throughput.record import IN_WORDS, records, regime_of, rests_on
+from planner.throughput.record import IN_WORDS, records, regime_of
 from planner.throughput.roofline import parts_of, seconds_of
 from planner.throughput.work import Load, Work, work_of
 
@@ -25,9 +25,8 @@ def step_time(scenario: Scenario, estimate: Estimate, load: Load | None = None) 
         return None
     parts = parts_of(work, rates)
     seconds = seconds_of(parts, rates.exposed)
-    regime = regime_of(scenario, work, parts)
+    regime = regime_of(scenario, work, parts, constants())
     record = records()[regime]
-    known = record.n > 0 and (regime != "other" or rests_on(scenario, constants()) > 0)
     return StepTime(
         seconds=seconds,
         low=seconds * record.low,
@@ -36,6 +35,6 @@ def step_time(scenario: Scenario, estimate: Estimate, load: Load | None = None) 
         parts=parts,
         bound=max(parts, key=lambda part: parts[part]),
         basis=TimeBasis("published", record.n, record.sources, IN_WORDS[regime])
-        if known
+        if record.n and regime != "prior"
         else TimeBasis("stated", 0, (), IN_WORDS[regime]),
     )

@@ -20,13 +20,15 @@ FILE = Path(__file__).with_name("published.json")
 MANY_TOKENS = 4096
 """Tokens of a micro-step from which the device rather than the processor is what limits eager code."""
 
-Regime = Literal["offload", "nodes", "moe", "launch", "few", "measured", "other"]
+Regime = Literal["offload", "nodes", "moe", "links", "launch", "prior", "few", "measured", "other"]
 
 IN_WORDS: Mapping[Regime, str] = {
     "offload": "states paged over the bus",
     "nodes": "several machines, whose network is not known",
     "moe": "mixtures of experts",
+    "links": "weights gathered without NVLink",
     "launch": "bound by the processor that starts kernels",
+    "prior": "cards that nobody measured",
     "few": "fewer than 4k tokens per micro-step",
     "measured": "A100 and H100, 4k or more tokens per micro-step",
     "other": "other cards, 4k or more tokens per micro-step",
@@ -35,9 +37,21 @@ IN_WORDS: Mapping[Regime, str] = {
 MEASURED = ("Ampere GA100", "Hopper GH100")
 """Architectures with runs of several sources."""
 
-LEAST = 2.0
-"""Factor below which no bound of a kind that is hard to know may fall, whatever few runs say."""
-WIDE: frozenset[Regime] = frozenset({"offload", "nodes", "moe", "launch", "few", "other"})
+LEAST: Mapping[Regime, float] = {
+    "offload": 2.0,
+    "nodes": 2.0,
+    "moe": 2.0,
+    "links": 2.5,
+    "launch": 2.0,
+    "prior": 2.0,
+    "few": 1.6,
+    "other": 1.6,
+}
+"""Factor below which no bound of a kind that is hard to know may fall, whatever few runs say (stated). Links: the same
+job gathered at 2 GB/s on one board and at 5 on another (fsdp_qlora, two 3090 and two 4090)."""
+
+SHARE_OF_LINKS = 0.25
+"""Communication for each second of computing from which the links decide about the bounds."""
 
 
 class Record(NamedTuple):
@@ -56,7 +70,7 @@ def records(path: Path = FILE) -> Mapping[Regime, Record]:
     return {name: Record(row["low"], row["high"], row["n"], tuple(row["sources"])) for name, row in found.items()}
 
 
-def regime_of(scenario: Scenario, work: Work, parts: Mapping[TimePart, float]) -> Regime:
+def regime_of(scenario: Scenario, work: Work, parts: Mapping[TimePart, float], known: Constants) -> Regime:
     """The kind of run, hardest to know first."""
     if parts["offload"] > 0:
         return "offload"
@@ -64,13 +78,18 @@ def regime_of(scenario: Scenario, work: Work, parts: Mapping[TimePart, float]) -
         return "nodes"
     if scenario.model.is_moe:
         return "moe"
+    if _gathers_slowly(scenario, work, parts):
+        return "links"
     if parts["launch"] > parts["compute"] + parts["dequantise"]:
         return "launch"
+    if known.family(scenario.cluster.gpu).products.n == 0:
+        return "prior"
     if work.tokens < MANY_TOKENS:
         return "few"
     return "measured" if scenario.cluster.gpu.architecture in MEASURED else "other"
 
 
-def rests_on(scenario: Scenario, known: Constants) -> int:
-    """Published runs behind the card's own rate; 0 where it is a prior."""
-    return known.family(scenario.cluster.gpu).products.n
+def _gathers_slowly(scenario: Scenario, work: Work, parts: Mapping[TimePart, float]) -> bool:
+    device = parts["compute"] + parts["dequantise"]
+    slow = scenario.cluster.gpu.nvlink_bytes_per_s is None
+    return slow and work.gathered > 0 and parts["communicate"] > SHARE_OF_LINKS * device

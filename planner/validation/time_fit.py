@@ -63,7 +63,7 @@ def put(values: Mapping[str, float]) -> Constants:
     plain = {name: Share(value) for name, value in values.items() if " " not in name}
     families = dict(known.families)
     for chip in (A100, H100):
-        pair = (Share(values[f"{chip} {what}"]) for what in ("products", "attention"))
+        pair = (Share(values[f"{chip} {what}"], n=1) for what in ("products", "attention"))
         families = {chip: Family(*pair), **{name: old for name, old in families.items() if name != chip}}
     return replace(known, **plain, families=families)
 

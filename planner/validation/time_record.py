@@ -11,7 +11,7 @@ from planner.hardware import shipped_dir
 from planner.throughput.rates import FILE as RATES
 from planner.throughput.rates import Constants
 from planner.throughput.record import FILE as RECORD
-from planner.throughput.record import IN_WORDS, LEAST, WIDE, Record, Regime
+from planner.throughput.record import IN_WORDS, LEAST, Record, Regime
 from planner.validation.time_fit import A100, H100, Fitted, bare
 from planner.validation.timing import Score, Timed, score, timed
 
@@ -38,8 +38,8 @@ def record_of(name: Regime, ratios: Mapping[str, list[float]]) -> Record:
     weighed = sorted((ratio, 1 / len(found) / len(ratios)) for found in ratios.values() for ratio in found)
     low, high = (_end(weighed), _end(weighed[::-1])) if weighed else (1.0, 1.0)
     low, high = min(low, 1 / high), max(high, 1 / low)  # a source that is to come may err either way
-    if name in WIDE:
-        low, high = min(low, 1 / LEAST), max(high, LEAST)
+    least = LEAST.get(name, 1.0)
+    low, high = min(low, 1 / least), max(high, least)
     return Record(_outward(low, down=True), _outward(high, down=False), len(weighed), tuple(sorted(ratios)))
 
 

@@ -41,9 +41,10 @@ class Timed(NamedTuple):
 
     def regime(self, known: Constants | None = None) -> Regime:
         """The kind of run."""
+        known = known or constants()
         rates = rates_of(self.run.scenario, known)
         assert rates is not None, "anchors are on cards with a peak"
-        return regime_of(self.run.scenario, self.work, parts_of(self.work, rates))
+        return regime_of(self.run.scenario, self.work, parts_of(self.work, rates), known)
 
     def error(self, known: Constants | None = None) -> float:
         """Relative: (ours - published) / published."""
