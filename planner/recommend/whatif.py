@@ -9,7 +9,6 @@ from planner.errors import PlannerError, UnsupportedScenario
 from planner.estimators import Estimator, remember
 from planner.recommend.candidates import candidate, candidates
 from planner.recommend.changes import RANKS, as_way
-from planner.recommend.choice import BINDING
 from planner.recommend.informed import informed
 from planner.recommend.names import understand
 from planner.recommend.order import preference
@@ -22,9 +21,25 @@ from planner.result import Candidate, Reason, Way
 from planner.spec import Job, Method
 from planner.units import parse_bytes
 
-QUALITY = ("QLT", "QNT")
-"""Families of rules that speak of what is learned and of what quantisation does to it; those that decide between methods
-say why one is taken, not what it costs."""
+QUALITY = frozenset(
+    {
+        "QLT005",
+        "QLT006",
+        "QLT007",
+        "QLT009",
+        "QLT011",
+        "QLT014",
+        "QLT015",
+        "QLT016",
+        "QLT017",
+        "QLT018",
+        "QLT020",
+        "QLT021",
+        "QNT001",
+        "QNT004",
+    }
+)
+"""Rules that say what becomes of learning; others say why a method is taken, or what it does to memory."""
 
 SAME_PACE = 0.01
 """Paces that differ by less are the same (ours): what is left is decided by memory."""
@@ -154,7 +169,7 @@ def _said(case: Case) -> Mapping[str, Reason]:
     """What the rules on quality say, by code."""
     found: dict[str, Reason] = {}
     for rule in RULES:
-        if rule.code.startswith(QUALITY) and rule.code not in BINDING:
+        if rule.code in QUALITY:
             with suppress(UnsupportedScenario):  # what it would compare has no closed form
                 if (reason := rule.check(case)) is not None:
                     found[reason.code] = reason

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from planner.recommend.rules import RULES
 from planner.recommend.single import next_larger, settings_of
-from planner.recommend.whatif import Effect, WhatIf, money, what_if_for
+from planner.recommend.whatif import QUALITY, Effect, WhatIf, money, what_if_for
 from planner.render.lines import Screen, plain
 from planner.render.whatif import what_if_lines, what_if_markdown
 from planner.spec import Job, TrainSpec
@@ -106,9 +107,9 @@ def test_the_next_larger_card_has_more_memory_and_no_card_lies_between() -> None
     larger = next_larger(asked)
 
     assert larger is not None
-    assert larger.memory_bytes > 1.05 * load_gpu("4090").memory_bytes
+    assert larger.memory_bytes > 1.10 * load_gpu("4090").memory_bytes
     between = [
-        gpu for gpu in list_gpus() if 1.05 * load_gpu("4090").memory_bytes < gpu.memory_bytes < larger.memory_bytes
+        gpu for gpu in list_gpus() if 1.10 * load_gpu("4090").memory_bytes < gpu.memory_bytes < larger.memory_bytes
     ]
     assert all(gpu.memory_bytes // 2**30 == larger.memory_bytes // 2**30 for gpu in between)
 
@@ -204,6 +205,10 @@ def test_the_price_in_quality_is_said_by_its_rule() -> None:
     (quantised,) = (one for one in found.effects if one.way.settings == {"method": "qlora"})
 
     assert "QLT005" in [reason.code for reason in quantised.reasons]
+
+
+def test_every_rule_on_quality_exists() -> None:
+    assert {rule.code for rule in RULES} >= QUALITY
 
 
 def test_without_a_method_the_preferred_one_is_at_hand() -> None:
