@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from statistics import median
 from typing import NamedTuple
 
+from planner.calibration.conformal import Weighted, median
 from planner.calibration.own import ALIKE, Run, Runs
 from planner.result import BasisKind, Estimate, StepTime, TimeBasis
 from planner.spec import Scenario
@@ -109,6 +109,6 @@ def apply(step: StepTime, found: Correction) -> StepTime:
 
 
 def _around(kind: BasisKind, ratios: dict[str, float], least: float) -> Correction:
-    ratio = median(ratios.values())
+    ratio = median([Weighted(one) for one in ratios.values()])
     width = max(least, *(max(one / ratio, ratio / one) - 1 for one in ratios.values()))
     return Correction(kind, ratio, width, tuple(ratios))
