@@ -24,7 +24,7 @@ class Budget:
 QUICK = Budget(whole=WHOLE_BYTES, sample=32 * 2**20, rows=200_000)
 """Without a tokenizer: on one core, rows of 1 kB take 40 us each and short ones 15 us, so 3 seconds at most."""
 TOKENIZED = Budget(whole=16 * 2**20, sample=8 * 2**20, rows=100_000)
-"""With one: byte-pair encoding of natural text takes about 0.3 s/MB on two cores."""
+"""With one: byte-pair encoding takes about 0.6 s/MB on one core, answers counted apart, so 10 seconds at most."""
 
 LINE_LIMIT = 64 * 2**20
 """No row is longer: what reads on is no text but a file without line ends."""
