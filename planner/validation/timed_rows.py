@@ -19,6 +19,19 @@ from planner.stacks import resolve
 from planner.throughput.work import Load
 from planner.validation.anchors import Case, Timed, Unmodelled, load_anchors
 from planner.validation.checks import scenario_of
+from planner.validation.timed_facts import (
+    ALPACA_TOKENS,
+    CARDS,
+    CLOCKS,
+    MACHINE,
+    MODELS,
+    MPT_SHAPES,
+    MPT_VOCABULARY,
+    NATURAL,
+    PEFT_LOAD,
+    SLOWER_MEMORY,
+    TARGETS,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,88 +65,6 @@ class Left(NamedTuple):
 
 class _LeaveOut(Exception):
     """Says why."""
-
-
-ALPACA_TOKENS = 110
-"""Median tokens of an Alpaca sample in LitGPT's template with Llama's tokenizer; the longest has 1304. lit-gpt
-tutorials/resource-tables.md and scripts/prepare_alpaca.py, October 2023."""
-
-MPT_SHAPES: Mapping[str, tuple[int, int, int]] = MappingProxyType(
-    {
-        "MPT-125m": (768, 12, 12),
-        "MPT-350m": (1024, 16, 24),
-        "MPT-760m": (1536, 12, 24),
-        "MPT-1b": (2048, 16, 24),
-        "MPT-3b": (2560, 20, 32),
-        "MPT-7b": (4096, 32, 32),
-        "MPT-13b": (5120, 40, 40),
-        "MPT-30b": (7168, 56, 48),
-        "MPT-70b": (8192, 64, 80),
-    }
-)
-"""Width, heads and layers. mosaicml/llm-foundry scripts/train/yamls/pretrain/mpt-*.yaml."""
-
-MPT_VOCABULARY = 50368
-
-MODELS: Mapping[str, str] = MappingProxyType(
-    {
-        "Llama 3.1 8B": "llama-3.1-8b",
-        "Llama-2-7B": "llama-2-7b",
-        "Llama-2-7b-hf": "llama-2-7b",
-        "LLaMA-7B": "llama-2-7b",
-        "LLaMA-13B": "llama-2-13b",
-        "Llama-3.2-3B": "llama-3.2-3b",
-        "TinyLlama-1.1B (pretrain)": "tinyllama-1.1b",
-        "GPT-2 124M (from scratch)": "gpt2",
-        "meta-llama/Llama-2-70b-chat-hf": "llama-2-70b",
-    }
-)
-"""What a source calls a model, and the catalogue's name of the same shapes."""
-
-CARDS: Mapping[str, str] = MappingProxyType(
-    {
-        "H100 80GB": "h100",
-        "H100": "h100",
-        "H100 95GiB": "h100",
-        "H100 96GB": "h100",
-        "A100 80GB": "a100-80gb",
-        "A100 40GB": "a100-40gb",
-        "A100": "a100-80gb",
-        "A100-SXM4-40GB": "a100-40gb",
-        "RTX 4090 24GB": "rtx4090",
-        "RTX A6000 48GB": "rtxa6000",
-        "RTX 3090 24GB (PCIe)": "rtx3090",
-        "MI300X": "mi300x",
-        "A10G 24GB": "a10g",
-    }
-)
-
-TARGETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "output_proj": ("o_proj",),
-        "mlp": ("gate_proj", "up_proj", "down_proj"),
-        "query": ("q_proj",),
-        "value": ("v_proj",),
-    }
-)
-"""Names of modules in torchtune and LitGPT, and Transformers'."""
-
-CLOCKS: Mapping[tuple[str, str], float] = MappingProxyType(
-    {
-        ("Della", "A100"): 1600 / 1593,
-        ("Snellius", "A100"): 1215 / 1593,
-        ("Della", "H100"): 2600 / 2619,
-        ("Snellius", "H100"): 1590 / 2619,
-        ("OSSC", "A100"): 1215 / 1593,
-        ("OSSC", "H100"): 1590 / 2619,
-    }
-)
-"""Memory clocks that the ODISSEI benchmark prints, against those behind 2039 and 3350 GB/s."""
-
-MACHINE = 8
-"""Cards of one machine, in all sources."""
-
-NATURAL = "lengths of the samples are not published"
 
 
 @cache
@@ -221,10 +152,18 @@ _WHOLE: Mapping[str, str] = MappingProxyType(
 
 
 def _case(row: Case) -> TimedRun:
-    scenario = scenario_of(row)
+    scenario, card = scenario_of(row), str(row.stated.get("gpu"))
+    if card in CARDS:  # memory is planned for a class of cards, time for the one that it was
+        scenario = replace(scenario, cluster=replace(scenario.cluster, gpu=load_gpu(CARDS[card])))
     load, scope = _load(row, scenario), _best(row.timed)
     return TimedRun(
-        id=row.id, source=row.source.id, scenario=scenario, load=load, seconds=_seconds(scope, scenario, load)
+        id=row.id,
+        source=row.source.id,
+        scenario=scenario,
+        load=load,
+        seconds=_seconds(scope, scenario, load),
+        wide_sums=row.source.id == "torchao",
+        clock=SLOWER_MEMORY.get(card, 1.0),
     )
 
 
@@ -240,10 +179,6 @@ def _load(row: Case, scenario: Scenario) -> Load:
     if row.source.id == "peft-metamath":
         return Load(*PEFT_LOAD)
     return Load(train.tokens, train.seq_len)
-
-
-PEFT_LOAD = (840.0, 210.0)
-"""Tokens of a step of 4 samples, and of one, padding not counted: 4.2 million in 5000 steps."""
 
 
 def _seconds(timed: Timed, scenario: Scenario, load: Load) -> float:
@@ -295,7 +230,7 @@ def _unmodelled(row: Unmodelled) -> TimedRun:
         compiled=bool(stated.get("torch_compile", False)),
         dense=row.source.id == "llm-foundry" or _masked(row),
         wide_sums=row.source.id in ("llm-foundry", "torchao"),
-        clock=CLOCKS.get((str(stated.get("cluster")), str(row.gpu)), 1.0),
+        clock=CLOCKS.get((str(stated.get("cluster")), str(row.gpu)), SLOWER_MEMORY.get(str(row.gpu), 1.0)),
     )
 
 
