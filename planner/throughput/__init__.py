@@ -4,7 +4,7 @@ from planner.errors import UnsupportedScenario
 from planner.result import Estimate, StepTime, TimeBasis
 from planner.spec import Scenario
 from planner.throughput.rates import constants, rates_of
-from planner.throughput.record import IN_WORDS, records, regime_of
+from planner.throughput.record import CROWDED, IN_WORDS, records, regime_of
 from planner.throughput.roofline import parts_of, seconds_of
 from planner.throughput.work import Load, Work, work_of
 
@@ -27,10 +27,11 @@ def step_time(scenario: Scenario, estimate: Estimate, load: Load | None = None) 
     seconds = seconds_of(parts, rates.exposed)
     regime = regime_of(scenario, work, parts, constants())
     record = records()[regime]
+    crowded = CROWDED if is_tight(scenario, estimate) else 1.0
     return StepTime(
         seconds=seconds,
         low=seconds * record.low,
-        high=seconds * record.high,
+        high=seconds * record.high * crowded,
         tokens_per_second=work.tokens * work.micro_steps * work.ranks / seconds,
         parts=parts,
         bound=max(parts, key=lambda part: parts[part]),
@@ -38,3 +39,8 @@ def step_time(scenario: Scenario, estimate: Estimate, load: Load | None = None) 
         if record.n and regime != "prior"
         else TimeBasis("stated", 0, (), IN_WORDS[regime]),
     )
+
+
+def is_tight(scenario: Scenario, estimate: Estimate) -> bool:
+    """Whether the card has what is required and not what may be: then the allocator may have to squeeze."""
+    return estimate.peak.required_bytes <= scenario.cluster.usable_bytes < estimate.peak.high_bytes

@@ -223,6 +223,19 @@ def test_a_card_that_nobody_measured_is_said_to_be_a_prior() -> None:
     assert timed(scenario(load_gpu("a100"), micro_batch_size=4)).basis.kind == "published"
 
 
+def test_tight_memory_may_cost_half_a_step_more() -> None:
+    """3342 / 2264 = 1.48."""
+    one = scenario(load_gpu("a100"), micro_batch_size=4)
+    found = estimate(one)
+    tight = replace(found, peak=replace(found.peak, high_bytes=one.cluster.usable_bytes + 1))
+    roomy, narrow = step_time(one, found), step_time(one, tight)
+
+    assert roomy is not None
+    assert narrow is not None
+    assert narrow.high == pytest.approx(1.5 * roomy.high)
+    assert (narrow.seconds, narrow.low) == (roomy.seconds, roomy.low)
+
+
 def test_the_bound_is_the_longest_part() -> None:
     for one in (scenario(load_gpu("a100"), seq_len=64), scenario(load_gpu("a100"), micro_batch_size=8)):
         found = timed(one)
