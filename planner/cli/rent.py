@@ -34,10 +34,10 @@ def _question(values: Values) -> RentRequest:
             f"--model is missing: name a size such as 8b, or a name of `plan models`; for instance: {EXAMPLE}"
         )
     request = build_request({**values, "gpu": "any"}, command="plan rent")
-    job, _, _ = job_from(values, request.model)
+    job, data, _ = job_from(values, request.model)
     budget, deadline = values.get("budget"), values.get("deadline")
     return RentRequest(
-        request=replace(request, job=job, dataset=values.get("dataset")),
+        request=replace(request, job=job, dataset=data, tokenizer=values.get("tokenizer")),
         budget_usd=None if budget is None else parse_usd(budget),
         deadline_hours=None if deadline is None else parse_hours(deadline),
         max_gpus=8 if values.get("max_gpus") is None else integer("--max-gpus", values["max_gpus"]),

@@ -29,6 +29,7 @@ from planner.recommend.shared import shared_estimator
 from planner.recommend.tuning import tuned
 from planner.result import Candidate, Reason, Way
 from planner.spec import Cluster, Gpu, Job, Method, Price
+from planner.spec.dataset import Dataset
 from planner.stacks import newer_versions
 from planner.units import parse_bytes, parse_count
 
@@ -86,6 +87,7 @@ def rent_for(
     *,
     model: str,
     method: Method | tuple[Method, ...] | list[Method] | None = None,
+    dataset: str | Path | None = None,
     dataset_tokens: int | str | None = None,
     epochs: float = 1.0,
     job: Job | None = None,
@@ -105,8 +107,9 @@ def rent_for(
     """
     methods = (method,) if isinstance(method, str) else tuple(dict.fromkeys(method or ()))
     tokens = parse_count(dataset_tokens) if isinstance(dataset_tokens, str) else dataset_tokens
-    if job is not None and tokens is not None:
-        raise UsageError("job and dataset_tokens both say how much there is: give one of them")
+    if sum(said is not None for said in (job, tokens, dataset)) > 1:
+        raise UsageError("job, dataset and dataset_tokens all say how much there is: give one of them")
+    data = None if dataset is None else _read(str(dataset), model)
     network = ASSUMED.network_bytes_per_s if download_gbps is None else download_gbps * 1e9 / 8
     if network <= 0:
         raise UsageError(f"download_gbps {show(download_gbps)} is not a positive number")
@@ -118,7 +121,8 @@ def rent_for(
         stack=stack,
         headroom_bytes=headroom if isinstance(headroom, int) else parse_bytes(headroom),
         profiles_dir=None if profiles_dir is None else Path(profiles_dir),
-        job=job or Job(tokens=tokens, epochs=epochs),
+        job=job or (Job(tokens=tokens, epochs=epochs) if data is None else data.job(epochs=epochs)),
+        dataset=data,
     )
     return rent(
         RentRequest(
@@ -131,6 +135,12 @@ def rent_for(
             assumed=replace(ASSUMED, network_bytes_per_s=network),
         )
     )
+
+
+def _read(path: str, model: str) -> Dataset:
+    from planner.datasets import read  # noqa: PLC0415  (who names no file needs no reader)
+
+    return read(path, model=model)
 
 
 # ---------------------------------------------------------------- the question
@@ -156,7 +166,8 @@ def _ask(question: RentRequest, gpu: Gpu) -> tuple[Ask, tuple[str, ...]]:
     resolved = load_model(question.request.model)
     cluster = Cluster(gpu=gpu, headroom_bytes=question.request.headroom_bytes)
     request = replace(question.request, gpu=gpu.id, gpus=1, nodes=1)
-    notes = (resolved.line, *resolved.model.notes, *newer_versions(request.stack))
+    data = () if request.dataset is None else request.dataset.notes
+    notes = (resolved.line, *resolved.model.notes, *newer_versions(request.stack), *data)
     return informed(Ask(request=request, model=resolved.model, cluster=cluster)), tuple(n for n in notes if n)
 
 

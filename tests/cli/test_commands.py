@@ -21,6 +21,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     "models": ("models", "qwen3"),
     "rules": ("rules",),
     "compare": ("compare", "--model", "8b", "--gpu", "4090"),
+    "rent": ("rent", "--model", "8b", "--dataset-tokens", "20M"),
     "what-if": ("what-if", "--model", "8b", "--gpu", "4090"),
     "frontier": ("frontier", "--model", "8b", "--gpu", "4090"),
     "sweep": ("sweep", "--model", "8b", "--gpu", "4090", "--method", "lora"),

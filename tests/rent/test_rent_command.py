@@ -120,6 +120,17 @@ def test_impossible_limits_are_a_document_too(capsys: pytest.CaptureFixture[str]
     assert document["nearest"].startswith("no offer costs $0.01 or less")
 
 
+def test_a_file_says_how_much_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "rent --model 8b --dataset docs/examples/conversions.jsonl --epochs 3 --format json")
+    document = json.loads(out)
+    chosen = document["offers"][document["recommended"]]
+
+    assert code == 0
+    assert document["question"]["tokens"] > 0
+    assert "--dataset docs/examples/conversions.jsonl" in chosen["command"]
+    assert chosen["candidate"]["cost"]["steps"] > 0
+
+
 def test_a_model_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "rent --dataset-tokens 50M")
 
@@ -145,6 +156,8 @@ def test_the_api_takes_amounts_as_text_and_as_numbers() -> None:
     for name, value in wrong.items():
         with pytest.raises(UsageError):
             planner.rent(model="8b", dataset_tokens=1000, **{name: value})
+    file = planner.rent(model="8b", dataset="docs/examples/conversions.jsonl", max_gpus=1)
+    assert file.question.request.job.tokens
     with pytest.raises(UsageError, match="give one of them"):
         planner.rent(model="8b", dataset_tokens=1000, job=Job(tokens=5))
     with pytest.raises(UnknownName):
