@@ -189,10 +189,10 @@ def _recommendation(answer: RentAnswer, screen: Screen) -> list[Line]:
 def notes(answer: RentAnswer) -> Iterator[str]:
     """What the figures are, what is not shown, and what must be known of names and prices."""
     run = has_run(answer)
-    unit = (
-        "download and loading included" if run else "of steady steps; --dataset-tokens gives hours and money of a run"
-    )
+    unit = "download and loading included" if run else "loading left out: --dataset-tokens gives hours and money"
     yield f"US$ at the typical price, {unit}; GiB: spare on each card, RAM and disk of each machine"
+    if any(estimated(one) for one in (*answer.offers, *answer.others)):
+        yield "~: nobody has published how fast such a card trains, or its price is estimated"
     left = len(answer.offers) - len(offers(answer).rows)
     if left > 0:
         yield f"{left} more offers that no other beats in everything: --format json"
