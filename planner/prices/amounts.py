@@ -88,3 +88,14 @@ def dollars(usd: float) -> str:
     ('$1,234.50', '$0.0042')
     """
     return f"${usd:,.2f}" if usd >= 0.1 or usd == 0 else f"${usd:.2g}"
+
+
+def spell_hours(hours: float) -> str:
+    """Hours in a sentence: minutes below one, days where there are many.
+
+    >>> spell_hours(0.1), spell_hours(11.24), spell_hours(26), spell_hours(1259.4)
+    ('6 min', '11.2 h', '26 h', '52 days')
+    """
+    if hours < 1:
+        return f"{hours * 60:.2g} min"
+    return f"{hours:.3g} h" if hours < 100 else f"{hours / 24:,.2g} days" if hours < 2400 else f"{hours / 24:,.0f} days"

@@ -2,7 +2,7 @@
 
 from planner.errors import UnsupportedScenario
 from planner.estimators import Estimator
-from planner.prices.amounts import dollars
+from planner.prices.amounts import dollars, spell_hours
 from planner.recommend.candidates import candidate
 from planner.recommend.rental import Rental, RentRequest
 from planner.recommend.request import MAX_GPUS_PER_NODE, Ask
@@ -34,12 +34,12 @@ def nearest(
     if budget is not None and cheapest.usd > budget:
         return f"no offer costs {dollars(budget)} or less: the cheapest is {_told(cheapest)}"
     if deadline is not None and fastest.hours > deadline:
-        return f"no offer is done within {deadline:,.3g} h: the fastest is {_told(fastest)}"
+        return f"no offer is done within {spell_hours(deadline)}: the fastest is {_told(fastest)}"
     sooner = min((one for one in found if one.hours <= (deadline or 0)), key=lambda one: one.usd, default=fastest)
     later = min((one for one in found if one.usd <= (budget or 0)), key=lambda one: one.hours, default=cheapest)
     return (
-        f"no offer keeps both {dollars(budget or 0)} and {deadline:,.3g} h: the cheapest in time is {_told(sooner)}, "
-        f"the fastest within the budget {_told(later)}"
+        f"no offer keeps both {dollars(budget or 0)} and {spell_hours(deadline or 0)}: the cheapest in time is "
+        f"{_told(sooner)}, the fastest within the budget {_told(later)}"
     )
 
 
@@ -80,4 +80,4 @@ def _fits(ask: Ask, method: Method, gpu: Gpu, count: int, estimate: Estimator) -
 
 
 def _told(one: Rental) -> str:
-    return f"{dollars(one.usd)} in {one.hours:,.1f} h ({one.method} on {one.gpus} x {one.gpu})"
+    return f"{dollars(one.usd)} in {spell_hours(one.hours)} ({one.method} on {one.gpus} x {one.gpu})"

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from planner.prices.amounts import dollars
+from planner.prices.amounts import dollars, spell_hours
 from planner.recommend.rental import Rental, RentAnswer
 from planner.render import words
 from planner.render.lines import EMPTY, INDENT, Line, Screen, fold, indented, narrowed, pairs, paragraph, table
@@ -57,7 +57,7 @@ def title(answer: RentAnswer) -> str:
     if question.budget_usd is not None:
         limits.append(f"for {dollars(question.budget_usd)}")
     if question.deadline_hours is not None:
-        limits.append(f"within {hours(question.deadline_hours)} h")
+        limits.append(f"within {spell_hours(question.deadline_hours)}")
     tokens = job.lengths.tokens if job.tokens is None and job.lengths is not None else job.tokens
     amount = "per million tokens" if tokens is None else f"{format_count(tokens)} tokens"
     times = f" × {job.epochs:g} epochs" if tokens is not None and job.epochs != 1 else ""
@@ -154,9 +154,9 @@ def headline(one: Rental) -> Cell:
     cost = one.candidate.cost
     if cost is None:
         return Cell(f"{one.method} on {named(one)}, {dollars(one.usd)} a million tokens", "good")
-    span = f"{hours(cost.low_hours)}–{hours(cost.high_hours)} h"
+    span = f"{spell_hours(cost.low_hours)} to {spell_hours(cost.high_hours)}"
     return Cell(
-        f"{one.method} on {named(one)}, {dollars(one.usd)} in {hours(one.hours)} h ({span})",
+        f"{one.method} on {named(one)}, {dollars(one.usd)} in {spell_hours(one.hours)} ({span})",
         words.VERDICTS[one.candidate.verdict][1],
     )
 

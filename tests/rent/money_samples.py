@@ -125,7 +125,7 @@ MONEY_SAMPLES = {
     "MON004": Sample(
         renting(offer(10, 5, setup_hours=1.0)),
         0.2,
-        "20 % of the 300 min billed go to downloading and loading the weights",
+        "20 % of the 5 h billed go to downloading and loading the weights",
         renting(offer(10, 5, setup_hours=0.99)),
     ),
     "MON005": Sample(
@@ -181,5 +181,11 @@ MONEY_SAMPLES = {
         1.0,
         "1 x card-24 (lora) may cost $9.00, $1.00 less, but nobody has published how fast it trains",
         renting(offer(10, 5), offer(9, 5, measured=False, method="qlora")),
+    ),
+    "MON014": Sample(
+        renting(offer(10, 169), offer(40, 160, gpus=2)),
+        169.0,
+        "and the cheapest offer is not the one to wait for: 2 x card-24 (lora) would take 6.7 days for $40.00",
+        renting(offer(10, 168), offer(40, 160, gpus=2)),
     ),
 }

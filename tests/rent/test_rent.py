@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import planner
 from planner.hardware import list_gpus
 from planner.prices import live
+from planner.prices.amounts import spell_hours
 from planner.recommend.pareto import dominates
 from planner.recommend.rent import NEARLY, PETTY_USD, _ranked, _recommended, rent
 from planner.recommend.rental import Rental, RentAnswer, RentRequest
@@ -139,7 +140,7 @@ def test_a_budget_holds_on_both_sides_of_its_threshold() -> None:
     assert short.offers == ()
     assert short.recommended is None
     assert short.nearest is not None
-    assert f"the cheapest is ${cheapest.usd:,.2f} in {cheapest.hours:,.1f} h" in short.nearest
+    assert f"the cheapest is ${cheapest.usd:,.2f} in {spell_hours(cheapest.hours)}" in short.nearest
 
 
 def test_a_deadline_holds_on_both_sides_of_its_threshold() -> None:
@@ -149,7 +150,7 @@ def test_a_deadline_holds_on_both_sides_of_its_threshold() -> None:
 
     assert [one.gpu for one in enough.offers] == [fastest.gpu]
     assert short.nearest is not None
-    assert f"the fastest is ${fastest.usd:,.2f} in {fastest.hours:,.1f} h" in short.nearest
+    assert f"the fastest is ${fastest.usd:,.2f} in {spell_hours(fastest.hours)}" in short.nearest
 
 
 def test_two_limits_that_are_kept_only_apart() -> None:

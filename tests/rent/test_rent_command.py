@@ -73,7 +73,7 @@ def test_text_keeps_to_the_width(
     ("options", "code", "line"),
     [
         ("--dataset-tokens 50M --budget 1USD", 4, "no offer costs $1.00 or less: the cheapest is $"),
-        ("--dataset-tokens 50M --deadline 5min", 4, "no offer is done within 0.0833 h: the fastest is $"),
+        ("--dataset-tokens 50M --deadline 5min", 4, "no offer is done within 5 min: the fastest is $"),
         (
             "--dataset-tokens 50M --method full --max-gpus 1",
             4,
