@@ -40,6 +40,9 @@ NEARLY = 1.25
 """Up to this multiple of the cheapest price a method with less quality risk is preferred (ours): less than sellers of
 one and the same card differ by."""
 
+DOUBTS = (0, 1, 3)
+"""Levels of ``Rental.doubt`` up to which offers are held against each other."""
+
 PER_MACHINE = {"gh200": 1, "gb200": 4}
 """Cards that no machine holds eight of: a Grace Hopper superchip has one GPU, and a compute tray of the GB200 NVL72
 four (NVIDIA's data sheets)."""
@@ -316,26 +319,23 @@ def _ranked(found: Iterable[Rental]) -> tuple[Rental, ...]:
     Those that an offer beats whose time or price is only estimated stay in it: an estimate cuts nothing but estimates.
     """
     ordered = sorted(found, key=lambda one: (*one.costs(), one.gpu, one.gpus, one.method))
-    kept = {id(one) for one in front(ordered, Rental.costs)}
-    kept |= {id(one) for one in front([one for one in ordered if one.evident], Rental.costs)}
+    pools = ([one for one in ordered if one.doubt <= doubt] for doubt in DOUBTS)
+    kept = {id(one) for pool in pools for one in front(pool, Rental.costs)}
     return tuple(one for one in ordered if id(one) in kept)
 
 
 def _recommended(offers: tuple[Rental, ...]) -> int | None:
     """Which of the offers, cheapest first, to take.
 
-    Those that fit by their upper bound come before those that do not, and of these those whose time is measured and
-    whose price is listed before those where either is an estimate. Then the cheapest, unless a method with less quality
-    risk costs little more: ``NEARLY`` times as much, or ``PETTY_USD`` more for the whole run.
+    Those that fit by their upper bound come before those that do not; of these, those whose time is measured and whose
+    price is listed before those whose price is listed before all others. Then the cheapest, unless a method with less
+    quality risk costs little more: ``NEARLY`` times as much, or ``PETTY_USD`` more for the whole run.
     """
     if not offers:
         return None
-    pools = (
-        [one for one in offers if one.room and one.evident],
-        [one for one in offers if one.room],
-        list(offers),
-    )
-    pool = next(kept for kept in pools if kept)
+    fitting = [one for one in offers if one.room]
+    pools = ([one for one in fitting if one.doubt <= doubt] for doubt in DOUBTS)
+    pool = next((kept for kept in pools if kept), list(offers))
     cheapest = pool[0]
     most = max(NEARLY * cheapest.usd, cheapest.usd + (PETTY_USD if cheapest.candidate.cost else 0))
     near = [one for one in pool if one.usd <= most]

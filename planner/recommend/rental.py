@@ -112,9 +112,9 @@ class Rental:
         return self.candidate.step is not None and self.candidate.step.basis.n > 0
 
     @property
-    def evident(self) -> bool:
-        """Whether neither its time nor its price is a mere estimate."""
-        return self.measured and not self.price.estimated
+    def doubt(self) -> int:
+        """0: time measured and price listed; 1: time estimated; 2: price estimated; 3: both."""
+        return int(not self.measured) + 2 * int(self.price.estimated)
 
     @property
     def risk_words(self) -> str:

@@ -40,7 +40,7 @@ def all_of(found: RentAnswer) -> tuple[Rental, ...]:
 
 def test_offers_are_cheapest_first_and_none_beats_another() -> None:
     found = answer()
-    evident = [one for one in found.offers if one.evident]
+    evident = [one for one in found.offers if not one.doubt]
 
     assert [one.usd for one in found.offers] == sorted(one.usd for one in found.offers)
     assert not any(dominates(one.costs(), other.costs()) for one in evident for other in evident)
@@ -87,7 +87,7 @@ def test_cheaper_never_ranks_below_dearer_when_all_else_is_equal(drawn: list[Ren
     for place, one in enumerate(ranked):
         for other in ranked[:place]:
             assert other.usd <= one.usd
-    evident = [one for one in ranked if one.evident]
+    evident = [one for one in ranked if not one.doubt]
     assert not any(dominates(one.costs(), other.costs()) for one in evident for other in evident)
 
 
@@ -99,13 +99,14 @@ def test_the_recommended_offer_costs_little_more_than_the_cheapest_of_its_kind(d
 
     assert place is not None
     chosen = ranked[place]
-    equals = [one for one in ranked if (one.room > 0, one.evident) == (chosen.room > 0, chosen.evident)]
+    equals = [one for one in ranked if (one.room > 0, one.doubt) == (chosen.room > 0, chosen.doubt)]
     cheapest = min(equals, key=lambda one: one.usd)
     assert chosen.usd <= max(NEARLY * cheapest.usd, cheapest.usd + PETTY_USD)
     assert not any(one.usd < chosen.usd and one.risk <= chosen.risk for one in equals)
-    if any(one.room and one.evident for one in ranked):
-        assert chosen.room
-        assert chosen.evident
+    fitting = [one for one in ranked if one.room]
+    assert chosen.room or not fitting
+    for doubt in (0, 1):
+        assert chosen.doubt <= doubt or not any(one.doubt <= doubt for one in fitting)
 
 
 @pytest.mark.parametrize(("lora", "method"), [(12.5, "lora"), (12.51, "qlora")])

@@ -205,7 +205,7 @@ class BudgetBinds:
             return None
         mine, budget = case.choice, case.question.budget_usd
         inside = min(one.hours for one in case.found if one.within(case.question))
-        solid = (one for one in case.found if one.room and (one.evident or not mine.evident))
+        solid = (one for one in case.found if one.room and one.doubt <= mine.doubt)
         beyond = [one for one in solid if one.usd > budget and one.hours <= SOONER * inside]
         if not beyond:
             return None
@@ -238,7 +238,7 @@ class DeadlineBinds:
             for one in case.found
             if one.room >= min(mine.room, 1)
             and one.risk <= mine.risk
-            and (one.evident or not mine.evident)
+            and one.doubt <= mine.doubt
             and one.hours > deadline
             and one.usd < mine.usd
         ]
@@ -299,7 +299,7 @@ class QualityForLittle:
         if not isinstance(case, Renting):
             return None
         mine = case.choice
-        cheaper = [one for one in case.cheaper() if one.evident and one.risk > mine.risk]
+        cheaper = [one for one in case.cheaper() if one.doubt <= mine.doubt and one.risk > mine.risk]
         if not cheaper:
             return None
         one = min(cheaper, key=lambda other: other.usd)
@@ -324,14 +324,15 @@ class UncertainCheaper:
     scope: ClassVar[Scope] = "choice"
 
     def check(self, case: Case) -> Reason | None:
-        if not isinstance(case, Renting) or not case.choice.evident:
+        if not isinstance(case, Renting):
             return None
         mine = case.choice
-        passed = [one for one in case.cheaper() if not one.evident and one.risk <= mine.risk]
+        passed = [one for one in case.cheaper() if one.doubt > mine.doubt and one.risk <= mine.risk]
         if not passed:
             return None
         one = min(passed, key=lambda other: other.usd)
-        why = "its price is estimated" if one.measured else "nobody has published how fast it trains"
+        listed = mine.price.estimated or not one.price.estimated
+        why = "nobody has published how fast it trains" if listed else "its price is estimated"
         cost = f"{dollars(one.usd)} {_each(case)}".rstrip()
         text = f"{_named(one)} ({one.method}) may cost {cost}, {dollars(mine.usd - one.usd)} less, but {why}"
         return _reason(self.code, text, mine.usd - one.usd, "usd")
@@ -354,7 +355,7 @@ class LongRun:
         if not isinstance(case, Renting) or case.choice.hours <= WEEK or case.subject.cost is None:
             return None
         mine = case.choice
-        kept = [one for one in case.found if one.hours <= WEEK and one.room and (one.evident or not mine.evident)]
+        kept = [one for one in case.found if one.hours <= WEEK and one.room and one.doubt <= mine.doubt]
         one = min(kept, key=lambda other: other.usd, default=None)
         other = ""
         if one is not None:
