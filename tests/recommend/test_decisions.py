@@ -31,15 +31,6 @@ HELD = ("micro_batch_size", "grad_accumulation")
 ESTIMATE = remember(shared_estimator())
 
 
-def known(test: str) -> list[Any]:
-    """Every situation; those in which the plan is known to differ are expected to fail, and must."""
-    differs = pytest.mark.xfail(strict=True, reason="the plan is known to answer otherwise")
-    return [
-        pytest.param(name, marks=[differs] if test in one.get("differs", ()) else [])
-        for name, one in SITUATIONS.items()
-    ]
-
-
 def request(one: dict[str, Any]) -> Request:
     return Request(
         model=one["model"],
@@ -63,7 +54,7 @@ def chosen(made: Plan) -> Candidate | None:
     return None if index is None else made.candidates[index]
 
 
-@pytest.mark.parametrize("name", known("method"))
+@pytest.mark.parametrize("name", SITUATIONS)
 def test_method_and_verdict(name: str) -> None:
     one, found = SITUATIONS[name], chosen(plan_of(name))
 
@@ -76,7 +67,7 @@ def test_method_and_verdict(name: str) -> None:
     assert found.verdict == one.get("verdict", found.verdict)
 
 
-@pytest.mark.parametrize("name", known("rule"))
+@pytest.mark.parametrize("name", SITUATIONS)
 def test_binding_rule_speaks(name: str) -> None:
     codes = {reason.code for reason in plan_of(name).recommendation.reasons}
 
@@ -96,7 +87,7 @@ def test_key_settings(name: str) -> None:
     ]["expect"]
 
 
-@pytest.mark.parametrize("name", known("batch"))
+@pytest.mark.parametrize("name", SITUATIONS)
 def test_a_step_learns_from_as_many_sequences_as_recipes_do(name: str) -> None:
     """Whatever their division into micro-batches, accumulation and cards; more cards than sequences add to them."""
     one, made = SITUATIONS[name], plan_of(name)
