@@ -215,7 +215,8 @@ def test_the_command_says_what_corrected_it(store: Store, capsys: pytest.Capture
     store.add(record(scenario(), 8 * GIB))
     measured_here.cache_clear()
 
-    code = main(["--model", "llama-3.2-1b", "--gpu", "4090", "--method", "lora", "--format", "json"])
+    said = ["--micro-batch-size", "1", "--grad-accumulation", "1", "--gradient-checkpointing"]  # nothing to tune
+    code = main(["--model", "llama-3.2-1b", "--gpu", "4090", "--method", "lora", *said, "--format", "json"])
 
     answer = json.loads(capsys.readouterr().out)
     assert code == 0
