@@ -1,6 +1,10 @@
 """What TRL's trainers make of a file: the same sequences, tokens and labels as we count."""
 
 from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +31,19 @@ FILES: dict[str, tuple[Task, list[dict[str, Any]]]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def apart() -> Iterator[Executor]:
+    """A process of its own: a trainer settles Accelerate's state for good, and leaves much in memory."""
+    missing = [name for name in ("transformers", "trl", "datasets") if find_spec(name) is None]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}")
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        yield pool
+
+
 def tiny(folder: Path) -> tuple[Any, Any]:
-    transformers = pytest.importorskip("transformers")
+    import transformers  # noqa: PLC0415  (in its own process alone)
+
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_file=str(folder / "tokenizer.json"),
         bos_token="<s>",
@@ -44,7 +59,9 @@ def tiny(folder: Path) -> tuple[Any, Any]:
 
 def prepared(task: Task, path: Path, folder: Path, out: Path) -> list[dict[str, Any]]:
     """The rows that the trainer of a task would feed its model."""
-    trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
+    import datasets  # noqa: PLC0415  (in its own process alone)
+    import trl  # noqa: PLC0415
+
     model, tokenizer = tiny(folder)
     data = datasets.Dataset.from_json(str(path), cache_dir=str(out / "cache"))
     common: dict[str, Any] = {
@@ -78,11 +95,11 @@ def sequences(rows: list[dict[str, Any]]) -> list[tuple[int, int]]:
 @pytest.mark.torch
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", FILES)
-def test_trl_sees_the_tokens_that_we_count(name: str, folder: Path, tmp_path: Path) -> None:
+def test_trl_sees_the_tokens_that_we_count(name: str, folder: Path, tmp_path: Path, apart: Executor) -> None:
     task, rows = FILES[name]
     path = jsonl(tmp_path / "x.jsonl", rows)
 
-    theirs = sequences(prepared(task, path, folder, tmp_path))
+    theirs = sequences(apart.submit(prepared, task, path, folder, tmp_path).result())
     data = read(path, tokenizer=str(folder), task=task)
 
     assert data.lengths.counts == tuple(sorted(Counter(tokens for tokens, _ in theirs).items()))
