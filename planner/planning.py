@@ -11,11 +11,10 @@ from planner.recommend.confirm import confirm
 from planner.recommend.informed import informed
 from planner.recommend.names import understand
 from planner.recommend.remarks import remarks
-from planner.recommend.request import Request, Setting
+from planner.recommend.request import Request, Setting, on_dataset, request_of
 from planner.recommend.shared import shared_estimator
 from planner.result import Evidence, Plan
 from planner.spec import Job, Method, Scenario
-from planner.units import parse_bytes
 
 __all__ = ["Request", "estimate", "plan", "plan_for", "scenario"]
 
@@ -74,38 +73,21 @@ def plan_for(
 
     ``job``: what is trained for, and how much; ``dataset``: a file that says how much.
     """
-    methods = (method,) if isinstance(method, str) else tuple(dict.fromkeys(method or ()))
-    request = Request(
+    request = request_of(
         model=model,
         gpu=gpu,
         gpus=gpus,
         nodes=nodes,
-        methods=methods,
-        settings=settings,
+        method=method,
         stack=stack,
-        headroom_bytes=headroom if isinstance(headroom, int) else parse_bytes(headroom),
-        profiles_dir=None if profiles_dir is None else Path(profiles_dir),
+        headroom=headroom,
+        profiles_dir=profiles_dir,
         evidence=evidence,
         confirm=confirm,
-        job=job or Job(),
+        job=job,
+        settings=settings,
     )
     return plan(request if dataset is None else on_dataset(request, dataset, tokenizer))
-
-
-def on_dataset(request: Request, dataset: str | Path, tokenizer: str | None = None) -> Request:
-    """The request with its job's amounts read from a file; raise ``UsageError`` for a file without usable rows."""
-    from planner.datasets import read  # noqa: PLC0415  (a plan without a file needs no reader)
-
-    job = request.job
-    data = read(str(dataset), model=request.model, tokenizer=tokenizer, task=job.task)
-    found = data.job(
-        epochs=job.epochs,
-        packing=job.packing,
-        adapters=job.adapters,
-        new_vocabulary=job.new_vocabulary,
-        keep_skills=job.keep_skills,
-    )
-    return replace(request, job=found, dataset=data, tokenizer=tokenizer)
 
 
 def scenario(
@@ -120,16 +102,15 @@ def scenario(
     **settings: Setting,
 ) -> Scenario:
     """One complete scenario, its open settings filled from stack, model and defaults."""
-    directory = None if profiles_dir is None else Path(profiles_dir)
-    request = Request(
+    request = request_of(
         model=model,
         gpu=gpu,
         gpus=gpus,
         nodes=nodes,
-        methods=(method,),
-        settings=settings,
+        method=method,
         stack=stack,
-        profiles_dir=directory,
+        profiles_dir=profiles_dir,
+        settings=settings,
     )
     question, _ = understand(request)
     return scenario_of(question, method)

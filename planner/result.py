@@ -5,10 +5,10 @@ owners' separate peaks.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from planner.spec import MOMENTS, Cluster, Job, ModelSpec, Moment, Scenario
+from planner.spec import MOMENTS, NO_JOB, Cluster, Job, ModelSpec, Moment, Scenario
 from planner.spec.dataset import Dataset
 
 Phase = Literal["load", "forward", "loss", "backward", "optimizer_step"] | Moment
@@ -276,7 +276,7 @@ class Plan:
     recommendation: Recommendation
     named: tuple[str, ...] = ()
     """Methods that the user named; none when all were in question."""
-    job: Job = field(default_factory=Job)
+    job: Job = NO_JOB
     dataset: Dataset | None = None
     notes: tuple[str, ...] = ()
     """What the reader must know about names and data: what an alias resolved to, estimated figures, warnings."""

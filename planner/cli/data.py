@@ -1,5 +1,7 @@
 """Options that say what is trained for and on how much, and the ``Job`` that they describe."""
 
+from dataclasses import replace
+
 from planner.cli.options import Option, Values, integer, number
 from planner.errors import UnknownName, UsageError
 from planner.spec.dataset import Dataset
@@ -30,42 +32,29 @@ MOST_EPOCHS = 1000.0
 MOST_ADAPTERS = 1_000_000
 
 
-def job_from(values: Values, model: str | None) -> tuple[Job, Dataset | None, tuple[str, ...]]:
-    """The job that the options describe, the file that was read, and what there is to say about it.
+def job_from(values: Values, model: str | None) -> tuple[Job, Dataset | None]:
+    """The job that the options describe, and the file that was read.
 
     ``model``: as the user named it; its tokenizer counts the tokens where it is on this machine.
     """
     task = task_from(values.get("task"))
-    epochs = _epochs(values.get("epochs"))
-    adapters = _adapters(values.get("adapters"))
-    packing = bool(values.get("packing"))
-    new_vocabulary, keep_skills = bool(values.get("new_vocabulary")), bool(values.get("keep_skills"))
+    job = Job(
+        task=task or "sft",
+        epochs=_epochs(values.get("epochs")),
+        packing=bool(values.get("packing")),
+        adapters=_adapters(values.get("adapters")),
+        new_vocabulary=bool(values.get("new_vocabulary")),
+        keep_skills=bool(values.get("keep_skills")),
+    )
     data = dataset_from(values, model, task)
     if data is not None:
-        job = data.job(
-            epochs=epochs,
-            packing=packing,
-            adapters=adapters,
-            new_vocabulary=new_vocabulary,
-            keep_skills=keep_skills,
-        )
-        return job, data, data.notes
+        return data.job(job), data
     tokens, sequences = _count(values, "dataset_tokens"), _count(values, "dataset_sequences")
     if tokens is not None and sequences is not None and sequences > tokens:
         raise UsageError(
             f"--dataset-sequences {sequences:,} is more than --dataset-tokens {tokens:,}: one of them is off"
         )
-    job = Job(
-        task=task or "sft",
-        tokens=tokens,
-        sequences=sequences,
-        epochs=epochs,
-        packing=packing,
-        adapters=adapters,
-        new_vocabulary=new_vocabulary,
-        keep_skills=keep_skills,
-    )
-    return job, None, ()
+    return replace(job, tokens=tokens, sequences=sequences), None
 
 
 def task_from(text: str | None) -> Task | None:

@@ -10,7 +10,7 @@ from planner.errors import EXIT_FITS, UnknownName, UsageError
 from planner.planning import as_installed
 from planner.recommend.rules import RULES, Rule, documentation, find
 from planner.render.explained import items_document, items_sheet, rule_parts, stack_document, stack_sheet
-from planner.render.machine import to_json
+from planner.render.machine import times_document, to_json
 from planner.render.markdown import page_markdown
 from planner.render.terminal import page_lines
 from planner.result import Plan
@@ -99,10 +99,10 @@ def _planned(values: Values, topic: str) -> Plan:
 
 
 def _time(values: Values, format_name: str) -> None:
-    from planner.render.time_text import parts_document, parts_sheet  # noqa: PLC0415
+    from planner.render.time_text import parts_sheet  # noqa: PLC0415
 
     answer = _planned(values, "time")
-    show(format_name, lambda: [parts_sheet(answer)], lambda: parts_document(answer))
+    show(format_name, lambda: [parts_sheet(answer)], lambda: times_document(answer))
 
 
 def _recipe(values: Values, format_name: str) -> None:

@@ -23,7 +23,7 @@ def main(values: Values) -> int:
 def request_from(values: Values, *, command: str) -> Request:
     """The request with its job; a file of training data is read."""
     request = build_request(values, command=command)
-    job, data, _ = job_from(values, request.model)
+    job, data = job_from(values, request.model)
     return replace(request, job=job, dataset=data, tokenizer=values["tokenizer"], confirm=bool(values.get("confirm")))
 
 

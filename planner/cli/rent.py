@@ -34,7 +34,7 @@ def _question(values: Values) -> RentRequest:
             f"--model is missing: name a size such as 8b, or a name of `plan models`; for instance: {EXAMPLE}"
         )
     request = build_request({**values, "gpu": "any"}, command="plan rent")
-    job, data, _ = job_from(values, request.model)
+    job, data = job_from(values, request.model)
     budget, deadline = values.get("budget"), values.get("deadline")
     return RentRequest(
         request=replace(request, job=job, dataset=data, tokenizer=values.get("tokenizer")),

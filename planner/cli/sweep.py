@@ -115,8 +115,8 @@ def _ended(grid: Grid, found: Tally, stopped: bool, format_name: str, kept: str)
 def build_grid(values: Values) -> Grid:
     """The grid that the options describe; the tokenizer of a model counts a file's tokens where there is one model."""
     models = _required(values, "model", "models")
-    job, _, said = job_from(values, models[0] if len(models) == 1 and models[0].lower() != ALL else None)
-    for line in said:
+    job, data = job_from(values, models[0] if len(models) == 1 and models[0].lower() != ALL else None)
+    for line in () if data is None else data.notes:
         note(line)
     return grid_of(
         models=models,

@@ -30,7 +30,7 @@ def candidate(ask: Ask, method: Method, estimate: Estimator) -> Candidate:
 def weighed(scenario: Scenario, found: Estimate, job: Job) -> Candidate:
     """An estimated scenario, judged, timed and priced."""
     step = timed(scenario, found, load_of(scenario.train, job))
-    cost = run_cost(scenario, found, step, job) if step else None
+    cost = run_cost(scenario, found, step, job)
     return Candidate(scenario=scenario, estimate=found, verdict=judge(found, scenario.cluster), step=step, cost=cost)
 
 

@@ -15,7 +15,7 @@ from planner.recommend.order import preference, worth
 from planner.recommend.request import Ask
 from planner.recommend.rules import RULES, Case
 from planner.recommend.thresholds import thresholds
-from planner.recommend.tuning import BATCHES, GOALS, base, swept
+from planner.recommend.tuning import GOALS, first_tuned
 from planner.recommend.ways import Ways, ways
 from planner.result import Candidate, Reason, Recommendation, Way
 from planner.spec import Method
@@ -51,18 +51,14 @@ def recommend(
 def choose(candidates: tuple[Candidate, ...], order: tuple[Method, ...], ask: Ask, estimate: Estimator) -> Way | None:
     """The first method that fits, else the first that is tight, with its open settings set for speed.
 
-    With the sequences per step of the recipe; where nothing runs with them, with those asked for. Of methods that only
-    a trace knows, the candidates as asked.
+    Of methods that only a trace knows, the candidates as asked.
     """
-    methods = sorted((one.scenario.train.method for one in candidates), key=order.index)
-    for batch, goal, method in product(BATCHES, GOALS, methods):
-        start = base(ask, method, batch, goal, estimate)
-        if start is not None:
-            return swept(ask, start, method, goal, estimate)
-    for goal, one in product(GOALS, sorted(candidates, key=lambda one: order.index(one.scenario.train.method))):
-        if RANKS[one.verdict] >= RANKS[goal] and one.estimate.evidence != "closed-form":
-            return as_way(ask, ask.using(one.scenario.train.method, {}), one)
-    return None
+    ranked = sorted(candidates, key=lambda one: order.index(one.scenario.train.method))
+    found = first_tuned(ask, [one.scenario.train.method for one in ranked], estimate)
+    if found is not None:
+        return found
+    runs = (one for goal, one in product(GOALS, ranked) if RANKS[one.verdict] >= RANKS[goal])
+    return next((as_way(ask, ask.using(one.scenario.train.method, {}), one) for one in runs), None)
 
 
 def _with(candidates: tuple[Candidate, ...], chosen: Way) -> tuple[tuple[Candidate, ...], Way]:

@@ -12,7 +12,7 @@ from planner.recommend.claims import Claim, Facts, check_claims
 from planner.recommend.names import understand
 from planner.recommend.offers import more_cards, servable, sharded
 from planner.recommend.prose import Prose, describe
-from planner.recommend.request import Ask, Request, Setting
+from planner.recommend.request import Ask, Request, Setting, request_of
 from planner.result import Candidate, Memory, Way
 from planner.spec import METHODS, Cluster, Gpu, Method, ModelSpec
 from planner.throughput.ratios import Job, Range, ratio
@@ -77,9 +77,8 @@ def compare_for(
     **settings: Setting,
 ) -> Comparison:
     """``planner.compare(model="8b", gpu="4090")``: arguments are named like the command's options."""
-    directory = None if profiles_dir is None else Path(profiles_dir)
-    request = Request(
-        model=model, gpu=gpu, gpus=gpus, nodes=nodes, settings=settings, stack=stack, profiles_dir=directory
+    request = request_of(
+        model=model, gpu=gpu, gpus=gpus, nodes=nodes, settings=settings, stack=stack, profiles_dir=profiles_dir
     )
     return compare(request)
 

@@ -15,13 +15,12 @@ from planner.recommend.candidates import scenario as scenario_of
 from planner.recommend.changes import RANKS
 from planner.recommend.informed import informed
 from planner.recommend.names import understand
-from planner.recommend.request import DEFAULT_STACK, Ask, Request, Setting
+from planner.recommend.request import DEFAULT_STACK, Ask, Request, Setting, request_of
 from planner.recommend.shared import shared_estimator
 from planner.recommend.verdict import judge
 from planner.result import Verdict
 from planner.spec import Cluster, Method, ModelSpec, Scenario
 from planner.stacks.resolve import MAX_MICRO_BATCH
-from planner.units import parse_bytes
 
 SHORTEST = 256
 """Tokens of the first length; each further one is twice as long."""
@@ -231,15 +230,15 @@ def frontier_for(
     **settings: Setting,
 ) -> Frontier:
     """``planner.frontier(model="8b", gpu="4090")``: arguments are named like the command's options."""
-    request = Request(
+    request = request_of(
         model=model,
         gpu=gpu,
         gpus=gpus,
         nodes=nodes,
-        methods=(method,) if isinstance(method, str) else tuple(method or ()),
-        settings=settings,
+        method=method,
         stack=stack,
-        headroom_bytes=headroom if isinstance(headroom, int) else parse_bytes(headroom),
-        profiles_dir=None if profiles_dir is None else Path(profiles_dir),
+        headroom=headroom,
+        profiles_dir=profiles_dir,
+        settings=settings,
     )
     return frontier(request)

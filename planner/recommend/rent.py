@@ -22,16 +22,22 @@ from planner.recommend.nearest import MOST_GPUS, nearest
 from planner.recommend.order import preference, worth
 from planner.recommend.pareto import front
 from planner.recommend.rental import Needs, Rental, RentAnswer, RentRequest
-from planner.recommend.request import DEFAULT_STACK, Ask, Request, Setting, check_request
+from planner.recommend.request import (
+    DEFAULT_STACK,
+    Ask,
+    Setting,
+    check_request,
+    on_dataset,
+    request_of,
+)
 from planner.recommend.rules.gpu import CUDA_WHEELS_FROM
 from planner.recommend.rules.mon_offers import MONEY, Renting
 from planner.recommend.shared import shared_estimator
 from planner.recommend.tuning import tuned
 from planner.result import Candidate, Reason, Way
 from planner.spec import Cluster, Gpu, Job, Method, Price
-from planner.spec.dataset import Dataset
 from planner.stacks import newer_versions
-from planner.units import parse_bytes, parse_count
+from planner.units import parse_count
 
 PETTY_USD = 2.0
 """Dollars of a whole run that decide nothing against quality (ours): an hour of one large card."""
@@ -108,28 +114,25 @@ def rent_for(
     """``planner.rent(model="70b", dataset_tokens="50M")``: named like the command's options; numbers are US dollars and
     hours. ``job`` says more than tokens and epochs do.
     """
-    methods = (method,) if isinstance(method, str) else tuple(dict.fromkeys(method or ()))
     tokens = parse_count(dataset_tokens) if isinstance(dataset_tokens, str) else dataset_tokens
     if sum(said is not None for said in (job, tokens, dataset)) > 1:
         raise UsageError("job, dataset and dataset_tokens all say how much there is: give one of them")
-    data = None if dataset is None else _read(str(dataset), model)
     network = ASSUMED.network_bytes_per_s if download_gbps is None else download_gbps * 1e9 / 8
     if network <= 0:
         raise UsageError(f"download_gbps {show(download_gbps)} is not a positive number")
-    request = Request(
+    request = request_of(
         model=model,
         gpu="any",
-        methods=methods,
-        settings=settings,
+        method=method,
         stack=stack,
-        headroom_bytes=headroom if isinstance(headroom, int) else parse_bytes(headroom),
-        profiles_dir=None if profiles_dir is None else Path(profiles_dir),
-        job=job or (Job(tokens=tokens, epochs=epochs) if data is None else data.job(epochs=epochs)),
-        dataset=data,
+        headroom=headroom,
+        profiles_dir=profiles_dir,
+        job=job or Job(tokens=tokens, epochs=epochs),
+        settings=settings,
     )
     return rent(
         RentRequest(
-            request=request,
+            request=request if dataset is None else on_dataset(request, dataset),
             budget_usd=parse_usd(budget) if isinstance(budget, str) else budget,
             deadline_hours=parse_hours(deadline) if isinstance(deadline, str) else deadline,
             max_gpus=max_gpus,
@@ -138,12 +141,6 @@ def rent_for(
             assumed=replace(ASSUMED, network_bytes_per_s=network),
         )
     )
-
-
-def _read(path: str, model: str) -> Dataset:
-    from planner.datasets import read  # noqa: PLC0415  (who names no file needs no reader)
-
-    return read(path, model=model)
 
 
 # ---------------------------------------------------------------- the question

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
@@ -10,9 +10,9 @@ from typing import get_args
 from planner.errors import UsageError, show
 from planner.peft_config import adapter_text, method_of
 from planner.result import Evidence
-from planner.spec import METHODS, Cluster, Gpu, Job, Method, ModelSpec
+from planner.spec import METHODS, NO_JOB, Cluster, Gpu, Job, Method, ModelSpec
 from planner.spec.dataset import Dataset
-from planner.units import GIB, MIB
+from planner.units import GIB, MIB, parse_bytes
 
 Setting = str | int | float | bool | tuple[str, ...]
 
@@ -39,7 +39,7 @@ class Request:
     headroom_bytes: int = 0
     profiles_dir: Path | None = None
     evidence: Evidence = "closed-form"
-    job: Job = field(default_factory=Job)
+    job: Job = NO_JOB
     dataset: Dataset | None = None
     tokenizer: str | None = None
     confirm: bool = False
@@ -102,6 +102,50 @@ class Ask:
         """The same question with open ``settings`` filled in by the plan."""
         planned = self.planned | (settings.keys() - self.request.settings.keys())
         return replace(self.setting(settings), planned=planned)
+
+
+def request_of(
+    *,
+    model: str,
+    gpu: str,
+    gpus: int = 1,
+    nodes: int = 1,
+    method: Method | Sequence[Method] | None = None,
+    stack: str = DEFAULT_STACK,
+    headroom: int | str = 0,
+    profiles_dir: str | Path | None = None,
+    evidence: Evidence = "closed-form",
+    confirm: bool = False,
+    job: Job | None = None,
+    settings: Mapping[str, Setting],
+) -> Request:
+    """The request of a library function, whose arguments are named like the command's options.
+
+    >>> request_of(model="8b", gpu="4090", method="lora", headroom="1KiB", settings={}).headroom_bytes
+    1024
+    """
+    return Request(
+        model=model,
+        gpu=gpu,
+        gpus=gpus,
+        nodes=nodes,
+        methods=(method,) if isinstance(method, str) else tuple(dict.fromkeys(method or ())),
+        settings=settings,
+        stack=stack,
+        headroom_bytes=headroom if isinstance(headroom, int) else parse_bytes(headroom),
+        profiles_dir=None if profiles_dir is None else Path(profiles_dir),
+        evidence=evidence,
+        confirm=confirm,
+        job=job or NO_JOB,
+    )
+
+
+def on_dataset(request: Request, dataset: str | Path, tokenizer: str | None = None) -> Request:
+    """The request with its job's amounts read from a file; raise ``UsageError`` for a file without usable rows."""
+    from planner.datasets import read  # noqa: PLC0415  (a plan without a file needs no reader)
+
+    data = read(str(dataset), model=request.model, tokenizer=tokenizer, task=request.job.task)
+    return replace(request, job=data.job(request.job), dataset=data, tokenizer=tokenizer)
 
 
 def machines(world_size: int) -> tuple[int, int]:

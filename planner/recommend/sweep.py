@@ -20,7 +20,7 @@ from planner.recommend.informed import informed
 from planner.recommend.request import DEFAULT_STACK, Ask, Request, Setting, check_request
 from planner.recommend.shared import shared_estimator
 from planner.result import Candidate
-from planner.spec import METHODS, Cluster, Gpu, Job, Method
+from planner.spec import METHODS, NO_JOB, Cluster, Gpu, Job, Method
 from planner.stacks.resolve import checked
 from planner.stacks.rules import load_stack
 from planner.units import parse_bytes
@@ -29,9 +29,6 @@ T = TypeVar("T")
 
 ALL = "all"
 """In place of names: every model of the catalogue, every card, every method."""
-
-NO_JOB = Job()
-"""Nobody said what is trained on."""
 
 COUNTS = (1, 2, 4, 8)
 """Cards of one machine that ``all`` stands for, as clouds sell them."""

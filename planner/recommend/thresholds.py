@@ -161,7 +161,7 @@ def _longer(ask: Ask, now: int, chosen: Method, at: Callable[[int], Method | Non
     high = low + 1
     while high < most and at(high * LENGTH_STEP) == chosen:
         low, high = high, min(high * 2, most)
-    if high > most or (method := at(high * LENGTH_STEP)) == chosen:
+    if high > most or at(high * LENGTH_STEP) == chosen:
         return ()
     low, high = _between(low, high, lambda step: at(step * LENGTH_STEP) == chosen)
     method = at(high * LENGTH_STEP)

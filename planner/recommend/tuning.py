@@ -4,7 +4,8 @@ The user's own settings are never touched. Learning is not either: the sequences
 the recipe, whatever their division into micro-batches, accumulation and cards.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import product
 from typing import Literal
 
 from planner.errors import UnsupportedScenario
@@ -23,7 +24,6 @@ the one that needs least memory is taken."""
 
 MICRO_BATCHES = tuple(2**power for power in range(10))
 
-
 GOALS: tuple[Verdict, ...] = ("fits", "tight")
 
 Batch = Literal["recipe", "asked"]
@@ -32,20 +32,21 @@ BATCHES: tuple[Batch, ...] = ("recipe", "asked")
 
 
 def tuned(ask: Ask, method: Method, estimate: Estimator) -> Way | None:
-    """``method`` with open settings set for speed among those that fit, else among those that are tight.
+    """``method`` with open settings set for speed; ``None`` where nothing runs."""
+    return first_tuned(ask, (method,), estimate)
 
-    ``None`` where neither is found. Settings that only make it fit (smaller loss, paged states) are tried where it does
-    not fit without them.
+
+def first_tuned(ask: Ask, methods: Iterable[Method], estimate: Estimator) -> Way | None:
+    """The first of ``methods`` that fits, else the first that is tight, with open settings set for speed.
+
+    With the recipe's batch, else with the one asked for. Settings that only make a method fit (smaller loss, paged
+    states) are tried where it does not fit without them. ``None`` where nothing runs.
     """
-    tries = ((batch, goal) for batch in BATCHES for goal in GOALS)
-    found = ((goal, base(ask, method, batch, goal, estimate)) for batch, goal in tries)
-    return next((swept(ask, one, method, goal, estimate) for goal, one in found if one is not None), None)
-
-
-def base(ask: Ask, method: Method, batch: Batch, goal: Verdict, estimate: Estimator) -> Ask | None:
-    """The question with a batch, as it is or with the mildest open changes that reach ``goal``; ``None``: none do."""
-    found = (_reaching(start, method, goal, estimate) for start in starts(ask, method, batch))
-    return next((one for one in found if one is not None), None)
+    for batch, goal, method in product(BATCHES, GOALS, methods):
+        for start in starts(ask, method, batch):
+            if (base := _reaching(start, method, goal, estimate)) is not None:
+                return _swept(ask, base, method, goal, estimate)
+    return None
 
 
 def starts(ask: Ask, method: Method, batch: Batch) -> tuple[Ask, ...]:
@@ -61,7 +62,7 @@ def starts(ask: Ask, method: Method, batch: Batch) -> tuple[Ask, ...]:
     return tuple(asked.planning(one) for one in (divisions[0], *divisions[-1:] * several))
 
 
-def swept(ask: Ask, start: Ask, method: Method, goal: Verdict, estimate: Estimator) -> Way:
+def _swept(ask: Ask, start: Ask, method: Method, goal: Verdict, estimate: Estimator) -> Way:
     """``start`` with open settings set for speed, at no worse a verdict than ``goal``."""
     found = () if "peft_config" in ask.request.settings else tuple(points(start, method, goal, estimate))
     return way(ask, _fastest(found) if found else start, estimate)
@@ -69,7 +70,7 @@ def swept(ask: Ask, start: Ask, method: Method, goal: Verdict, estimate: Estimat
 
 def points(start: Ask, method: Method, goal: Verdict, estimate: Estimator) -> Iterator[tuple[Ask, Candidate]]:
     """Every combination worth comparing that reaches ``goal``: checkpointing, sharding, micro-batch."""
-    for settings in _divisions(start, method):
+    for settings in _divisions(start):
         last = INFINITE
         for batch in _batches(start, method):
             tried = _try(start, method, {**settings, **batch}, estimate)
@@ -109,10 +110,10 @@ def _try(base: Ask, method: Method, settings: Settings, estimate: Estimator) -> 
         return None
 
 
-def _divisions(start: Ask, method: Method) -> Iterator[Settings]:
+def _divisions(start: Ask) -> Iterator[Settings]:
     """Checkpointing on and off, and kinds of sharding, as far as they are open."""
     for checkpointing in _checkpointing(start):
-        for sharding in _sharding(start, method):
+        for sharding in _sharding(start):
             yield {**checkpointing, **sharding}
 
 
@@ -122,7 +123,7 @@ def _checkpointing(base: Ask) -> tuple[Settings, ...]:
     return {"gradient_checkpointing": True}, {"gradient_checkpointing": False}
 
 
-def _sharding(base: Ask, method: Method) -> tuple[Settings, ...]:
+def _sharding(base: Ask) -> tuple[Settings, ...]:
     """Whole copies where they fit are faster than shards; what has to be sharded, FSDP shards."""
     if "sharding" in base.request.settings or base.cluster.world_size == 1:
         return ({},)

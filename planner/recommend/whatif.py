@@ -12,14 +12,13 @@ from planner.recommend.changes import RANKS, as_way
 from planner.recommend.informed import informed
 from planner.recommend.names import understand
 from planner.recommend.order import preference
-from planner.recommend.request import DEFAULT_STACK, Ask, Request, Setting
+from planner.recommend.request import DEFAULT_STACK, Ask, Request, Setting, request_of
 from planner.recommend.rules import RULES, Case
 from planner.recommend.shared import shared_estimator
 from planner.recommend.single import Scalars, Single, singles
 from planner.recommend.tally import usd_per_hour
 from planner.result import Candidate, Reason, Way
 from planner.spec import Job, Method
-from planner.units import parse_bytes
 
 QUALITY = frozenset(
     {
@@ -233,16 +232,16 @@ def what_if_for(
     **settings: Setting,
 ) -> WhatIf:
     """``planner.what_if(model="8b", gpu="4090", method="lora")``: arguments are named like the command's options."""
-    request = Request(
+    request = request_of(
         model=model,
         gpu=gpu,
         gpus=gpus,
         nodes=nodes,
-        methods=(method,) if isinstance(method, str) else tuple(method or ()),
-        settings=settings,
+        method=method,
         stack=stack,
-        headroom_bytes=headroom if isinstance(headroom, int) else parse_bytes(headroom),
-        profiles_dir=None if profiles_dir is None else Path(profiles_dir),
-        job=job or Job(),
+        headroom=headroom,
+        profiles_dir=profiles_dir,
+        job=job,
+        settings=settings,
     )
     return what_if(request)

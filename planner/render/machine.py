@@ -31,7 +31,7 @@ from planner.render.document import (
     Value,
     WayDocument,
 )
-from planner.render.plan_text import requested
+from planner.render.plan_text import labels, requested
 from planner.render.recipe import document as recipe_document
 from planner.result import ALL_PHASES, Alternative, Basis, Candidate, Cost, Plan, Reason, StepTime, Way
 from planner.spec import METHODS, Cluster, Job, Origin, Sharding, TrainSpec
@@ -165,6 +165,17 @@ def step_document(step: StepTime | None) -> StepDocument | None:
         "parts": dict(step.parts),
         "bound": step.bound,
         "basis": {"basis": basis.kind, "n": basis.n, "sources": list(basis.sources), "group": basis.group},
+    }
+
+
+def times_document(plan: Plan) -> dict[str, object]:
+    """The step of every candidate, as ``plan explain time`` has it."""
+    return {
+        "schema": 1,
+        "candidates": [
+            {"candidate": label, "step": step_document(one.step)}
+            for label, one in zip(labels(plan), plan.candidates, strict=True)
+        ],
     }
 
 

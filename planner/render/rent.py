@@ -7,7 +7,7 @@ from planner.recommend.rental import Rental, RentAnswer
 from planner.render import words
 from planner.render.lines import EMPTY, INDENT, Line, Screen, fold, indented, narrowed, pairs, paragraph, table
 from planner.render.sheet import Cell, Column, Sheet, Tone, row
-from planner.render.time_text import hours
+from planner.render.time_text import brief
 from planner.units import format_count
 
 SHOWN = 10
@@ -139,7 +139,7 @@ def _pace(one: Rental) -> str:
     step = one.candidate.step
     if one.candidate.cost is None and step is not None:
         return f"{step.tokens_per_second:,.0f}"
-    return hours(one.hours)
+    return brief(one.hours)
 
 
 def _range(one: Rental) -> str:

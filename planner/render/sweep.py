@@ -16,7 +16,7 @@ from planner.render import words
 from planner.render.document import SCHEMA
 from planner.render.machine import candidate_document
 from planner.render.sheet import Cell, Column, Sheet, row
-from planner.render.time_text import hours, seconds
+from planner.render.time_text import brief
 from planner.result import Candidate
 
 KEY_BYTES = 8
@@ -202,9 +202,9 @@ def _row(found: Row, varied: Sequence[str], *, priced: bool) -> tuple[Cell, ...]
             words.verdict(one.verdict),
             words.gib(one.estimate.peak.required_bytes),
             words.usable(one.scenario.cluster),
-            "–" if step is None else seconds(step.seconds),
+            "–" if step is None else brief(step.seconds),
             "–" if step is None else f"{step.tokens_per_second:,.0f}",
-            *((hours(cost.hours), _usd(cost.usd)) if priced and cost else ("–", "–") if priced else ()),
+            *((brief(cost.hours), _usd(cost.usd)) if priced and cost else ("–", "–") if priced else ()),
         )
     )
 

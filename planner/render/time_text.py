@@ -3,7 +3,6 @@
 from planner.recommend.recipe import recipe
 from planner.render import recipe as recipe_text
 from planner.render import words
-from planner.render.machine import step_document
 from planner.render.plan_text import differing, labels
 from planner.render.sheet import Cell, Column, Sheet, row
 from planner.result import TIME_PARTS, Alternative, Candidate, Cost, Plan, StepTime
@@ -45,9 +44,9 @@ def times(plan: Plan) -> Sheet | None:
 
 
 def _pace(step: StepTime) -> tuple[Cell, ...]:
-    interval = f"{seconds(step.low)}–{seconds(step.high)}"
+    interval = f"{brief(step.low)}–{brief(step.high)}"
     return (
-        Cell(seconds(step.seconds)),
+        Cell(brief(step.seconds)),
         Cell(interval, "faint"),
         Cell(f"{step.tokens_per_second:,.0f}"),
         Cell(PACED[step.bound]),
@@ -57,7 +56,7 @@ def _pace(step: StepTime) -> tuple[Cell, ...]:
 def _run(cost: Cost | None) -> tuple[Cell, Cell]:
     if cost is None:
         return Cell("–"), Cell("–")
-    return Cell(f"{hours(cost.low_hours)}–{hours(cost.high_hours)}"), Cell(money(cost))
+    return Cell(f"{brief(cost.low_hours)}–{brief(cost.high_hours)}"), Cell(money(cost))
 
 
 def _basis(step: StepTime) -> tuple[str, ...]:
@@ -69,22 +68,13 @@ def _basis(step: StepTime) -> tuple[str, ...]:
     return (f"times: {what} ({basis.group})" if basis.group else f"times: {what}",)
 
 
-def seconds(value: float) -> str:
-    """Seconds with the digits that they deserve.
+def brief(value: float) -> str:
+    """Seconds, or hours, with the digits that they deserve.
 
-    >>> seconds(0.1234), seconds(3.21), seconds(123.4)
+    >>> brief(0.1234), brief(3.21), brief(123.4)
     ('0.12', '3.2', '123')
     """
     return f"{value:,.2f}" if value < 1 else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
-
-
-def hours(value: float) -> str:
-    """Hours with the digits that they deserve.
-
-    >>> hours(0.05), hours(3.21), hours(123.4)
-    ('0.05', '3.2', '123')
-    """
-    return seconds(value)
 
 
 def money(cost: Cost) -> str:
@@ -102,7 +92,7 @@ def parts_sheet(plan: Plan) -> Sheet:
     """Seconds of each part of a step by itself, the step that they make up, and its bounds, by candidate."""
     timed = [(label, one.step) for label, one in zip(labels(plan), plan.candidates, strict=True) if one.step]
     rows = [
-        row((PACED[part], *(Cell(seconds(step.parts[part]) if step.parts[part] else "–") for _, step in timed)))
+        row((PACED[part], *(Cell(brief(step.parts[part]) if step.parts[part] else "–") for _, step in timed)))
         for part in TIME_PARTS
         if any(step.parts[part] for _, step in timed)
     ]
@@ -122,17 +112,6 @@ NO_RATE = "no time is known: the card has no 16-bit rate in its profile"
 def _sourced(step: StepTime) -> tuple[str, ...]:
     sources = f": {', '.join(step.basis.sources)}" if step.basis.sources else ""
     return tuple(f"{text}{sources}" for text in _basis(step))
-
-
-def parts_document(plan: Plan) -> dict[str, object]:
-    """The same as JSON: the step of every candidate."""
-    return {
-        "schema": 1,
-        "candidates": [
-            {"candidate": label, "step": step_document(one.step)}
-            for label, one in zip(labels(plan), plan.candidates, strict=True)
-        ],
-    }
 
 
 def alternatives(plan: Plan) -> tuple[tuple[str, str, str], ...]:

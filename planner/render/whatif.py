@@ -7,7 +7,7 @@ from planner.render import words
 from planner.render.lines import EMPTY, INDENT, Line, Screen, indented, narrowed, pairs, paragraph, table
 from planner.render.machine import candidate_document, reason_document, way_document
 from planner.render.sheet import Cell, Column, Sheet, Tone, row
-from planner.render.time_text import seconds
+from planner.render.time_text import brief
 from planner.result import Candidate
 from planner.units import GIB
 
@@ -129,7 +129,7 @@ def _row(one: "Effect", digits: int) -> tuple[Cell, ...]:
 
 
 def _seconds(one: Candidate) -> str:
-    return "–" if one.step is None else seconds(one.step.seconds)
+    return "–" if one.step is None else brief(one.step.seconds)
 
 
 def _tokens(one: Candidate) -> str:

@@ -35,6 +35,7 @@ from planner.spec.hardware import (
     Share,
 )
 from planner.spec.job import (
+    NO_JOB,
     TASK_NAMES,
     TASKS,
     Job,
@@ -72,6 +73,7 @@ __all__ = [
     "MOMENTS",
     "MOMENTS_OF",
     "MOMENT_SETTINGS",
+    "NO_JOB",
     "OPTIMIZERS",
     "TASKS",
     "TASK_NAMES",

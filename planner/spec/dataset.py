@@ -1,9 +1,9 @@
 """What a file of training data holds: rows, tokens, lengths, and what truncation, padding and packing do to them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from planner.spec.job import Job, Lengths, Task
+from planner.spec.job import NO_JOB, Job, Lengths, Task
 from planner.spec.packing import packed_rows
 
 Format = Literal["jsonl", "json", "parquet", "csv", "tsv", "text"]
@@ -139,27 +139,15 @@ class Dataset:
         """A length for these sequences: see the function of this name."""
         return suggested_seq_len(self.lengths, limit)
 
-    def job(
-        self,
-        *,
-        epochs: float = 1.0,
-        packing: bool = False,
-        adapters: int = 1,
-        new_vocabulary: bool = False,
-        keep_skills: bool = False,
-    ) -> Job:
-        """A training run on this data."""
-        return Job(
+    def job(self, said: Job = NO_JOB) -> Job:
+        """A training run on this data: ``said``, with the task and the amounts of the file."""
+        return replace(
+            said,
             task=self.task,
             tokens=self.tokens,
             supervised_tokens=self.unique_tokens,
             sequences=self.lengths.sequences,
             lengths=self.lengths,
-            epochs=epochs,
-            packing=packing,
-            adapters=adapters,
-            new_vocabulary=new_vocabulary,
-            keep_skills=keep_skills,
         )
 
 

@@ -103,3 +103,7 @@ class Job:
     def learned_tokens(self) -> int | None:
         """Unique tokens that bear loss, as far as we know: what an adapter's capacity is held against."""
         return self.tokens if self.supervised_tokens is None else self.supervised_tokens
+
+
+NO_JOB = Job()
+"""Nobody said anything."""

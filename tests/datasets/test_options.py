@@ -15,25 +15,24 @@ from tests.datasets.writing import CHAT, COMPARED, jsonl
 
 
 def test_nothing_said_is_the_usual_job() -> None:
-    assert job_from({}, "8b") == (Job(), None, ())
+    assert job_from({}, "8b") == (Job(), None)
 
 
 def test_a_count_of_tokens_needs_no_file() -> None:
-    job, data, notes = job_from({"dataset_tokens": "50M", "epochs": "3", "task": "pretraining", "packing": True}, "8b")
+    job, data = job_from({"dataset_tokens": "50M", "epochs": "3", "task": "pretraining", "packing": True}, "8b")
 
     assert (job.tokens, job.epochs, job.task, job.packing) == (50_000_000, 3.0, "cpt", True)
-    assert (data, notes) == (None, ())
+    assert data is None
 
 
 def test_a_file_says_it_all(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "x.jsonl", [CHAT] * 3)
 
-    job, data, notes = job_from({"dataset": str(path), "epochs": "2", "adapters": "4", "new_vocabulary": True}, None)
+    job, data = job_from({"dataset": str(path), "epochs": "2", "adapters": "4", "new_vocabulary": True}, None)
 
     assert data is not None
     assert (job.tokens, job.lengths, job.sequences) == (data.tokens, data.lengths, 3)
     assert (job.epochs, job.adapters, job.new_vocabulary) == (2.0, 4, True)
-    assert notes == data.notes
 
 
 def test_the_shape_of_the_data_says_the_task_and_the_user_may_say_another(tmp_path: Path) -> None:

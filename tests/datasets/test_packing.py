@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.spec import Counting, Dataset, Lengths
+from planner.spec import Counting, Dataset, Job, Lengths
 from planner.spec.packing import PACKED_TOGETHER, best_fit_decreasing, packed_rows
 
 
@@ -127,7 +127,7 @@ def test_quantiles_stand_in_order(tokens: list[int], share: float) -> None:
 
 
 def test_a_job_carries_what_was_counted() -> None:
-    job = dataset([3, 5]).job(epochs=2.0, packing=True, adapters=3, keep_skills=True)
+    job = dataset([3, 5]).job(Job(epochs=2.0, packing=True, adapters=3, keep_skills=True))
 
     assert (job.task, job.tokens, job.sequences, job.epochs, job.packing) == ("sft", 8, 2, 2.0, True)
     assert (job.adapters, job.keep_skills, job.new_vocabulary, job.learned_tokens) == (3, True, False, 8)

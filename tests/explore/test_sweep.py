@@ -13,8 +13,8 @@ from planner.errors import UnknownName, UnsupportedScenario, UsageError
 from planner.hardware import list_classes, list_gpus
 from planner.planning import plan
 from planner.recommend.request import Request
-from planner.recommend.sweep import NO_JOB, Row, grid_of, rows, sweep_for
-from planner.spec import METHODS, Cluster, Job, Scenario
+from planner.recommend.sweep import Row, grid_of, rows, sweep_for
+from planner.spec import METHODS, NO_JOB, Cluster, Job, Scenario
 from planner.stacks.resolve import _settle_all, _Settled, resolve
 from planner.stacks.rules import load_stack
 
