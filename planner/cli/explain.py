@@ -113,7 +113,7 @@ def _recipe(values: Values, format_name: str) -> None:
     answer = _planned(values, "recipe")
     index = answer.recommendation.candidate
     chosen = answer.candidates if index is None else (answer.candidates[index],)
-    found = {one.method: recipe(answer.model, one.scenario.train, answer.job, answer.cluster) for one in chosen}
+    found = {one.method: recipe(one.scenario, answer.job) for one in chosen}
     show(
         format_name,
         lambda: [replace(sheet(one), title=f"{sheet(one).title}: {method}") for method, one in found.items()],

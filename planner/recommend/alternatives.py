@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from planner.estimators import Estimator
-from planner.recommend.changes import way
+from planner.recommend.changes import as_way
 from planner.recommend.pareto import INFINITE, Axes, axes, front
 from planner.recommend.quality import RISKS
 from planner.recommend.request import Ask
@@ -33,8 +33,8 @@ def _others(ask: Ask, chosen: Way, order: tuple[Method, ...], estimate: Estimato
             yield found
     tried = tuple(points(ask.using(mine, {}), mine, chosen.candidate.verdict, estimate))
     ends = front(tried, lambda pair: axes(pair[1]))
-    for asked, _ in sorted(ends, key=lambda pair: axes(pair[1]).required_bytes):
-        yield way(ask, asked, estimate)
+    for pair in sorted(ends, key=lambda pair: axes(pair[1]).required_bytes):
+        yield as_way(ask, *pair)
 
 
 def held_against(one: Way, chosen: Way) -> Alternative:

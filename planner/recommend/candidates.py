@@ -27,6 +27,14 @@ def candidate(ask: Ask, method: Method, estimate: Estimator) -> Candidate:
     return weighed(resolved, estimate(resolved), ask.job)
 
 
+def supported(ask: Ask, method: Method, estimate: Estimator) -> Candidate | None:
+    """The same; ``None`` where the method is not planned with these settings on this hardware."""
+    try:
+        return candidate(ask, method, estimate)
+    except UnsupportedScenario:
+        return None
+
+
 def weighed(scenario: Scenario, found: Estimate, job: Job) -> Candidate:
     """An estimated scenario, judged, timed and priced."""
     step = timed(scenario, found, load_of(scenario.train, job))

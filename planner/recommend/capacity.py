@@ -33,7 +33,7 @@ LARGE_CORPUS = 1_000_000_000
 
 
 def params_per_rank(model: ModelSpec, targets: tuple[str, ...] = (ALL_LINEAR,), *, fused_experts: bool = True) -> int:
-    """Trainable entries that one more unit of rank adds.
+    """Trainable entries that one more unit of rank adds; 0 where nobody knows the matrices.
 
     Shapes:    per adapted matrix A (r, d_in), B (d_out, r)
     Formula:   sum over adapted matrices of d_in + d_out
@@ -41,7 +41,7 @@ def params_per_rank(model: ModelSpec, targets: tuple[str, ...] = (ALL_LINEAR,), 
     Valid:     plain LoRA
     Excludes:  modules that are trained whole
     """
-    return adapters(model, targets, fused_experts=fused_experts).per_rank
+    return adapters(model, targets, fused_experts=fused_experts).per_rank if model.blocks and targets else 0
 
 
 def capacity(per_rank: int, rank: int) -> int:

@@ -6,7 +6,7 @@ from itertools import combinations
 
 from planner.errors import UnsupportedScenario
 from planner.estimators import Estimator
-from planner.recommend.candidates import candidate
+from planner.recommend.candidates import candidate, supported
 from planner.recommend.request import Ask, Setting, command
 from planner.result import Candidate, Verdict, Way
 from planner.spec import METHODS, Gpu
@@ -52,10 +52,7 @@ class Search:
     def attempt(self, settings: Settings) -> Candidate | None:
         """The candidate with ``settings`` laid over the user's own; ``None`` where that is unsupported."""
         method = self.start.scenario.train.method
-        try:
-            return candidate(self.ask.using(method, settings), method, self.estimate)
-        except UnsupportedScenario:
-            return None
+        return supported(self.ask.using(method, settings), method, self.estimate)
 
     def turns(self, settings: Settings) -> bool:
         """Whether the verdict gets better."""
@@ -81,8 +78,8 @@ def changes(ask: Ask, start: Candidate, estimate: Estimator) -> tuple[Way, ...]:
 def adapted(ask: Ask, start: Candidate, goal: Verdict, estimate: Estimator) -> Way | None:
     """``start`` with the mildest change that reaches ``goal``: fewest settings, then the smallest move in bytes."""
     method = start.scenario.train.method
-    reaching = [settings for settings, one in mild(ask, start, estimate) if RANKS[one.verdict] >= RANKS[goal]]
-    ways = [way(ask, ask.using(method, settings), estimate) for settings in reaching if settings]
+    reaching = ((tried, one) for tried, one in mild(ask, start, estimate) if RANKS[one.verdict] >= RANKS[goal])
+    ways = [as_way(ask, ask.using(method, tried), one) for tried, one in reaching if tried]
     return min(ways, key=lambda one: _order(start, one), default=None)
 
 

@@ -27,11 +27,7 @@ def with_tokens(ask: Ask, tokens: int) -> Ask:
 
 def per_rank(ask: Ask) -> int:
     """Adapter parameters of each unit of rank; 0 where nobody knows the matrices."""
-    if not ask.model.blocks:
-        return 0
     names = checked("lora_targets", ask.request.settings.get("lora_targets", (ALL_LINEAR,)))
-    if not names:
-        return 0
     fused = load_stack(ask.request.stack).behaviour.fused_experts
     return params_per_rank(ask.model, names, fused_experts=fused)  # type: ignore[arg-type]
 

@@ -64,7 +64,7 @@ def dollars(one: Candidate) -> float:
     if one.cost is not None:
         return INFINITE if one.cost.usd is None else one.cost.usd
     price = one.scenario.cluster.gpu.price
-    hourly = None if price is None else price.typical_usd or price.low_usd
+    hourly = None if price is None else price.usd
     if hourly is None:
         return INFINITE
     return hourly * one.scenario.cluster.world_size * seconds_per_sequence(one) / 3600

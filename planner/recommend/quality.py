@@ -24,6 +24,10 @@ RISKS = (
 """What a quality risk of 0, 1, 2, 3 means."""
 
 
+NOTABLE_RISK = 2
+"""From here on a loss is worth a warning."""
+
+
 def quality_risk(one: Candidate) -> int:
     """An index into ``RISKS``: what 4-bit weights lost on models of this size and age.
 

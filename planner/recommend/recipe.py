@@ -6,10 +6,9 @@ much. Nothing here is fitted.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from math import ceil
 
-from planner.cost import sequences_of
-from planner.recommend.batches import batch, global_batch, largest_batch
+from planner.cost import steps_of
+from planner.recommend.batches import batch
 from planner.recommend.capacity import (
     LARGEST_RANK,
     LEAST_RANK,
@@ -21,10 +20,8 @@ from planner.recommend.capacity import (
 )
 from planner.recommend.rates import learning_rate, model_aware_rate
 from planner.recommend.sourced import Advice
-from planner.spec import Cluster, Job, Method, ModelSpec, Task, TrainSpec
+from planner.spec import Job, Method, ModelSpec, Scenario, Task
 from planner.units import format_count
-
-__all__ = ["Advice", "Recipe", "alpha_for", "global_batch", "largest_batch", "recipe", "stabilised"]
 
 STABILISED_FROM = 64
 """Rank from which the scale is divided by the root of the rank: below it the two scales lie within a factor of two
@@ -69,34 +66,25 @@ class Recipe:
                 yield field.name, advice
 
 
-def recipe(model: ModelSpec, train: TrainSpec, job: Job, cluster: Cluster) -> Recipe:
+def recipe(scenario: Scenario, job: Job) -> Recipe:
     """A start for one planned run; alpha and scale are those of the rank that is planned."""
+    model, train = scenario.model, scenario.train
     low_rank = train.peft_type == "LORA"
-    steps = steps_of(train, job, cluster)
     return Recipe(
-        learning_rate=learning_rate(model, train.method, job, steps),
+        learning_rate=learning_rate(model, train.method, job, steps_of(scenario, job) or None),
         second_rate=model_aware_rate(model, train.method, job.task),
         global_batch=_batch(train.method, job.task),
         epochs=_epochs(job),
         warmup=_warmup(job.task),
         scheduler=_scheduler(job.task),
         weight_decay=_weight_decay(train.method, job.task),
-        rank=_rank(model, job, train) if low_rank else None,
+        rank=_rank(scenario, job) if low_rank else None,
         alpha=_alpha(train.lora_rank) if low_rank else None,
         rslora=_rslora(train.lora_rank) if low_rank else None,
         dropout=_dropout() if low_rank else None,
         targets=_targets() if low_rank else None,
         modules_to_save=_saved(model, job) if low_rank else None,
     )
-
-
-def steps_of(train: TrainSpec, job: Job, cluster: Cluster) -> int | None:
-    """Optimizer steps of the job, as ``planner.cost`` counts them; ``None`` where nobody said how much there is."""
-    rows = sequences_of(train, job)
-    if not rows:
-        return None
-    micro_steps = ceil(rows / (train.micro_batch_size * cluster.world_size))
-    return ceil(job.epochs * ceil(micro_steps / train.grad_accumulation))
 
 
 def stabilised(rank: int) -> bool:
@@ -129,8 +117,9 @@ def _batch(method: Method, task: Task) -> Advice:
     return Advice(known.value, known.source, f"{what} per optimizer step", known.low, known.high)
 
 
-def _rank(model: ModelSpec, job: Job, train: TrainSpec) -> Advice:
-    per_rank, tokens = params_per_rank(model, train.lora_targets), job.learned_tokens
+def _rank(scenario: Scenario, job: Job) -> Advice:
+    model, targets, stack = scenario.model, scenario.train.lora_targets, scenario.stack
+    per_rank, tokens = params_per_rank(model, targets, fused_experts=stack.fused_experts), job.learned_tokens
     value = rank_for(tokens, per_rank, job.task)
     if job.task == "rl":
         return Advice(value, "TRL docs, lora_without_regret.md", "an episode carries about 1 bit", 1, 32)

@@ -142,5 +142,5 @@ def next_larger(ask: Ask) -> Gpu | None:
 
 
 def _usd(gpu: Gpu) -> float:
-    known = (gpu.price.typical_usd, gpu.price.low_usd) if gpu.price else ()
-    return next((usd for usd in known if usd is not None), float("inf"))
+    usd = None if gpu.price is None else gpu.price.usd
+    return float("inf") if usd is None else usd

@@ -81,10 +81,7 @@ def price(candidate: Candidate) -> float | None:
 def usd_per_hour(candidate: Candidate) -> float | None:
     """The typical price of all cards together, else the low one; ``None`` where no price is known."""
     cluster = candidate.scenario.cluster
-    listed = cluster.gpu.price
-    if listed is None:
-        return None
-    usd = listed.low_usd if listed.typical_usd is None else listed.typical_usd
+    usd = None if cluster.gpu.price is None else cluster.gpu.price.usd
     return None if usd is None else round(usd * cluster.world_size, 4)
 
 

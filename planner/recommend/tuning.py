@@ -8,12 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 from typing import Literal
 
-from planner.errors import UnsupportedScenario
 from planner.estimators import Estimator
-from planner.recommend.candidates import candidate
-from planner.recommend.changes import RANKS, Settings, adapted, way
+from planner.recommend.batches import global_batch, largest_batch
+from planner.recommend.candidates import supported
+from planner.recommend.changes import RANKS, Settings, adapted, as_way, way
 from planner.recommend.pareto import INFINITE, seconds_per_sequence
-from planner.recommend.recipe import global_batch, largest_batch
 from planner.recommend.request import Ask
 from planner.result import Candidate, Verdict, Way
 from planner.spec import Method
@@ -65,7 +64,7 @@ def starts(ask: Ask, method: Method, batch: Batch) -> tuple[Ask, ...]:
 def _swept(ask: Ask, start: Ask, method: Method, goal: Verdict, estimate: Estimator) -> Way:
     """``start`` with open settings set for speed, at no worse a verdict than ``goal``."""
     found = () if "peft_config" in ask.request.settings else tuple(points(start, method, goal, estimate))
-    return way(ask, _fastest(found) if found else start, estimate)
+    return as_way(ask, *_fastest(found)) if found else way(ask, start, estimate)
 
 
 def points(start: Ask, method: Method, goal: Verdict, estimate: Estimator) -> Iterator[tuple[Ask, Candidate]]:
@@ -73,10 +72,11 @@ def points(start: Ask, method: Method, goal: Verdict, estimate: Estimator) -> It
     for settings in _divisions(start):
         last = INFINITE
         for batch in _batches(start, method):
-            tried = _try(start, method, {**settings, **batch}, estimate)
-            if tried is not None and RANKS[tried[1].verdict] >= RANKS[goal]:
-                yield tried
-                pace = seconds_per_sequence(tried[1])
+            asked = start.planning({**settings, **batch})
+            tried = supported(asked, method, estimate)
+            if tried is not None and RANKS[tried.verdict] >= RANKS[goal]:
+                yield asked, tried
+                pace = seconds_per_sequence(tried)
                 if not pace < last * (1 - INDISTINCT / 2):
                     break  # larger micro-batches no longer help
                 last = pace
@@ -85,9 +85,8 @@ def points(start: Ask, method: Method, goal: Verdict, estimate: Estimator) -> It
 
 
 def _reaching(asked: Ask, method: Method, goal: Verdict, estimate: Estimator) -> Ask | None:
-    try:
-        start = candidate(asked, method, estimate)
-    except UnsupportedScenario:
+    start = supported(asked, method, estimate)
+    if start is None:
         return None
     if RANKS[start.verdict] >= RANKS[goal]:
         return asked
@@ -95,19 +94,11 @@ def _reaching(asked: Ask, method: Method, goal: Verdict, estimate: Estimator) ->
     return None if found is None else asked.planning({n: v for n, v in found.settings.items() if n != "method"})
 
 
-def _fastest(found: tuple[tuple[Ask, Candidate], ...]) -> Ask:
+def _fastest(found: tuple[tuple[Ask, Candidate], ...]) -> tuple[Ask, Candidate]:
     """The least demanding of those that are about as fast as the fastest."""
     best = min(seconds_per_sequence(one) for _, one in found)
     close = [pair for pair in found if seconds_per_sequence(pair[1]) <= best * (1 + INDISTINCT)]
-    return min(close, key=lambda pair: pair[1].estimate.peak.required_bytes)[0]
-
-
-def _try(base: Ask, method: Method, settings: Settings, estimate: Estimator) -> tuple[Ask, Candidate] | None:
-    asked = base.planning(settings)
-    try:
-        return asked, candidate(asked, method, estimate)
-    except UnsupportedScenario:
-        return None
+    return min(close, key=lambda pair: pair[1].estimate.peak.required_bytes)
 
 
 def _divisions(start: Ask) -> Iterator[Settings]:

@@ -227,7 +227,7 @@ def _recipe(plan: Plan) -> dict[str, AdviceDocument] | None:
     index = plan.recommendation.candidate
     if index is None:
         return None
-    found = recipe(plan.model, plan.candidates[index].scenario.train, plan.job, plan.cluster)
+    found = recipe(plan.candidates[index].scenario, plan.job)
     return cast("dict[str, AdviceDocument]", recipe_document(found))
 
 

@@ -1,6 +1,7 @@
 """A recipe as a table and as a part of the document: what to set, in which range, on whose word."""
 
-from planner.recommend.recipe import Advice, Recipe
+from planner.recommend.recipe import Recipe
+from planner.recommend.sourced import Advice
 from planner.render.sheet import Column, Sheet, row
 
 NAMES = {

@@ -138,6 +138,6 @@ def start(plan: Plan) -> str:
     index = plan.recommendation.candidate
     if index is None:
         return ""
-    found = recipe(plan.model, plan.candidates[index].scenario.train, plan.job, plan.cluster)
+    found = recipe(plan.candidates[index].scenario, plan.job)
     shown = ((recipe_text.NAMES[name], recipe_text.value(advice)) for name, advice in found.items() if name in STARTS)
     return ", ".join(f"{name} {value}" for name, value in shown)

@@ -17,6 +17,11 @@ class Price:
     basis: str = ""
     """How ``typical_usd`` was chosen among the offers."""
 
+    @property
+    def usd(self) -> float | None:
+        """The typical price, else the low one."""
+        return self.low_usd if self.typical_usd is None else self.typical_usd
+
 
 FIGURES: Mapping[str, str] = MappingProxyType(
     {

@@ -5,13 +5,15 @@ from typing import Any, get_args
 
 import pytest
 
+import planner
 from planner import cost
 from planner.catalog import load_model
-from planner.planning import scenario
+from planner.recommend.batches import global_batch, largest_batch
 from planner.recommend.rates import SHORT_RUN, TABLE, learning_rate, model_aware_rate
-from planner.recommend.recipe import Recipe, alpha_for, global_batch, largest_batch, recipe, stabilised, steps_of
+from planner.recommend.recipe import Recipe, alpha_for, recipe, stabilised
 from planner.render.recipe import NAMES, document, sheet
-from planner.spec import METHODS, Cluster, Job, Method, Task, TrainSpec
+from planner.spec import METHODS, Cluster, Job, Method, Scenario, Task, TrainSpec
+from planner.stacks import load_stack
 from tests.recommend.fakes import card, llama
 
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -27,7 +29,11 @@ def rate(model: Any = EIGHT, method: Method = "lora", steps: int | None = None, 
 
 
 def made(method: Method = "lora", job: Job | None = None, model: Any = None, **train: Any) -> Recipe:
-    return recipe(model or EIGHT, TrainSpec(method=method, **train), job or Job(), ONE)
+    return recipe(planned(TrainSpec(method=method, **train), model or EIGHT), job or Job())
+
+
+def planned(train: TrainSpec, model: Any = EIGHT, cluster: Cluster = ONE) -> Scenario:
+    return Scenario(model=model, train=train, cluster=cluster, stack=load_stack("trl").behaviour)
 
 
 # ---------------------------------------------------------------- rates
@@ -105,19 +111,28 @@ def test_adapters_take_smaller_batches(task: Task) -> None:
 def test_steps_are_sequences_over_those_of_a_step() -> None:
     train = TrainSpec(method="lora", micro_batch_size=2, grad_accumulation=4, seq_len=1000)
 
-    assert steps_of(train, Job(sequences=1600, epochs=3), ONE) == 600
-    assert steps_of(train, Job(sequences=1600, epochs=3), replace(ONE, gpus=2)) == 300
-    assert steps_of(train, Job(tokens=80_000), ONE) == 10
-    assert steps_of(train, Job(tokens=80_000, sequences=1600, packing=True), ONE) == 10
-    assert steps_of(train, Job(sequences=3), ONE) == 1
-    assert steps_of(train, Job(), ONE) is None
+    one, two = planned(train), planned(train, cluster=replace(ONE, gpus=2))
+
+    assert cost.steps_of(one, Job(sequences=1600, epochs=3)) == 600
+    assert cost.steps_of(two, Job(sequences=1600, epochs=3)) == 300
+    assert cost.steps_of(one, Job(tokens=80_000)) == 10
+    assert cost.steps_of(one, Job(tokens=80_000, sequences=1600, packing=True)) == 10
+    assert cost.steps_of(one, Job(sequences=3)) == 1
+    assert cost.steps_of(one, Job()) == 0
 
 
-@pytest.mark.parametrize("job", [Job(sequences=1601, epochs=2.5), Job(tokens=10**6), Job(tokens=9999, packing=True)])
-def test_steps_are_those_of_the_cost(job: Job) -> None:
-    made = scenario(model="llama-3.1-8b", gpu="rtx4090", method="lora", micro_batch_size=3, grad_accumulation=4)
+def test_the_rank_is_that_of_the_plan_where_experts_stand_apart() -> None:
+    """Under transformers 4 each expert has adapters of its own: a unit of rank holds more, or less, than when fused."""
+    job = Job(tokens=500_000_000)
+    plan = planner.plan(model="mixtral-8x7b", gpu="h200", gpus=2, method="lora", stack="trl,transformers=4.57", job=job)
+    index = plan.recommendation.candidate
+    assert index is not None
+    chosen = plan.candidates[index].scenario
 
-    assert steps_of(made.train, job, made.cluster) == cost.steps_of(made, job)
+    advice = recipe(chosen, job).rank
+
+    assert advice is not None
+    assert advice.value == chosen.train.lora_rank
 
 
 # ---------------------------------------------------------------- adapters

@@ -72,7 +72,7 @@ class Case:
     def per_rank_of_targets(self) -> int:
         """As ``per_rank``, of the adapters that would be trained, whatever the subject trains."""
         model, fused = self.scenario.model, self.scenario.stack.fused_experts
-        return params_per_rank(model, self.train.lora_targets, fused_experts=fused) if model.blocks else 0
+        return params_per_rank(model, self.train.lora_targets, fused_experts=fused)
 
     @property
     def required(self) -> int:

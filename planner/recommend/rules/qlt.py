@@ -6,7 +6,7 @@ from planner.errors import PlannerError
 from planner.recommend.batches import largest_batch
 from planner.recommend.candidates import candidate
 from planner.recommend.capacity import LARGEST_RANK, TOKENS_PER_PARAM, full_from
-from planner.recommend.quality import NEWER_VOCABULARY, ROBUST_MODEL, SMALL_MODEL, TINY_MODEL
+from planner.recommend.quality import NEWER_VOCABULARY, NOTABLE_RISK, SMALL_MODEL, quality_risk
 from planner.recommend.request import Setting
 from planner.recommend.rules.base import Case, Scope, percent
 from planner.result import Candidate, Reason
@@ -169,11 +169,12 @@ class FourBitPenalty:
     scope: ClassVar[Scope] = "choice"
 
     def check(self, case: Case) -> Reason | None:
+        risk = quality_risk(case.subject)
+        if risk < NOTABLE_RISK:
+            return None
         total = case.subject.estimate.parameters.total
         newer = case.scenario.model.vocab_size >= NEWER_VOCABULARY
-        if not case.train.quantized or total >= ROBUST_MODEL or not (newer or total <= TINY_MODEL):
-            return None
-        seen = "8 to 11 %" if total <= TINY_MODEL else "about 5 %"
+        seen = "about 5 %" if risk == NOTABLE_RISK else "8 to 11 %"
         text = (
             f"4-bit weights cost a model of {format_count(total)} parameters{' of this generation' if newer else ''} "
             f"{seen} of validation loss where it was measured"
