@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator
 
 from planner.render import plan_text, time_text
-from planner.render.dataset import dataset_line
 from planner.render.sheet import Cell, Sheet, printable
 from planner.result import Plan
 
@@ -73,8 +72,8 @@ def _sections(plan: Plan) -> Iterator[str]:
     model, hardware, software = (escape(text) for text in plan_text.subject(plan))
     yield f"# {model} on {hardware}"
     yield f"{software}; {plan_text.evidence(plan)}"
-    if plan.dataset is not None:
-        yield f"On {escape(dataset_line(plan.dataset))}"
+    if about := plan_text.data(plan):
+        yield f"On {escape(about)}"
     verdicts = plan_text.verdicts(plan)
     yield f"## {escape(plan_text.headline(plan).text)}"
     yield table(verdicts)

@@ -59,6 +59,15 @@ def subject(plan: Plan) -> tuple[str, str, str]:
     )
 
 
+def data(plan: Plan) -> str:
+    """The file of training data in one line; empty where there is none."""
+    if plan.dataset is None:
+        return ""
+    from planner.render.dataset import dataset_line  # noqa: PLC0415  (most plans have no file)
+
+    return dataset_line(plan.dataset)
+
+
 def software(plan: Plan) -> str:
     """The stack with its versions, its namesake first."""
     stack = plan.candidates[0].scenario.stack

@@ -5,7 +5,6 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from planner.render import bars, plan_text, time_text
-from planner.render.dataset import dataset_line
 from planner.render.lines import (
     EMPTY,
     GAP,
@@ -78,7 +77,8 @@ def _head(plan: Plan, screen: Screen) -> list[Line]:
     model, hardware, software = plan_text.subject(plan)
     first: Line = (Cell(model, "strong"), Cell(" on "), Cell(hardware, "strong"))
     second = f"{software}; {plan_text.evidence(plan)}"
-    data = paragraph(f"on {dataset_line(plan.dataset)}", screen.width) if plan.dataset else []
+    about = plan_text.data(plan)
+    data = paragraph(f"on {about}", screen.width) if about else []
     if length(first) + GAP + size(second) <= screen.width:
         return [(*first, Cell(" " * GAP), Cell(second, "faint")), *data]
     fits = length(first) <= screen.width
