@@ -10,7 +10,6 @@ from pathlib import Path
 
 from planner.hardware import write_index
 from planner.throughput.rates import FILE as RATES
-from planner.throughput.rates import constants
 from planner.throughput.record import FILE as RECORD
 from planner.validation.time_fit import fit, held_out
 from planner.validation.time_record import profile_texts, rates_text, record_text, records_of
@@ -38,7 +37,6 @@ def main(arguments: list[str]) -> int:
             path.write_text(found[path], encoding="utf-8")
     if stale and "--check" not in arguments:
         write_index()
-        constants.cache_clear()
         return 0
     return int(bool(stale))
 

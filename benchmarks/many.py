@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from time import perf_counter
 
-from benchmarks.throughput import LOOP_STEPS, reference_loop
+from benchmarks.throughput import LOOP_STEPS, reference_loop, seconds_of
 from planner.hardware import list_classes, list_gpus
 from planner.recommend.sweep import COUNTS, Grid, grid_of, rows
 from planner.render.sweep import KeyMaker, json_line
@@ -65,7 +65,7 @@ def measure(every: int = 1) -> Many:
         characters += len(json_line(row, key(row.asked)))
         without_time += row.candidate is None or row.candidate.step is None
     seconds = perf_counter() - start
-    loop = min(_loop() for _ in range(3))
+    loop = min(seconds_of(reference_loop) for _ in range(3))
     return Many(
         models=len(grid.models),
         profiles=len(grid.gpus),
@@ -76,12 +76,6 @@ def measure(every: int = 1) -> Many:
         share=len(grid) / len(whole),
         loop_steps=seconds / len(grid) / (loop / LOOP_STEPS),
     )
-
-
-def _loop() -> float:
-    start = perf_counter()
-    reference_loop()
-    return perf_counter() - start
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -50,12 +50,12 @@ def bases() -> list[planner.Scenario]:
 def measure(rounds: int = 5) -> Throughput:
     """The grid, ``rounds`` times; the best round counts, since everything else a machine does only slows it."""
     starts = bases()
-    cold = _seconds(lambda: [planner.estimate(start) for start in starts]) / len(starts)
+    cold = seconds_of(lambda: [planner.estimate(start) for start in starts]) / len(starts)
     grid = [_variant(start, b, s) for start in starts for b, s in product(BATCHES, LENGTHS)]
     count = len(grid)
-    made = min(_seconds(lambda: _walk(starts)) for _ in range(rounds))
-    asked = min(_seconds(lambda: [planner.estimate(one) for one in grid]) for _ in range(rounds))
-    loop = min(_seconds(reference_loop) for _ in range(max(rounds, 3)))
+    made = min(seconds_of(lambda: _walk(starts)) for _ in range(rounds))
+    asked = min(seconds_of(lambda: [planner.estimate(one) for one in grid]) for _ in range(rounds))
+    loop = min(seconds_of(reference_loop) for _ in range(max(rounds, 3)))
     return Throughput(
         estimates=count,
         with_scenario_per_second=count / made,
@@ -86,7 +86,8 @@ def reference_loop() -> int:
     return total
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def seconds_of(work: Callable[[], object]) -> float:
+    """How long a function takes."""
     start = perf_counter()
     work()
     return perf_counter() - start

@@ -43,7 +43,7 @@ class Run:
     ``layers``: only the first so many were run. ``lengths``: of its steps, where they differed. ``allocator``: the text
     of PYTORCH_ALLOC_CONF. ``held_bytes``: memory of the device, or the cap that stood in for a smaller one; for a run
     that failed less what others may have held, ``None`` where that is not known. ``seconds``: of a step after the
-    first. ``id`` is that of its record.
+    first, where all are of one length. ``id`` is that of its record.
     """
 
     id: str

@@ -64,7 +64,7 @@ def _run(record: "Record", closed_form: Callable[[Scenario], Estimate]) -> Run |
         held_bytes=_held(record),
         lengths=record.lengths,
         allocator=record.environment.allocator,
-        seconds=None if ended else record.steady_seconds,
+        seconds=None if ended or record.lengths else record.steady_seconds,
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from planner.closed_form.loss import head_bytes
-from planner.closed_form.profile import key_of, loss_tape_of, recipe_of
+from planner.closed_form.profile import key_of, loss_tape_of
 from planner.closed_form.step import Step, prepare
 from planner.formulas.blocks import block_tape
 from planner.formulas.head import hidden_tape
@@ -118,12 +118,11 @@ def _tape(step: Step, block: Block) -> Tape:
 
 
 def _ending(step: Step) -> Iterator[Item]:
-    scenario = step.scenario
+    scenario, recipe = step.scenario, step.profile.recipe
     if scenario.train.loss == "full":
-        full = loss_tape_of(scenario.model, key_of(scenario), scenario.stack)
+        full = loss_tape_of(scenario.model, key_of(scenario), scenario.stack, recipe)
         yield from _tape_items(step, "head and loss", full.tape, 1, source=True)
         return
-    recipe = recipe_of(scenario.model, key_of(scenario), scenario.stack)
     yield from _tape_items(step, "final norm", hidden_tape(scenario.model, recipe), 1, source=True)
     name = f"{scenario.train.loss} head: hidden state and statistics"
     head = head_bytes(step)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from planner.closed_form.loss import head_bytes
-from planner.closed_form.profile import key_of, loss_tape_of
+from planner.closed_form.profile import key_of, loss_tape_of, profile_of
 from planner.closed_form.step import Step, prepare
 from planner.formulas.adapters import adapter_sites
 from planner.formulas.moments import (
@@ -100,7 +100,8 @@ def gathered_element(scenario: Scenario) -> int:
     """Bytes of one logit that a loop gathers: trainers make 16-bit outputs of autocast fp32."""
     if scenario.stack.name != "plain" and scenario.train.autocast != "none":
         return 4
-    return loss_tape_of(scenario.model, key_of(scenario), scenario.stack).logits.e
+    recipe = profile_of(scenario).recipe
+    return loss_tape_of(scenario.model, key_of(scenario), scenario.stack, recipe).logits.e
 
 
 def _layers(only: Step, before: Memory) -> Memory:

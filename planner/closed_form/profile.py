@@ -203,7 +203,7 @@ def _profile(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Profile:
         _layer(block, block_tape(block, model.hidden_size, recipe), key.checkpointing, stack) for block in model.blocks
     )
     hidden = hidden_tape(model, recipe)
-    full, logits = loss_tape_of(model, key, stack)
+    full, logits = loss_tape_of(model, key, stack, recipe)
     held = (logits,)
     tied = model.tie_word_embeddings and key.method == "full"
     return Profile(
@@ -225,11 +225,17 @@ def _profile(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Profile:
     )
 
 
-def loss_tape_of(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> LossTape:
-    """The tape of final norm, head and full loss under a profile's settings."""
-    recipe = recipe_of(model, key, stack)
-    trained, shifted = _head_trained(model, key), stack.logits_shift_copy and key.several
-    return loss_tape(model, recipe, _head_bytes(key, stack), trained, stack.logits_upcast, shifted)
+def loss_tape_of(
+    model: ModelSpec, key: ProfileKey, stack: Behaviour, recipe: Recipe, *, fused: bool = False
+) -> LossTape:
+    """The tape of final norm, head and full loss under a profile's settings, by its recipe.
+
+    ``fused``: by a kernel that takes head and loss in one and shifts labels in place of logits.
+    """
+    shifted = stack.logits_shift_copy and key.several and not fused
+    if fused:
+        recipe = recipe._replace(fused=recipe.fused | {"loss"})
+    return loss_tape(model, recipe, _head_bytes(key, stack), _head_trained(model, key), stack.logits_upcast, shifted)
 
 
 def _head_trained(model: ModelSpec, key: ProfileKey) -> bool:

@@ -5,6 +5,9 @@ from planner.formulas.operations import Recorder
 from planner.formulas.tape import ZERO, Op, Size, Tensor
 from planner.spec import Attention, Norm
 
+FLASH = "flash attention"
+"""The operation of a fused kernel, which keeps its scores on the chip."""
+
 
 def attention(r: Recorder, spec: Attention, x: Tensor) -> Tensor:
     """Self-attention from the normalised input to the output projection."""
@@ -119,7 +122,7 @@ def _flash(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tens
     scratch = 4 * width + 4 * heads + (2 * e * width if shared else 0)
     made = r.tape.add(
         Op(
-            "flash attention",
+            FLASH,
             (query, key, value),
             out,
             saved=(query, key, value, out, lse),

@@ -5,6 +5,12 @@ from planner.formulas.operations import Recorder
 from planner.formulas.tape import Op, Size, Tensor
 from planner.spec import Experts, Table
 
+OTHERS = "other experts"
+"""The operation that stands for all experts of a loop but the last, whose own operations follow it."""
+
+JOINED = "index_add"
+"""The operation that ends them."""
+
 
 def experts(r: Recorder, spec: Experts, x: Tensor) -> Tensor:
     """Router, ``top_k`` expert rows per token through grouped matrix products, weighted sum, shared experts."""
@@ -89,10 +95,10 @@ def _expert_loop(r: Recorder, spec: Experts, x: Tensor, weights: Tensor) -> Tens
     bundle = [_multiplied(tensor, others) for op in recorded for tensor in op.saved if tensor.root is not x.root]
     weight_grad = others * sum(op.weight_grad for op in recorded)
     total = r.tensor("experts output", r.width(x), x.e)
-    r.tape.add(Op("other experts", (x,), total, saved=tuple(bundle), reloads=True, weight_grad=weight_grad))
+    r.tape.add(Op(OTHERS, (x,), total, saved=tuple(bundle), reloads=True, weight_grad=weight_grad))
     r.tape.ops.extend(recorded)
     joined = Tensor(total.name, total.size, total.shape, total.e, grad=True, storage=total)
-    return r.tape.add(Op("index_add", (total, last), joined, passes=(total,)))
+    return r.tape.add(Op(JOINED, (total, last), joined, passes=(total,)))
 
 
 def _multiplied(tensor: Tensor, times: int) -> Tensor:

@@ -3,10 +3,11 @@
 Everything here is cached by model, because a plan asks thousands of times for the same few counts.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 from planner.formulas.adapters import Adapters, Site, adapters, block_parts, expert_sites
-from planner.spec import Block, ModelSpec
+from planner.spec import Block, Experts, ModelSpec
 
 __all__ = [
     "Adapters",
@@ -74,8 +75,14 @@ def expert_params(model: ModelSpec) -> int:
     Valid:     every architecture of the catalogue; 0 for dense models
     Excludes:  routers and shared experts, which act on every token
     """
-    blocks = zip(model.blocks, model.block_counts, strict=True)
-    return sum(count * sum(t.params for t in b.experts.tables) for b, count in blocks if b.experts)
+    return sum(entries for _, entries in _routed(model))
+
+
+def _routed(model: ModelSpec) -> Iterator[tuple[Experts, int]]:
+    """The experts of each kind of layer, with their entries in all layers of that kind."""
+    for block, count in zip(model.blocks, model.block_counts, strict=True):
+        if block.experts:
+            yield block.experts, count * sum(table.params for table in block.experts.tables)
 
 
 @lru_cache(maxsize=1024)
@@ -88,12 +95,7 @@ def active_params(model: ModelSpec) -> int:
     Valid:     every architecture of the catalogue; all parameters for dense models
     Excludes:  nothing: embeddings and head are counted, some model cards leave them out
     """
-    blocks = zip(model.blocks, model.block_counts, strict=True)
-    acting = sum(
-        count * sum(table.params for table in block.experts.tables) * block.experts.top_k // block.experts.num_experts
-        for block, count in blocks
-        if block.experts
-    )
+    acting = sum(entries * experts.top_k // experts.num_experts for experts, entries in _routed(model))
     return model_params(model) - expert_params(model) + acting
 
 
@@ -107,12 +109,8 @@ def computed_in_vain(model: ModelSpec) -> int:
     Valid:     every architecture of the catalogue; 0 for all but Llama 4
     Excludes:  padding of grouped products
     """
-    idle = 0
-    for block, count in zip(model.blocks, model.block_counts, strict=True):
-        if block.experts and block.experts.computes_all:
-            routed = sum(table.params for table in block.experts.tables)
-            idle += count * (routed - routed * block.experts.top_k // block.experts.num_experts)
-    return idle
+    working = ((experts, entries) for experts, entries in _routed(model) if experts.computes_all)
+    return sum(entries - entries * experts.top_k // experts.num_experts for experts, entries in working)
 
 
 @lru_cache(maxsize=1024)

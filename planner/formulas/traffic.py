@@ -7,12 +7,13 @@ operations do so little arithmetic that their time is the bytes they read and wr
 from collections import Counter
 from typing import NamedTuple
 
+from planner.formulas.attention import FLASH
+from planner.formulas.experts import JOINED, OTHERS
 from planner.formulas.tape import ZERO, Op, Size, Tape, Tensor, total
 
 FREE = frozenset({"view", "slice"})
 """Operations without a kernel in forward: the same memory under another shape."""
 
-ATTENTION = "flash attention"
 ATTENTION_BACKWARD_KERNELS = 3
 """Row sums, the gradients, and the conversion of dq. Dao-AILab/flash-attention csrc/flash_attn/src,
 flash_bwd_launch_template.h, run_flash_bwd."""
@@ -20,9 +21,6 @@ flash_bwd_launch_template.h, run_flash_bwd."""
 DEQUANT_KERNELS = 1
 """Of a 4-bit matrix; double quantisation adds a small one for its scales. bitsandbytes 0.50 functional.py,
 dequantize_4bit."""
-
-OTHERS = "other experts"
-JOINED = "index_add"
 
 
 class Moved(NamedTuple):
@@ -75,7 +73,7 @@ def _one(op: Op) -> Moved:
     if op.reloads:
         return _product(op)
     gradients = [tensor for tensor in op.inputs if tensor.grad and tensor not in op.passes]
-    if op.name == ATTENTION:
+    if op.name == FLASH:
         return Moved(ZERO, ZERO, 1, ATTENTION_BACKWARD_KERNELS if gradients else 0)
     made = [tensor for tensor in op.saved if not tensor.grad]
     forward = total(tensor.size for tensor in (*op.inputs, op.output, *made))

@@ -4,14 +4,12 @@ from planner.errors import UnsupportedScenario
 from planner.estimators import Estimator
 from planner.prices.amounts import dollars, spell_hours
 from planner.recommend.candidates import candidate
+from planner.recommend.cards import counts_of
+from planner.recommend.offers import MOST_CARDS
 from planner.recommend.rental import Rental, RentRequest
 from planner.recommend.request import MAX_GPUS_PER_NODE, Ask
 from planner.recommend.tuning import tuned
 from planner.spec import Gpu, Method
-
-MOST_GPUS = 1024
-"""Cards up to which is looked."""
-
 
 ADAPTERS: tuple[Method, ...] = ("lora", "qlora")
 """Methods that need less memory, the better one first."""
@@ -50,23 +48,25 @@ def _too_large(question: RentRequest, ask: Ask, methods: tuple[Method, ...], lar
     line = f"nothing that can be rented in {most} has the memory for {named} of {ask.model.name}"
     wider = _more(question, ask, methods, largest, estimate)
     others = (one for one in ADAPTERS if one not in methods)
-    other = next((one for one in others if _fits(ask, one, largest, question.max_gpus, estimate)), None)
-    said = [] if other is None else [f"{other} fits on {question.max_gpus} x {largest.id} (--method {other})"]
+    let = counts_of(largest, question.max_gpus)[-1]
+    other = next((one for one in others if _fits(ask, one, largest, let, estimate)), None)
+    said = [] if other is None else [f"{other} fits on {let} x {largest.id} (--method {other})"]
     said += [] if wider is None else [f"{wider[0]} on {wider[1]} (--max-gpus {wider[1]})"]
-    return f"{line}: {', '.join(said) or f'nor would {MOST_GPUS} x {largest.id}; try a shorter --seq-len'}"
+    all_of_them = counts_of(largest, MOST_CARDS)[-1]
+    return f"{line}: {', '.join(said) or f'nor would {all_of_them} x {largest.id}; try a shorter --seq-len'}"
 
 
 def _more(
     question: RentRequest, ask: Ask, methods: tuple[Method, ...], largest: Gpu, estimate: Estimator
 ) -> tuple[Method, int] | None:
     """The first method that fits on more of the largest cards, and the least number in full machines, doubled."""
-    count = MAX_GPUS_PER_NODE
-    while count <= MOST_GPUS:
-        reaching = next((one for one in methods if _fits(ask, one, largest, count, estimate)), None)
-        if count > question.max_gpus and reaching is not None:
-            return reaching, count
-        count *= 2
-    return None
+    let = counts_of(largest, MOST_CARDS)
+    machine = min(MAX_GPUS_PER_NODE, let[-1])
+    more = (count for count in let if count >= machine and count > question.max_gpus)
+    return next(
+        ((one, count) for count in more for one in methods if _fits(ask, one, largest, count, estimate)),
+        None,
+    )
 
 
 def _fits(ask: Ask, method: Method, gpu: Gpu, count: int, estimate: Estimator) -> bool:
@@ -75,7 +75,7 @@ def _fits(ask: Ask, method: Method, gpu: Gpu, count: int, estimate: Estimator) -
         if candidate(asked, method, estimate).verdict != "does_not_fit":
             return True
         return tuned(asked, method, estimate) is not None
-    except (UnsupportedScenario, ValueError):
+    except UnsupportedScenario:
         return False
 
 

@@ -7,9 +7,9 @@ from planner.errors import UnsupportedScenario
 from planner.estimators import Estimator
 from planner.hardware import list_gpus, load_gpu
 from planner.recommend.candidates import candidate
+from planner.recommend.cards import is_let, most_capable, served
 from planner.recommend.changes import RANKS, hourly, way
 from planner.recommend.request import Ask, Setting
-from planner.recommend.rules.gpu import CUDA_WHEELS_FROM
 from planner.result import Verdict, Way
 from planner.spec import Gpu, Method
 from planner.stacks.resolve import SHARDS_WEIGHTS
@@ -84,8 +84,7 @@ def sharded(ask: Ask, gpu: Gpu, count: int, sharding: str, method: Method) -> As
 
 def servable(ask: Ask, gpu: Gpu) -> bool:
     """Whether current torch wheels serve the card, and it is of a maker whose software the user runs."""
-    served = gpu.compute_capability is None or gpu.compute_capability >= CUDA_WHEELS_FROM
-    return served and gpu.vendor in ("nvidia", ask.cluster.gpu.vendor)
+    return served(gpu) and gpu.vendor in ("nvidia", ask.cluster.gpu.vendor)
 
 
 def rank(ways: Iterable[Way]) -> tuple[Way, ...]:
@@ -155,13 +154,16 @@ def _affordable(ask: Ask, method: Method, estimate: Estimator, counts: tuple[int
     gpus = [gpu for gpu in list_gpus(ask.request.profiles_dir) if _rentable(ask, gpu)]
     if not gpus:
         return
-    best = max(gpus, key=lambda gpu: (gpu.supports_bf16, gpu.supports_flash, gpu.memory_bytes))
+    best = most_capable(gpus)
     least = {count: _allocated(ask, best, count, method, estimate) for count in counts}
     offers = [
         Offer(gpu, count, usd)
         for gpu in gpus
         for count, bytes_ in least.items()
-        if bytes_ is not None and bytes_ <= gpu.memory_bytes and (usd := _usd(gpu, count)) is not None
+        if is_let(gpu, count)
+        and bytes_ is not None
+        and bytes_ <= gpu.memory_bytes
+        and (usd := _usd(gpu, count)) is not None
     ]
     yield from sorted(offers, key=lambda offer: (offer.usd, -offer.gpu.memory_bytes * offer.count, offer.gpu.id))
 

@@ -16,9 +16,11 @@ from planner.hardware import list_gpus
 from planner.prices import age, staleness
 from planner.prices.amounts import parse_hours, parse_usd
 from planner.prices.source import is_live
-from planner.recommend.candidates import candidate
+from planner.recommend.candidates import candidate, candidates
+from planner.recommend.cards import PER_MACHINE, counts_of, most_capable, served
 from planner.recommend.informed import informed
-from planner.recommend.nearest import MOST_GPUS, nearest
+from planner.recommend.nearest import nearest
+from planner.recommend.offers import MOST_CARDS
 from planner.recommend.order import preference, worth
 from planner.recommend.pareto import front
 from planner.recommend.rental import Needs, Rental, RentAnswer, RentRequest
@@ -30,11 +32,10 @@ from planner.recommend.request import (
     on_dataset,
     request_of,
 )
-from planner.recommend.rules.gpu import CUDA_WHEELS_FROM
 from planner.recommend.rules.mon_offers import MONEY, Renting
 from planner.recommend.shared import shared_estimator
 from planner.recommend.tuning import tuned
-from planner.result import Candidate, Reason, Way
+from planner.result import Reason, Way
 from planner.spec import Cluster, Gpu, Job, Method, Price
 from planner.stacks import newer_versions
 from planner.units import parse_count
@@ -48,10 +49,6 @@ one and the same card differ by."""
 
 DOUBTS = (0, 1, 3)
 """Levels of ``Rental.doubt`` up to which offers are held against each other."""
-
-PER_MACHINE = {"gh200": 1, "gb200": 4}
-"""Cards that no machine holds eight of: a Grace Hopper superchip has one GPU, and a compute tray of the GB200 NVL72
-four (NVIDIA's data sheets)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +68,11 @@ def rent(question: RentRequest) -> RentAnswer:
     lets, notes, live = _market(question)
     if not lets:
         raise UsageError("no card has a price: give your profiles a prices.toml, or leave out --profiles")
-    ask, about = _ask(question, lets[0].gpu)
+    best = most_capable(let.gpu for let in lets)
+    ask, about = _ask(question, best)
     estimate = shared_estimator()
     methods = _methods(ask, estimate)
-    found = tuple(_rentals(question, ask, methods, lets, estimate))
+    found = tuple(_rentals(question, ask, methods, lets, best, estimate))
     ranked = _ranked(one for one in found if one.within(question))
     dates = sorted({let.price.as_of for let in lets})
     answer = RentAnswer(
@@ -148,8 +146,8 @@ def rent_for(
 
 def _check(question: RentRequest) -> None:
     check_request(question.request)
-    if not 1 <= question.max_gpus <= MOST_GPUS:
-        raise UsageError(f"--max-gpus {show(question.max_gpus)} is outside 1 to {MOST_GPUS}")
+    if not 1 <= question.max_gpus <= MOST_CARDS:
+        raise UsageError(f"--max-gpus {show(question.max_gpus)} is outside 1 to {MOST_CARDS}")
     if question.spot and not question.live:
         raise UsageError("--spot needs offers of the moment: add --prices live")
     for option, limit in (("--budget", question.budget_usd), ("--deadline", question.deadline_hours)):
@@ -162,24 +160,13 @@ def _check(question: RentRequest) -> None:
 
 
 def _ask(question: RentRequest, gpu: Gpu) -> tuple[Ask, tuple[str, ...]]:
-    """The question with its model resolved, on any card for now, and what the reader must know about the names."""
+    """The question with its model resolved, on one card for now, and what the reader must know about the names."""
     resolved = load_model(question.request.model)
     cluster = Cluster(gpu=gpu, headroom_bytes=question.request.headroom_bytes)
     request = replace(question.request, gpu=gpu.id, gpus=1, nodes=1)
     data = () if request.dataset is None else request.dataset.notes
     notes = (resolved.line, *resolved.model.notes, *newer_versions(request.stack), *data)
     return informed(Ask(request=request, model=resolved.model, cluster=cluster)), tuple(n for n in notes if n)
-
-
-def counts_of(gpu: Gpu, most: int) -> tuple[int, ...]:
-    """Numbers of cards in which a kind is let: doubled up to a full machine, then full machines, doubled.
-
-    >>> from planner.hardware import load_gpu
-    >>> counts_of(load_gpu("a100"), 8), counts_of(load_gpu("a100"), 20), counts_of(load_gpu("gb200"), 8)
-    ((1, 2, 4, 8), (1, 2, 4, 8, 16), (1, 2, 4))
-    """
-    limit = min(most, PER_MACHINE.get(gpu.id, most))
-    return tuple(count for count in (2**power for power in range(11)) if count <= limit)
 
 
 # ---------------------------------------------------------------- prices
@@ -197,11 +184,6 @@ def _market(question: RentRequest) -> tuple[tuple[Let, ...], tuple[str, ...], bo
             serves = "on-demand prices of the snapshot serve" if question.spot else "the snapshot serves"
             return _snapshot(question, gpus), (f"no live prices: {error}; {serves} instead",), False
     return _snapshot(question, gpus), (), False
-
-
-def served(gpu: Gpu) -> bool:
-    """Whether current torch wheels serve the card (rule GPU001)."""
-    return gpu.compute_capability is None or gpu.compute_capability >= CUDA_WHEELS_FROM
 
 
 def _snapshot(question: RentRequest, gpus: Iterable[Gpu]) -> tuple[Let, ...]:
@@ -250,17 +232,20 @@ def _largest(lets: tuple[Let, ...]) -> Gpu:
 
 
 def _rentals(
-    question: RentRequest, ask: Ask, methods: tuple[Method, ...], lets: tuple[Let, ...], estimate: Estimator
+    question: RentRequest,
+    ask: Ask,
+    methods: tuple[Method, ...],
+    lets: tuple[Let, ...],
+    best: Gpu,
+    estimate: Estimator,
 ) -> Iterator[Rental]:
     """Every card, number and method that runs, tuned; those whose weights alone are too large are not tried."""
-    least: dict[tuple[Method, int], int] = {}
+    counts = {let.count for let in lets}
+    least = {(one, count): _weights(ask.on(best, count), one, estimate) for one in methods for count in counts}
     for let in lets:
         for method in methods:
-            key = method, let.count
-            if key not in least:
-                least[key] = _weights(ask.on(let.gpu, let.count), method, estimate)
             asked = ask.on(let.gpu, let.count)
-            if least[key] > asked.cluster.usable_bytes:
+            if least[method, let.count] > asked.cluster.usable_bytes:
                 continue
             found = tuned(asked, method, estimate)
             if found is not None and found.candidate.step is not None:
@@ -269,17 +254,13 @@ def _rentals(
 
 def _methods(ask: Ask, estimate: Estimator) -> tuple[Method, ...]:
     """Methods in question: those named, else what data, task and size of the model make worth paying for."""
-    found: list[Candidate] = []
-    for method in ask.methods:
-        try:
-            found.append(candidate(ask, method, estimate))
-        except UnsupportedScenario:
-            if ask.request.methods:
-                raise
-    if not found:
+    try:
+        found, _ = candidates(ask, estimate)
+    except UnsupportedScenario:
+        if ask.request.methods:
+            raise
         return ask.methods
-    kept = tuple(found)
-    return worth(ask, kept, preference(ask, kept))
+    return worth(ask, found, preference(ask, found))
 
 
 def _weights(ask: Ask, method: Method, estimate: Estimator) -> int:

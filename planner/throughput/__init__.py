@@ -6,9 +6,9 @@ from planner.spec import Scenario
 from planner.throughput.rates import constants, rates_of
 from planner.throughput.record import CROWDED, IN_WORDS, records, regime_of
 from planner.throughput.roofline import parts_of, seconds_of
-from planner.throughput.work import Load, Work, work_of
+from planner.throughput.work import Load, work_of
 
-__all__ = ["Load", "Work", "step_time"]
+__all__ = ["Load", "step_time"]
 
 
 def step_time(scenario: Scenario, estimate: Estimate, load: Load | None = None) -> StepTime | None:

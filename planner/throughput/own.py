@@ -33,6 +33,12 @@ class Correction(NamedTuple):
     width: float
     runs: tuple[str, ...]
 
+    def beside(self, half: float) -> "Correction":
+        """With ``half`` as what published runs leave open, of which the more own runs there are, the less counts."""
+        if self.kind == "scenario":
+            return self
+        return self._replace(width=max(self.width, half / (len(self.runs) + 1)))
+
 
 @dataclass(frozen=True)
 class OwnTimes:
@@ -42,36 +48,37 @@ class OwnTimes:
     estimate: Callable[[Scenario], Estimate]
     predict: Predict
     _predicted: dict[tuple[str, str], StepTime | None] = field(default_factory=dict, repr=False, compare=False)
-    _known: dict[Scenario, Correction | None] = field(default_factory=dict, repr=False, compare=False)
+    _known: dict[tuple[Scenario, str], Correction | None] = field(default_factory=dict, repr=False, compare=False)
 
     def corrected(self, step: StepTime, scenario: Scenario, load: Load | None = None) -> StepTime:
         """The time with own runs in, where there are any that speak about it."""
         if self.runs.silent(scenario):
             return step
-        if scenario not in self._known:
-            self._known[scenario] = self._correction(step, scenario)
-        found = self._known[scenario]
-        if found is None:
+        key = (scenario, step.basis.group)
+        if key not in self._known:
+            self._known[key] = self._correction(*key)
+        known = self._known[key]
+        if known is None:
             return step
+        found = known.beside(step.high / step.seconds - 1)
         if found.kind == "scenario" and load is not None and load.tokens * ALIKE < scenario.train.tokens:
             found = found._replace(kind="neighbours", width=max(found.width, NEIGHBOURS))
         return apply(step, found)
 
-    def _correction(self, step: StepTime, scenario: Scenario) -> Correction | None:
+    def _correction(self, scenario: Scenario, group: str) -> Correction | None:
         """By runs of this scenario, else of its model and method, else of its kind of device where the bound agrees.
 
-        Formula:   ratio = median of measured / predicted;  width = max(least, largest distance from it, half / (n + 1))
-        Source:    ours; ``half`` is what published runs leave open
+        Formula:   ratio = median of measured / predicted;  width = max(least, largest distance from it)
+        Source:    ours; ``Correction.beside`` adds what published runs leave open
         Valid:     runs of the same stack, GPU architecture and number of cards
         """
-        half = step.high / step.seconds - 1
         if same := self._ratios(self.runs.of_scenario(scenario), scenario):
             return _around("scenario", same, REPEATS)
         if near := self._ratios(self.runs.of_neighbours(scenario), scenario):
-            return _around("neighbours", near, max(NEIGHBOURS, half / (len(near) + 1)))
+            return _around("neighbours", near, NEIGHBOURS)
         kind = (run for run in self.runs.of_kind(scenario) if run.as_planned)
-        far = self._ratios(kind, scenario, group=step.basis.group)
-        return _around("device", far, max(DEVICE, half / (len(far) + 1))) if far else None
+        far = self._ratios(kind, scenario, group=group)
+        return _around("device", far, DEVICE) if far else None
 
     def _ratios(self, runs: Iterable[Run], scenario: Scenario, group: str = "") -> dict[str, float]:
         """Measured for each predicted second of runs that have both; ``group``: only of runs of that kind."""

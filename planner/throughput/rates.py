@@ -94,16 +94,17 @@ def peak_of(gpu: Gpu) -> float | None:
 
 
 def link_of(scenario: Scenario, known: Constants) -> float | None:
-    """Bytes per second, one way, that collectives reach between the ranks; ``None`` where the profile has no link."""
-    inside = _inside(scenario.cluster, known)
-    outside = _outside(scenario.cluster, known)
-    if outside is None or inside is None:
-        return inside or outside
-    return min(inside, outside)
+    """Bytes per second, one way, that collectives reach between the ranks; ``None`` where one they need is unknown."""
+    inside, outside = _inside(scenario.cluster, known), _outside(scenario.cluster, known)
+    if scenario.cluster.nodes == 1:
+        return inside
+    if scenario.cluster.gpus == 1:
+        return outside
+    return None if inside is None or outside is None else min(inside, outside)
 
 
 def _inside(cluster: Cluster, known: Constants) -> float | None:
-    """Within one machine; the only link where there is one machine."""
+    """Within one machine; ``None`` for one card, or where the profile has no link."""
     gpu = cluster.gpu
     if cluster.gpus == 1:
         return None

@@ -17,14 +17,15 @@ from planner.formulas.flops import (
     experts_touched,
     linear_flops,
 )
-from planner.formulas.head import loss_tape
+from planner.formulas.operations import Recipe
 from planner.formulas.params import active_params, computed_in_vain, expert_params, model_params, outer_params
+from planner.formulas.sharding import divisors
 from planner.formulas.states import Trainable
 from planner.formulas.tape import Size
 from planner.formulas.traffic import moved
 from planner.formulas.updates import Update, update_of
 from planner.result import Estimate
-from planner.spec import FLOAT_BYTES, Attention, Behaviour, ModelSpec, Scenario, TrainSpec
+from planner.spec import Attention, Behaviour, ModelSpec, Scenario, TrainSpec
 
 PACKED_BYTES = 0.5
 """Of a 4-bit parameter as it travels; its scales are not sharded."""
@@ -142,7 +143,7 @@ def _dequantised(train: TrainSpec, quantized: int, g: int) -> float:
 def _counts(model: ModelSpec, key: ProfileKey, loss: str, stack: Behaviour) -> Counts:
     recipe = recipe_of(model, key, stack)
     base, branches = _products(model, key, stack)
-    size, kernels = _traffic(model, key, loss, stack)
+    size, kernels = _traffic(model, key, loss, stack, recipe)
     read = recipe.compute_bytes * (2 + int(key.checkpointing))
     routed = expert_params(model)
     wide_base = recipe.compute_bytes == 4
@@ -181,14 +182,9 @@ def _products(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> tuple[int,
     return base, (6 + 2 * g) * placed.per_rank * key.lora_rank
 
 
-def _traffic(model: ModelSpec, key: ProfileKey, loss: str, stack: Behaviour) -> tuple[Size, int]:
+def _traffic(model: ModelSpec, key: ProfileKey, loss: str, stack: Behaviour, recipe: Recipe) -> tuple[Size, int]:
     """Bytes that operations besides products move, and all kernels, of layers and loss."""
-    g, recipe = int(key.checkpointing), recipe_of(model, key, stack)
-    tape = loss_tape_of(model, key, stack).tape
-    if loss == "fused":
-        inner = recipe._replace(fused=recipe.fused | {"loss"})
-        tape = loss_tape(model, inner, 2, key.method == "full", stack.logits_upcast, shift_copy=False).tape
-    last = moved(tape)
+    g, last = int(key.checkpointing), moved(loss_tape_of(model, key, stack, recipe, fused=loss == "fused").tape)
     size, kernels = last.forward + last.backward, last.forward_kernels + last.backward_kernels
     for block, count in zip(model.blocks, model.block_counts, strict=True):
         experts = block.experts.num_experts if block.experts else 1
@@ -204,7 +200,7 @@ def _kind(attention: Attention, count: int, key: ProfileKey) -> Kind:
 
 
 def _shards_weights(scenario: Scenario) -> bool:
-    return scenario.cluster.world_size > 1 and scenario.train.sharding in ("zero3", "fsdp")
+    return divisors(scenario.train.sharding, scenario.cluster.world_size).weights > 1
 
 
 def _collectives(scenario: Scenario) -> int:
@@ -225,10 +221,10 @@ def _gathered(scenario: Scenario, estimate: Estimate) -> float:
 
 def _reduced(scenario: Scenario, estimate: Estimate) -> float:
     """Bytes of one all-reduce of the gradients; ZeRO 1 and 2 split it into two halves of the same sum."""
-    train, ranks = scenario.train, scenario.cluster.world_size
+    ranks = scenario.cluster.world_size
     if ranks == 1 or _shards_weights(scenario):
         return 0.0
-    width = FLOAT_BYTES[train.adapter_dtype if train.uses_adapters else train.weights_dtype]
+    width = profile_of(scenario).inventory.trained_bytes
     return 2.0 * width * estimate.parameters.trainable * (ranks - 1) / ranks
 
 
@@ -236,13 +232,10 @@ def _update(scenario: Scenario, estimate: Estimate) -> Update:
     """What the optimizer does on one rank, the sums of accumulated gradients included."""
     train, ranks = scenario.train, scenario.cluster.world_size
     inventory = profile_of(scenario).inventory
-    shards = ranks if train.sharding in ("zero1", "zero2", "zero3", "fsdp") else 1
-    e = inventory.trained_bytes
-    if train.sharding.startswith("zero"):
-        e = 4
+    e = 4 if train.sharding.startswith("zero") else inventory.trained_bytes
     return update_of(
         train.optimizer,
-        params=estimate.parameters.trainable / shards,
+        params=estimate.parameters.trainable / divisors(train.sharding, ranks).optimizer,
         tensors=_tensors(inventory.trained),
         e=e,
         hidden=scenario.model.hidden_size,

@@ -5,6 +5,7 @@ logarithms on absolute logarithmic errors, every source weighing the root of its
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -12,9 +13,10 @@ from typing import NamedTuple
 
 from planner.spec import Share
 from planner.throughput.rates import Constants, Family, constants
+from planner.throughput.record import MEASURED
 from planner.validation.timing import Timed, timed
 
-A100, H100 = "Ampere GA100", "Hopper GH100"
+A100, H100 = MEASURED
 
 START: Mapping[str, float] = MappingProxyType(
     {
@@ -46,10 +48,9 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 class Fitted(NamedTuple):
-    """Constants by name, and the loss that they leave."""
+    """Constants by name."""
 
     values: Mapping[str, float]
-    loss: float
 
     @property
     def constants(self) -> Constants:
@@ -89,13 +90,11 @@ def fit(runs: Iterable[Timed]) -> Fitted:
     for _ in range(SWEEPS):
         for name in START:
             values[name] = _best(values[name], lambda value, name=name: loss(name, value))  # type: ignore[misc]
-    return Fitted(MappingProxyType(values), _loss(kept, weights, values))
+    return Fitted(MappingProxyType(values))
 
 
 def _weights(runs: list[Timed]) -> list[float]:
-    counts: dict[str, int] = {}
-    for one in runs:
-        counts[one.run.source] = counts.get(one.run.source, 0) + 1
+    counts = Counter(one.run.source for one in runs)
     total = sum(math.sqrt(count) for count in counts.values())
     return [1 / math.sqrt(counts[one.run.source]) / total for one in runs]
 

@@ -140,8 +140,16 @@ def rates_text(fitted: Fitted) -> str:
     for name in PLAIN:
         held = [one for one in runs if _speaks(one, name, fitted.constants)]
         row = f"value = {figure(fitted.values[name])}\nn = {len(held)}\nsources = {json.dumps(_sources(held))}\n"
-        text = re.sub(rf"(?m)^(\[{name}\][^\n]*\n)value = .*\nn = .*\nsources = .*\n", rf"\g<1>{row}", text)
+        text = _put(rf"(?m)^(\[{name}\].*\n(?:#.*\n)*)value = .*\nn = .*\nsources = .*\n", rf"\g<1>{row}", text)
     return text
+
+
+def _put(pattern: str, row: str, text: str) -> str:
+    """``text`` with the one place of ``pattern`` replaced; raise ``ValueError`` where there is none, or several."""
+    found, count = re.subn(pattern, row, text)
+    if count != 1:
+        raise ValueError(f"{pattern!r} stands in {count} places, not in one")
+    return found
 
 
 def _speaks(one: Timed, name: str, known: Constants) -> bool:
@@ -168,7 +176,7 @@ def profile_texts(fitted: Fitted) -> dict[Path, str]:
         for what in ("products", "attention"):
             value = figure(fitted.values[f"{chip} {what}"])
             row = f"{what} = {{ value = {value}, n = {len(held)}, sources = {json.dumps(_sources(held))} }}"
-            text = re.sub(rf"(?m)^{what} = \{{ value.*$", row, text)
+            text = _put(rf"(?m)^{what} = \{{ value.*$", row, text)
         found[path] = text
     return found
 

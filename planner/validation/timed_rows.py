@@ -4,6 +4,7 @@ A row that our options cannot express for its memory may well be timed: shapes, 
 that is left out says why (``Left``).
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -325,7 +326,4 @@ def _sharding(row: Unmodelled) -> str:
 
 def counted(left: tuple[Left, ...]) -> Iterator[tuple[str, int]]:
     """Reasons for leaving out, with how many rows each explains, most first."""
-    found: dict[str, int] = {}
-    for row in left:
-        found[row.why] = found.get(row.why, 0) + 1
-    yield from sorted(found.items(), key=lambda item: (-item[1], item[0]))
+    yield from sorted(Counter(row.why for row in left).items(), key=lambda item: (-item[1], item[0]))

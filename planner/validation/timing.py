@@ -1,6 +1,6 @@
 """Published times against ours: errors by source, from all runs and from a fit that has not seen the source."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
@@ -39,9 +39,8 @@ class Timed(NamedTuple):
             rates = rates._replace(kernel_s=rates.kernel_s * known.compiled.value)
         return seconds_of(parts_of(self.work, rates), rates.exposed)
 
-    def regime(self, known: Constants | None = None) -> Regime:
+    def regime(self, known: Constants) -> Regime:
         """The kind of run."""
-        known = known or constants()
         rates = rates_of(self.run.scenario, known)
         assert rates is not None, "anchors are on cards with a peak"
         return regime_of(self.run.scenario, self.work, parts_of(self.work, rates), known)
@@ -104,19 +103,10 @@ def score(name: str, errors: Iterable[float]) -> Score:
 
 def by_source(errors: Mapping[str, float]) -> tuple[Score, ...]:
     """Scores by source, of errors by id, and last of all runs."""
-    return _grouped(errors, lambda one: one.run.source)
-
-
-def by_regime(errors: Mapping[str, float]) -> tuple[Score, ...]:
-    """Scores by kind of run."""
-    return _grouped(errors, lambda one: one.regime())
-
-
-def _grouped(errors: Mapping[str, float], key: Callable[[Timed], str]) -> tuple[Score, ...]:
     groups: dict[str, list[float]] = {}
     for one in timed():
         if one.run.id in errors:
-            groups.setdefault(key(one), []).append(errors[one.run.id])
+            groups.setdefault(one.run.source, []).append(errors[one.run.id])
     rows = [score(name, found) for name, found in sorted(groups.items())]
     return (*rows, score("all", errors.values()))
 
