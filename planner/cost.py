@@ -43,15 +43,21 @@ CARD_BUS = 25e9
 
 @dataclass(frozen=True, kw_only=True)
 class Assumed:
-    """What is not known of a machine that nobody has rented yet, in bytes per second. All of it is ours.
+    """What is not known of a machine that nobody has rented yet. All of it is ours.
 
-    ``network``: from the Hub, 1 Gbit/s; hosts of marketplaces offer 0.1 to 10. ``disk``: read once the checkpoint is
-    there, an SSD over a network; local NVMe reads several times faster. ``kept``: saved checkpoints that stay.
+    ``download_gbps``: from the Hub, in Gbit/s; hosts of marketplaces offer 0.1 to 10. ``disk``: read once the
+    checkpoint is there, an SSD over a network; local NVMe reads several times faster. ``kept``: saved checkpoints that
+    stay.
     """
 
-    network_bytes_per_s: float = 1e9 / 8
+    download_gbps: float = 1.0
     disk_bytes_per_s: float = 1e9
     kept: int = KEPT
+
+    @property
+    def network_bytes_per_s(self) -> float:
+        """Bytes per second from the Hub."""
+        return self.download_gbps * 1e9 / 8
 
 
 ASSUMED = Assumed()
@@ -303,8 +309,7 @@ def disk_bytes(scenario: Scenario, estimate: Estimate, job: Job, assumed: Assume
     Valid:     ``kept`` as save_total_limit
     Excludes:  system and packages (some 10 GB with torch and CUDA), merged models, logs
     """
-    tokens = job.tokens if job.tokens is not None else (job.lengths.tokens if job.lengths else 0)
-    data = tokens * (2 * TEXT_BYTES + TOKEN_BYTES)
+    data = (job.epoch_tokens or 0) * (2 * TEXT_BYTES + TOKEN_BYTES)
     return checkpoint_bytes(scenario.model) + (assumed.kept + 1) * saved_bytes(scenario, estimate) + data
 
 

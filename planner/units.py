@@ -5,10 +5,11 @@ Inside the project every amount of memory is an ``int`` of bytes. Memory is show
 readings of "24 GB" lie 7 % apart.
 """
 
+import math
 import re
 from collections.abc import Callable
 
-from planner.errors import UsageError
+from planner.errors import UsageError, show
 
 KIB = 2**10
 MIB = 2**20
@@ -32,6 +33,10 @@ _UNITS = {
     "tb": TB,
 }
 _THOUSANDS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
+MOST_COUNT = 10**18
+MOST_AMOUNT = 1e15
+"""Of dollars, hours and rates: more than any run takes."""
+
 _COUNT = re.compile(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([kmbgt]?)\s*", re.ASCII | re.IGNORECASE)
 _WORDS = {"thousand": "K", "million": "M", "billion": "B", "trillion": "T"}
 _QUANTITY = re.compile(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([a-zA-Z]*)\s*")
@@ -104,7 +109,7 @@ def parse_count(text: str) -> int:
         raise UsageError(f"{text[:40]!r} is not a count: write {_as_count(text)}")
     number, unit = match.groups()
     count = round(float(number) * _THOUSANDS[unit.lower()]) if "." in number else int(number) * _THOUSANDS[unit.lower()]
-    if not 1 <= count <= 10**18:
+    if not 1 <= count <= MOST_COUNT:
         raise UsageError(f"{text[:40]!r} is outside 1 to 10^18")
     return count
 
@@ -117,6 +122,41 @@ def _as_count(text: str) -> str:
     if match is None or not match[2]:
         return "for instance 50M, 1.3B or 50000000"
     return match[1] + {**_WORDS, "mio": "M", "mn": "M", "bn": "B"}.get(match[2].lower(), "")
+
+
+def whole(name: str, value: object, least: int, most: int) -> int:
+    """``value`` if it is a whole number from ``least`` to ``most``; raise ``UsageError`` about ``name`` if it is not.
+
+    >>> whole("--max-gpus", 8, 1, 1024)
+    8
+    >>> whole("--max-gpus", 8.5, 1, 1024)
+    Traceback (most recent call last):
+    planner.errors.UsageError: --max-gpus 8.5 is not a whole number
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UsageError(f"{name} {show(value)} is not a whole number")
+    if not least <= value <= most:
+        raise UsageError(f"{name} {show(value)} is outside {least:,} to {most:,}")
+    return value
+
+
+def positive(name: str, value: object, most: float = MOST_AMOUNT) -> float:
+    """``value`` if it is a number above 0, up to ``most``; raise ``UsageError`` about ``name`` if it is not.
+
+    >>> positive("--epochs", 3, 1000)
+    3
+    >>> positive("--epochs", float("nan"), 1000)
+    Traceback (most recent call last):
+    planner.errors.UsageError: --epochs nan is not a number above 0
+    >>> positive("--epochs", 1e4, 1000)
+    Traceback (most recent call last):
+    planner.errors.UsageError: --epochs 10000.0 is outside 0 to 1000
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise UsageError(f"{name} {show(value)} is not a number above 0")
+    if value > most:
+        raise UsageError(f"{name} {show(value)} is outside 0 to {most:g}")
+    return value
 
 
 def span(low: float, high: float, show: Callable[[float], str]) -> str:

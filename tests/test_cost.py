@@ -226,7 +226,7 @@ def test_setup_is_download_disk_bus_and_quantising() -> None:
     assert setup_seconds(one, found) == pytest.approx(
         checkpoint / 125e6 + checkpoint / 1e9 + checkpoint / gpu.pcie_bytes_per_s
     )
-    fast = replace(ASSUMED, network_bytes_per_s=1.25e9)
+    fast = replace(ASSUMED, download_gbps=10)
     assert setup_seconds(one, found) - setup_seconds(one, found, fast) == pytest.approx(checkpoint / 125e6 * 0.9)
 
 

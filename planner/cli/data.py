@@ -5,7 +5,7 @@ from dataclasses import replace
 from planner.cli.options import Option, Values, integer, number
 from planner.errors import UnknownName, UsageError
 from planner.spec.dataset import Dataset
-from planner.spec.job import TASK_NAMES, TASKS, Job, Task
+from planner.spec.job import TASK_NAMES, TASKS, Job, Task, check_job
 from planner.units import parse_count
 
 DATASET = Option("dataset", "path", "training data: .jsonl, .json, .parquet, .csv, .tsv or text", metavar="FILE")
@@ -28,24 +28,22 @@ DATA = (
 )
 """What ``plan``, ``plan rent`` and their like take besides the scenario."""
 
-MOST_EPOCHS = 1000.0
-MOST_ADAPTERS = 1_000_000
-
 
 def job_from(values: Values, model: str | None) -> tuple[Job, Dataset | None]:
     """The job that the options describe, and the file that was read.
 
     ``model``: as the user named it; its tokenizer counts the tokens where it is on this machine.
     """
-    task = task_from(values.get("task"))
+    task, epochs, adapters = task_from(values.get("task")), values.get("epochs"), values.get("adapters")
     job = Job(
         task=task or "sft",
-        epochs=_epochs(values.get("epochs")),
+        epochs=1.0 if epochs is None else number("--epochs", epochs),
         packing=bool(values.get("packing")),
-        adapters=_adapters(values.get("adapters")),
+        adapters=1 if adapters is None else integer("--adapters", adapters),
         new_vocabulary=bool(values.get("new_vocabulary")),
         keep_skills=bool(values.get("keep_skills")),
     )
+    check_job(job)  # before a file is read
     data = dataset_from(values, model, task)
     if data is not None:
         return data.job(job), data
@@ -90,20 +88,6 @@ def read_with_progress(path: str, model: str | None, tokenizer: str | None, task
 
     with Progress() as progress:
         return read(path, model=model, tokenizer=tokenizer, task=task, told=progress.bar)
-
-
-def _epochs(text: str | None) -> float:
-    epochs = 1.0 if text is None else number("--epochs", text)
-    if not 0 < epochs <= MOST_EPOCHS:
-        raise UsageError(f"--epochs {text} is outside 0 to {MOST_EPOCHS:g}: 1 to 3 are usual")
-    return epochs
-
-
-def _adapters(text: str | None) -> int:
-    adapters = 1 if text is None else integer("--adapters", text)
-    if not 1 <= adapters <= MOST_ADAPTERS:
-        raise UsageError(f"--adapters {text} is outside 1 to {MOST_ADAPTERS:,}")
-    return adapters
 
 
 def _count(values: Values, name: str) -> int | None:

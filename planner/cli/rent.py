@@ -6,7 +6,7 @@ from planner.cli.data import job_from
 from planner.cli.options import Values, integer, number
 from planner.cli.output import check_format, complain, write, write_lines
 from planner.cli.request import build_request
-from planner.cost import ASSUMED, Assumed
+from planner.cost import ASSUMED
 from planner.errors import EXIT_FITS, EXIT_NOTHING_FITS, UsageError
 from planner.prices.amounts import parse_hours, parse_usd
 from planner.prices.source import is_live
@@ -14,7 +14,6 @@ from planner.recommend.rent import rent
 from planner.recommend.rental import RentAnswer, RentRequest
 
 EXAMPLE = "plan rent --model 70b --dataset-tokens 50M"
-FASTEST_GBPS = 1000.0
 
 
 def main(values: Values) -> int:
@@ -35,7 +34,7 @@ def _question(values: Values) -> RentRequest:
         )
     request = build_request({**values, "gpu": "any"}, command="plan rent")
     job, data = job_from(values, request.model)
-    budget, deadline = values.get("budget"), values.get("deadline")
+    budget, deadline, network = values.get("budget"), values.get("deadline"), values.get("download_gbps")
     return RentRequest(
         request=replace(request, job=job, dataset=data, tokenizer=values.get("tokenizer")),
         budget_usd=None if budget is None else parse_usd(budget),
@@ -43,17 +42,8 @@ def _question(values: Values) -> RentRequest:
         max_gpus=8 if values.get("max_gpus") is None else integer("--max-gpus", values["max_gpus"]),
         live=is_live(values.get("prices")),
         spot=bool(values.get("spot")),
-        assumed=_assumed(values.get("download_gbps")),
+        assumed=ASSUMED if network is None else replace(ASSUMED, download_gbps=number("--download-gbps", network)),
     )
-
-
-def _assumed(text: str | None) -> Assumed:
-    if text is None:
-        return ASSUMED
-    gbps = number("--download-gbps", text)
-    if not 0 < gbps <= FASTEST_GBPS:
-        raise UsageError(f"--download-gbps {text} is outside 0 to {FASTEST_GBPS:g} Gbit/s")
-    return replace(ASSUMED, network_bytes_per_s=gbps * 1e9 / 8)
 
 
 def _write(answer: RentAnswer, format_name: str) -> None:

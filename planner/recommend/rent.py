@@ -10,7 +10,7 @@ from pathlib import Path
 
 from planner.catalog import load_model
 from planner.cost import ASSUMED, disk_bytes, host_bytes, run_cost
-from planner.errors import UnsupportedScenario, UsageError, show
+from planner.errors import UnsupportedScenario, UsageError
 from planner.estimators import Estimator, measured_here
 from planner.hardware import list_gpus
 from planner.prices import age, staleness
@@ -38,7 +38,7 @@ from planner.recommend.tuning import tuned
 from planner.result import Reason, Way
 from planner.spec import Cluster, Gpu, Job, Method, Price
 from planner.stacks import newer_versions
-from planner.units import parse_count
+from planner.units import parse_count, positive, whole
 
 PETTY_USD = 2.0
 """Dollars of a whole run that decide nothing against quality (ours): an hour of one large card."""
@@ -46,6 +46,8 @@ PETTY_USD = 2.0
 NEARLY = 1.25
 """Up to this multiple of the cheapest price a method with less quality risk is preferred (ours): less than sellers of
 one and the same card differ by."""
+
+FASTEST_GBPS = 1000.0
 
 DOUBTS = (0, 1, 3)
 """Levels of ``Rental.doubt`` up to which offers are held against each other."""
@@ -115,9 +117,6 @@ def rent_for(
     tokens = parse_count(dataset_tokens) if isinstance(dataset_tokens, str) else dataset_tokens
     if sum(said is not None for said in (job, tokens, dataset)) > 1:
         raise UsageError("job, dataset and dataset_tokens all say how much there is: give one of them")
-    network = ASSUMED.network_bytes_per_s if download_gbps is None else download_gbps * 1e9 / 8
-    if network <= 0:
-        raise UsageError(f"download_gbps {show(download_gbps)} is not a positive number")
     request = request_of(
         model=model,
         gpu="any",
@@ -136,7 +135,7 @@ def rent_for(
             max_gpus=max_gpus,
             live=is_live(prices),
             spot=spot,
-            assumed=replace(ASSUMED, network_bytes_per_s=network),
+            assumed=ASSUMED if download_gbps is None else replace(ASSUMED, download_gbps=download_gbps),
         )
     )
 
@@ -146,16 +145,17 @@ def rent_for(
 
 def _check(question: RentRequest) -> None:
     check_request(question.request)
-    if not 1 <= question.max_gpus <= MOST_CARDS:
-        raise UsageError(f"--max-gpus {show(question.max_gpus)} is outside 1 to {MOST_CARDS}")
+    whole("--max-gpus", question.max_gpus, 1, MOST_CARDS)
+    positive("--download-gbps", question.assumed.download_gbps, FASTEST_GBPS)
     if question.spot and not question.live:
         raise UsageError("--spot needs offers of the moment: add --prices live")
     for option, limit in (("--budget", question.budget_usd), ("--deadline", question.deadline_hours)):
-        if limit is not None and not 0 < limit < float("inf"):
-            raise UsageError(f"{option} {show(limit)} is not a positive amount")
-        if limit is not None and not (question.request.job.tokens or question.request.job.lengths):
+        if limit is None:
+            continue
+        positive(option, limit)
+        if not question.request.job.epoch_tokens:
             raise UsageError(f"{option} needs to know how much there is: add --dataset-tokens 50M or --dataset FILE")
-        if limit is not None and question.request.job.task == "rl":
+        if question.request.job.task == "rl":
             raise UsageError(f"{option} cannot be held against --task rl: the time of generation is not modelled")
 
 

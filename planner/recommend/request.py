@@ -12,6 +12,7 @@ from planner.peft_config import adapter_text, method_of
 from planner.result import Evidence
 from planner.spec import METHODS, NO_JOB, Cluster, Gpu, Job, Method, ModelSpec
 from planner.spec.dataset import Dataset
+from planner.spec.job import check_job
 from planner.units import GIB, MIB, parse_bytes
 
 Setting = str | int | float | bool | tuple[str, ...]
@@ -162,7 +163,8 @@ def machines(world_size: int) -> tuple[int, int]:
 
 
 def check_request(request: Request) -> None:
-    """Raise ``UsageError`` for a method that does not exist, and for no card at all."""
+    """Raise ``UsageError`` for a method that does not exist, for no card at all, and for an impossible job."""
+    check_job(request.job)
     for method in request.methods:
         if method not in METHODS:
             raise UsageError(f"--method {show(method)} is not one of {', '.join(METHODS)}")

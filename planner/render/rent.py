@@ -58,7 +58,7 @@ def title(answer: RentAnswer) -> str:
         limits.append(f"for {dollars(question.budget_usd)}")
     if question.deadline_hours is not None:
         limits.append(f"within {spell_hours(question.deadline_hours)}")
-    tokens = job.lengths.tokens if job.tokens is None and job.lengths is not None else job.tokens
+    tokens = job.epoch_tokens
     amount = "per million tokens" if tokens is None else f"{format_count(tokens)} tokens"
     times = f" × {job.epochs:g} epochs" if tokens is not None and job.epochs != 1 else ""
     most = f"up to {question.max_gpus} card{'s' if question.max_gpus > 1 else ''}"

@@ -114,14 +114,14 @@ def _question(answer: RentAnswer) -> QuestionDocument:
     return {
         "model": answer.model.name,
         "task": request.job.task,
-        "tokens": request.job.tokens,
+        "tokens": request.job.epoch_tokens,
         "epochs": request.job.epochs,
         "methods": list(request.methods),
         "max_gpus": question.max_gpus,
         "budget_usd": question.budget_usd,
         "deadline_hours": question.deadline_hours,
         "headroom_bytes": request.headroom_bytes,
-        "download_gbps": question.assumed.network_bytes_per_s * 8 / 1e9,
+        "download_gbps": question.assumed.download_gbps,
     }
 
 

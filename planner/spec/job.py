@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
+from planner.errors import UsageError, show
+from planner.units import MOST_COUNT, positive, whole
+
 Task = Literal["sft", "cpt", "dpo", "rl"]
 TASKS: tuple[Task, ...] = ("sft", "cpt", "dpo", "rl")
 """Supervised fine-tuning, continued pretraining, direct preference optimisation, reinforcement learning."""
@@ -25,6 +28,9 @@ TASK_NAMES: Mapping[str, Task] = MappingProxyType(
     }
 )
 """Other names under which people ask for a task."""
+
+MOST_EPOCHS = 1000.0
+MOST_ADAPTERS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,15 @@ class Job:
     keep_skills: bool = False
 
     @property
+    def epoch_tokens(self) -> int | None:
+        """Tokens of one epoch, whichever way they were said.
+
+        >>> Job(tokens=50).epoch_tokens, Job(lengths=Lengths(((10, 2),))).epoch_tokens, Job().epoch_tokens
+        (50, 20, None)
+        """
+        return self.lengths.tokens if self.tokens is None and self.lengths is not None else self.tokens
+
+    @property
     def learned_tokens(self) -> int | None:
         """Unique tokens that bear loss, as far as we know: what an adapter's capacity is held against."""
         return self.tokens if self.supervised_tokens is None else self.supervised_tokens
@@ -107,3 +122,15 @@ class Job:
 
 NO_JOB = Job()
 """Nobody said anything."""
+
+
+def check_job(job: Job) -> None:
+    """Raise ``UsageError`` for a task that does not exist, and for amounts that no run has."""
+    if job.task not in TASKS:
+        raise UsageError(f"--task {show(job.task)} is not one of {', '.join(TASKS)}")
+    amounts = (("dataset-tokens", job.tokens, 1), ("dataset-sequences", job.sequences, 1))
+    for name, count, least in (*amounts, ("supervised-tokens", job.supervised_tokens, 0)):
+        if count is not None:
+            whole(f"--{name}", count, least, MOST_COUNT)
+    positive("--epochs", job.epochs, MOST_EPOCHS)
+    whole("--adapters", job.adapters, 1, MOST_ADAPTERS)

@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -91,11 +92,11 @@ def test_text_keeps_to_the_width(
         ("--dataset-tokens 50M --deadline soon", 2, "is not a time: write for instance 12h, 90min or 2d"),
         ("--dataset-tokens 50M --deadline 0h", 2, "is no time at all"),
         ("--dataset-tokens 50M --deadline 12", 2, "has no unit: write 12h, 12min or 12d"),
-        ("--dataset-tokens 50M --max-gpus 0", 2, "--max-gpus 0 is outside 1 to 1024"),
+        ("--dataset-tokens 50M --max-gpus 0", 2, "--max-gpus 0 is outside 1 to 1,024"),
         ("--dataset-tokens 50M --max-gpus many", 2, "--max-gpus 'many' is not a whole number"),
         ("--dataset-tokens 50M --prices cached", 2, "unknown source of prices 'cached'"),
         ("--dataset-tokens 50M --spot", 2, "--spot needs offers of the moment: add --prices live"),
-        ("--dataset-tokens 50M --download-gbps 0", 2, "--download-gbps 0 is outside 0 to 1000 Gbit/s"),
+        ("--dataset-tokens 50M --download-gbps 0", 2, "--download-gbps 0.0 is not a number above 0"),
         ("--dataset-tokens 50M --task rl --budget 40USD", 2, "the time of generation is not modelled"),
         ("--budget 40USD", 2, "--budget needs to know how much there is: add --dataset-tokens 50M or --dataset FILE"),
         ("--deadline 2d", 2, "--deadline needs to know how much there is"),
@@ -152,16 +153,72 @@ def test_the_api_takes_amounts_as_text_and_as_numbers() -> None:
     numbers = planner.rent(model="8b", dataset_tokens=20_000_000, budget=40, deadline=12.0)
 
     assert text.question == numbers.question
-    wrong: dict[str, Any] = {"budget": float("nan"), "deadline": -1.0, "max_gpus": 0, "download_gbps": -1.0}
-    for name, value in wrong.items():
-        with pytest.raises(UsageError):
-            planner.rent(model="8b", dataset_tokens=1000, **{name: value})
     file = planner.rent(model="8b", dataset="docs/examples/conversions.jsonl", max_gpus=1)
     assert file.question.request.job.tokens
     with pytest.raises(UsageError, match="give one of them"):
         planner.rent(model="8b", dataset_tokens=1000, job=Job(tokens=5))
     with pytest.raises(UnknownName):
         planner.rent(model="no-such-model", dataset_tokens=1000)
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"budget": NAN}, "--budget nan is not a number above 0"),
+        ({"budget": 10**400}, "--budget a huge number is outside 0 to 1e+15"),
+        ({"deadline": -1.0}, "--deadline -1.0 is not a number above 0"),
+        ({"max_gpus": 0}, "--max-gpus 0 is outside 1 to 1,024"),
+        ({"max_gpus": 8.5}, "--max-gpus 8.5 is not a whole number"),
+        ({"max_gpus": True}, "--max-gpus True is not a whole number"),
+        ({"download_gbps": NAN}, "--download-gbps nan is not a number above 0"),
+        ({"download_gbps": INF}, "--download-gbps inf is not a number above 0"),
+        ({"download_gbps": -1.0}, "--download-gbps -1.0 is not a number above 0"),
+        ({"download_gbps": 1e4}, "--download-gbps 10000.0 is outside 0 to 1000"),
+        ({"download_gbps": "fast"}, "--download-gbps 'fast' is not a number above 0"),
+        ({"epochs": -1}, "--epochs -1 is not a number above 0"),
+        ({"epochs": NAN}, "--epochs nan is not a number above 0"),
+        ({"dataset_tokens": -5}, "--dataset-tokens -5 is outside 1 to 1,000"),
+    ],
+)
+def test_arguments_without_meaning_are_one_line(wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        planner.rent(**{"model": "8b", "dataset_tokens": 1000, **wrong})
+
+    assert str(caught.value).startswith(says)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("job", "says"),
+    [
+        (Job(epochs=-1), "--epochs -1 is not"),
+        (Job(tokens=-5), "--dataset-tokens -5 is outside"),
+        (Job(tokens=5e7), "--dataset-tokens 50000000.0 is not a whole number"),  # type: ignore[arg-type]
+        (Job(sequences=0), "--dataset-sequences 0 is outside"),
+        (Job(supervised_tokens=-1), "--supervised-tokens -1 is outside 0 to"),
+        (Job(adapters=True), "--adapters True is not a whole number"),
+        (Job(task="sfd"), "--task 'sfd' is not one of sft, cpt, dpo, rl"),  # type: ignore[arg-type]
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_job_without_meaning_is_one_line_wherever_it_is_asked_about(job: Job, says: str) -> None:
+    asks: tuple[Callable[[], object], ...] = (
+        lambda: planner.plan(model="8b", gpu="4090", job=job),
+        lambda: planner.rent(model="8b", job=job),
+    )
+    for ask in asks:
+        with pytest.raises(UsageError) as caught:
+            ask()
+        assert str(caught.value).startswith(says)
+
+
+@pytest.mark.parametrize(("name", "value"), [("gpus", 2.0), ("gpus", True), ("gpus", 0), ("nodes", 1.5)])
+def test_cards_and_machines_are_whole_numbers(name: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=f"--{name} {value} is not a whole number of 1 or more"):
+        planner.plan(model="8b", gpu="4090", **{name: value})
 
 
 # ---------------------------------------------------------------- speed
