@@ -29,7 +29,7 @@ def row(one: Mapping[str, Any]) -> list[str]:
 
 def asked(one: Mapping[str, Any]) -> str:
     """The question: model, hardware, job and settings."""
-    cards = one.get("gpus", 1) * one.get("nodes", 1)
+    cards = one.get("gpus", 1)
     parts = [code(one["model"]), f"{cards} × {code(one['gpu'])}" if cards > 1 else code(one["gpu"])]
     parts += [f"{name} {value(name, content)}" for name, content in one.get("job", {}).items()]
     parts += [code(option(name, content)) for name, content in one.get("settings", {}).items()]

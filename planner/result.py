@@ -67,6 +67,37 @@ class Peak:
     host_bytes: int = 0
 
 
+class Host(NamedTuple):
+    """RAM that one machine needs for all its ranks, in bytes by what lies there; ``nvme`` lies on its drive.
+
+    ``load``: the most that the ranks of the machine hold together while they load the model; ``buffers``: staging areas
+    that engines keep. ``pinned`` counts what of the rest is page-locked. Python, libraries and the input pipeline are
+    left out.
+    """
+
+    parameters: int = 0
+    gradients: int = 0
+    optimizer: int = 0
+    activations: int = 0
+    buffers: int = 0
+    load: int = 0
+    pinned: int = 0
+    nvme: int = 0
+
+    @property
+    def steady_bytes(self) -> int:
+        """While steps run."""
+        return self.parameters + self.gradients + self.optimizer + self.activations + self.buffers
+
+    @property
+    def required_bytes(self) -> int:
+        """While steps run or while the model is loaded, whatever is more."""
+        return max(self.steady_bytes, self.load)
+
+
+NO_RAM = Host()
+"""Nothing in RAM that is counted."""
+
 BasisKind = Literal["stated", "published", "device", "neighbours", "scenario"]
 
 
@@ -99,6 +130,7 @@ class Estimate:
     phases: Mapping[Phase, Memory]
     peak: Peak
     basis: Basis | None = None
+    host: Host = NO_RAM
 
     @property
     def peak_memory(self) -> Memory:

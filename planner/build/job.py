@@ -139,7 +139,7 @@ def assemble(
     put_kernels(model, scenario)
     loss = loss_of(model, scenario)
     enable_checkpoints(model, scenario)
-    if train.sharding != "fsdp":  # whose own mixed precision takes its place: accelerator.py, _prepare_fsdp2
+    if not train.shards_by_fsdp:  # whose own mixed precision takes its place: accelerator.py, _prepare_fsdp2
         wrap_autocast(model, scenario, place.name)
     called = model if after_materialising is None else after_materialising(model)
     optimizer = make_optimizer(train.optimizer, model.named_parameters(), decayed_names(model))

@@ -37,12 +37,12 @@ from planner.measure.truncation import Extrapolation, depth_of, measure_truncate
 from planner.measure.values import Outcome, peak_comparison
 from planner.planning import as_installed
 from planner.recommend.candidates import scenario as scenario_of
-from planner.recommend.request import Ask, Request
+from planner.recommend.request import Ask, Request, cluster_of
 from planner.records import Record
 from planner.render.extrapolated import depth_document, depth_sheet
 from planner.render.measured import Measured, measured_document, measured_sheets
 from planner.render.sheet import Sheet
-from planner.spec import Cluster, Gpu, Scenario
+from planner.spec import Gpu, Scenario
 from planner.stacks import newer_versions
 from planner.trace.lengths import plan_steps, read_lengths
 
@@ -298,8 +298,7 @@ def _scenario(request: Request, device: Device) -> tuple[Scenario, tuple[str, ..
     notes = [] if request.methods else ["No --method was named: this is lora."]
     resolved = load_model(request.model, opaque=True)
     card, about = _card(request, device)
-    cluster = Cluster(gpu=card, gpus=request.gpus, nodes=request.nodes, headroom_bytes=request.headroom_bytes)
-    ask = Ask(request=replace(request, gpu=card.id), model=resolved.model, cluster=cluster)
+    ask = Ask(request=replace(request, gpu=card.id), model=resolved.model, cluster=cluster_of(request, card))
     notes += [one for one in (resolved.line, *resolved.model.notes, about, *newer_versions(request.stack)) if one]
     wanted = scenario_of(ask, request.methods[0] if request.methods else "lora")
     scenario = as_it_can_run(wanted, device, request.settings)

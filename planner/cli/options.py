@@ -53,8 +53,10 @@ MODEL = (
     Option("gpu", "text", "a GPU of `plan gpus`, a class such as 24gb, or local: what is here", metavar="GPU"),
 )
 JOB = (
-    Option("gpus", "integer", "cards in each machine", "1", "N"),
-    Option("nodes", "integer", "machines", "1", "N"),
+    Option("gpus", "integer", "cards in all", "1", "N"),
+    Option("nodes", "integer", "machines that they stand in", "as few as hold them", "N"),
+    Option("network_gbps", "number", "of each machine's adapters together", "the profile's", "GBIT"),
+    Option("host_memory", "bytes", "RAM that the job may take on each machine, as 64GiB", "no limit", "SIZE"),
     Option("method", "list", "full, lora or qlora; may be repeated", "all three", "METHOD"),
     Option("seq_len", "integer", "tokens in a sequence", "2048", "N"),
     Option("micro_batch_size", "integer", "sequences on each GPU in one forward pass", "1", "N"),
@@ -68,7 +70,7 @@ JOB = (
     Option("adapter_dtype", "text", "fp32 or bf16", "the stack's", "DTYPE"),
     Option("quant", "text", "nf4, fp4 or int8 (qlora)", "nf4", "KIND"),
     Option("double_quant", "switch", "quantise the quantisation constants too", "on"),
-    Option("quant_storage", "text", "dtype that holds quantised weights", "uint8; bf16 under fsdp and zero3", "DTYPE"),
+    Option("quant_storage", "text", "dtype that holds quantised weights", "uint8; bf16 where sharded", "DTYPE"),
     Option("weights_dtype", "text", "of base weights, all weights in full: bf16, fp16, fp32", "bf16", "DTYPE"),
     Option("autocast", "text", "none, bf16 or fp16", "the stack's", "DTYPE"),
     Option(
@@ -79,7 +81,19 @@ JOB = (
     Option("kernels", "text", "eager, or fused (Triton, as in Liger and Unsloth)", "eager", "KIND"),
     Option("loss", "text", "full, chunked or fused", "the stack's", "KIND"),
     Option("stack", "text", "plain, hf or trl; with versions: hf,transformers=4.48.1", "trl", "STACK"),
-    Option("sharding", "text", "none, ddp, zero1, zero2, zero3 or fsdp", "none; fsdp from 2 GPUs", "KIND"),
+    Option("sharding", "text", "none, ddp, zero1, zero2, zero3, fsdp or hsdp", "none; fsdp from 2 GPUs", "KIND"),
+    Option("reshard_after_forward", "switch", "fsdp: free a layer's weights until its backward pass", "on"),
+    Option("zero_buckets", "text", "zero: auto (as transformers fills it in) or deepspeed", "auto", "SIZES"),
+    Option("offload", "text", "optimizer, parameters, activations, with commas; or all", "none", "NAMES"),
+    Option("offload_device", "text", "cpu, or nvme under zero3", "cpu", "DEVICE"),
+    Option("pin_memory", "switch", "offload to page-locked memory", "on"),
+    Option("tensor_parallel", "integer", "GPUs that share each layer", "1", "N"),
+    Option("sequence_parallel", "switch", "divide along the sequence what tensor parallelism leaves whole", "off"),
+    Option("pipeline_parallel", "integer", "stages of layers", "1", "N"),
+    Option("virtual_stages", "integer", "chunks of layers on each stage: 1 is 1F1B, more interleave", "1", "N"),
+    Option("context_parallel", "integer", "GPUs that share each sequence, in a ring", "1", "N"),
+    Option("ulysses_parallel", "integer", "GPUs that share each sequence, and swap it for heads", "1", "N"),
+    Option("expert_parallel", "integer", "GPUs that share the experts", "1", "N"),
     Option("moments", "text", "evaluation, generation, save, resume, merge, with commas; or all", "none", "NAMES"),
     Option("eval_batch_size", "integer", "sequences in a batch of evaluation or generation", "8", "N"),
     Option("eval_samples", "integer", "sequences that are evaluated", "32", "N"),
@@ -97,7 +111,20 @@ VERSION = Option("version", "flag", "print the version and stop")
 REQUEST = (*MODEL, *JOB, PROFILES, FORMAT)
 """What describes a job: the options of plan, compare and explain."""
 
-NOT_SETTINGS = ("model", "gpu", "gpus", "nodes", "method", "stack", "headroom", "evidence", "profiles", "format")
+NOT_SETTINGS = (
+    "model",
+    "gpu",
+    "gpus",
+    "nodes",
+    "network_gbps",
+    "host_memory",
+    "method",
+    "stack",
+    "headroom",
+    "evidence",
+    "profiles",
+    "format",
+)
 
 
 def takes(options: Sequence[Option]) -> Callable[[Callable[[typer.Context, Values], None]], Callable[..., None]]:

@@ -1,6 +1,6 @@
 """Parsed options to the library's ``Request``."""
 
-from planner.cli.options import Values, integer, profiles_dir, settings, size
+from planner.cli.options import Values, integer, number, profiles_dir, settings, size
 from planner.errors import UnknownName, UsageError
 from planner.recommend.request import Request
 from planner.result import Evidence
@@ -17,11 +17,13 @@ def build_request(values: Values, *, command: str) -> Request:
         ),
         gpu=_required(values, "gpu", command, "a card of `plan gpus`, a class such as 24gb, or local"),
         gpus=_count(values, "gpus"),
-        nodes=_count(values, "nodes"),
+        nodes=None if values.get("nodes") is None else _count(values, "nodes"),
         methods=tuple(dict.fromkeys(_method(text) for text in values.get("method") or ())),
         settings=settings(values),
         stack="trl" if values.get("stack") is None else str(values["stack"]),
         headroom_bytes=_headroom(values.get("headroom")),
+        network_gbps=None if values.get("network_gbps") is None else number("--network-gbps", values["network_gbps"]),
+        host_memory_bytes=None if values.get("host_memory") is None else size("--host-memory", values["host_memory"]),
         profiles_dir=profiles_dir(values),
         evidence=check_evidence(values.get("evidence")),
     )

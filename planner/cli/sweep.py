@@ -23,7 +23,7 @@ FORMATS = ("text", "json", "csv", "markdown")
 LINES = ("json", "csv")
 """Formats of one line for each row."""
 EXAMPLE = "plan sweep --model 8b,70b --gpu all --gpus 1,2,4,8"
-NOT_SETTINGS = ("gpus", "nodes", "method", "stack", "headroom")
+NOT_SETTINGS = ("gpus", "nodes", "network_gbps", "host_memory", "method", "stack", "headroom")
 BETWEEN = 64
 """Rows between two looks of a reader at the progress bar."""
 
@@ -121,12 +121,14 @@ def build_grid(values: Values) -> Grid:
     return grid_of(
         models=models,
         gpus=_required(values, "gpu", "cards of `plan gpus`"),
-        counts=_counts(values, "gpus"),
-        nodes=_counts(values, "nodes"),
+        counts=_counts(values, "gpus") or (1,),
+        nodes=_counts(values, "nodes") or (None,),
         methods=tuple(_method(text) for text in _pieces(values, "method") if text.lower() != ALL),
         settings=dict(_settings(values)),
         stacks=values.get("stack") or (),
         headroom_bytes=0 if values.get("headroom") is None else size("--headroom", values["headroom"]),
+        network_gbps=None if values.get("network_gbps") is None else number("--network-gbps", values["network_gbps"]),
+        host_memory_bytes=None if values.get("host_memory") is None else size("--host-memory", values["host_memory"]),
         profiles_dir=profiles_dir(values),
         job=job,
     )
@@ -149,7 +151,7 @@ def _counts(values: Values, name: str) -> tuple[int, ...]:
     found = _pieces(values, name)
     if name == "gpus" and any(piece.lower() == ALL for piece in found):
         return COUNTS
-    return tuple(integer(f"--{name}", piece) for piece in found) or (1,)
+    return tuple(integer(f"--{name}", piece) for piece in found)
 
 
 def _method(text: str) -> Method:

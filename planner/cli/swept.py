@@ -5,16 +5,16 @@ from dataclasses import replace
 from planner.cli.data import DATA
 from planner.cli.options import JOB, MODEL, PROFILES, Option
 
-WHOLE = ("lora_targets", "modules_to_save", "moments", "stack", "peft_config")
+WHOLE = ("lora_targets", "modules_to_save", "moments", "offload", "stack", "peft_config")
 """Settings whose values hold commas themselves: another alternative is the option once more."""
 
-ONE = ("headroom", "evidence", "format")
+ONE = ("headroom", "network_gbps", "host_memory", "evidence", "format")
 """Options that stand once for all rows; evidence is closed-form."""
 
 HELP = {
     "model": "models: sizes, names, Hub ids; with commas, or repeated; all: the whole catalogue",
     "gpu": "GPUs of `plan gpus` or classes; with commas, or repeated; all: every card",
-    "gpus": "cards in each machine, with commas; all: 1,2,4,8",
+    "gpus": "cards in all, with commas; all: 1,2,4,8",
     "method": "full, lora or qlora; with commas, or repeated",
 }
 

@@ -64,7 +64,7 @@ def _layer_inputs(step: Step, done: int) -> int:
     gradients to the end (torch distributed/fsdp/_runtime_utils.py, register_multi_grad_hook).
     """
     train, stack = step.scenario.train, step.scenario.stack
-    hooked = train.sharding == "fsdp" and stack.fsdp_version == 1 and train.uses_adapters and _reentrant(step)
+    hooked = train.shards_by_fsdp and stack.fsdp_version == 1 and train.uses_adapters and _reentrant(step)
     layers = step.scenario.model.num_hidden_layers
     return layers + max(layers - 2 - done, 0) if hooked else done + 1
 

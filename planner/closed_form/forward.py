@@ -1,7 +1,7 @@
 """Phase ``forward``: from the embedding to the last layer's output."""
 
 from planner.closed_form.profile import Turn
-from planner.closed_form.shards import COMPUTE_BYTES
+from planner.closed_form.rank import COMPUTE_BYTES
 from planner.closed_form.step import Step
 from planner.formulas.tape import Instant
 from planner.result import Memory
@@ -50,6 +50,6 @@ def standing_gradients(step: Step) -> int:
     train, inventory = step.scenario.train, step.profile.inventory
     if train.grad_accumulation == 1:
         return 0
-    if train.sharding != "fsdp" or step.scenario.stack.name == "plain":
+    if not train.shards_by_fsdp or step.scenario.stack.name == "plain":
         return step.shards.gradients
     return inventory.gradients if train.autocast == "none" else COMPUTE_BYTES * inventory.trainable

@@ -125,7 +125,7 @@ def key_of(scenario: Scenario) -> ProfileKey:
         train.attention,
         scenario.cluster.gpu.supports_flash or scenario.cluster.gpu.is_cpu,  # a processor's kernel shares heads
         train.kernels,
-        train.sharding == "fsdp" and train.autocast != "none" and train.method == "full",
+        train.shards_by_fsdp and train.autocast != "none" and train.method == "full",
         train.micro_batch_size > 1,
         train.gradient_checkpointing,
     )

@@ -30,7 +30,8 @@ class Question(NamedTuple):
     model: ModelSpec
     train: TrainSpec
     stack: Behaviour
-    ranks: int
+    gpus: int
+    nodes: int
     kind: CardKind
 
 
@@ -47,7 +48,8 @@ def kind_of_card(gpu: Gpu) -> CardKind:
 def question_of(scenario: Scenario) -> Question:
     """What decides the closed form of a scenario, but for the card's context."""
     cluster = scenario.cluster
-    return Question(scenario.model, scenario.train, scenario.stack, cluster.world_size, kind_of_card(cluster.gpu))
+    kind = kind_of_card(cluster.gpu)
+    return Question(scenario.model, scenario.train, scenario.stack, cluster.gpus, cluster.nodes, kind)
 
 
 def shared() -> Callable[[Scenario], Estimate]:

@@ -3,7 +3,8 @@
 from typing import NamedTuple
 
 from planner.closed_form.profile import Profile, profile_of
-from planner.closed_form.shards import Shards, shard_states
+from planner.closed_form.rank import Shards
+from planner.closed_form.shards import shard_states
 from planner.formulas.overhead import cublas_workspace
 from planner.formulas.tape import Instant, Size
 from planner.result import Memory

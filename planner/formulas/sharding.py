@@ -32,13 +32,13 @@ def divisors(sharding: str, ranks: int) -> Divided:
     Shapes:    weights, gradients and optimizer states, each P elements
     Formula:   stage 1 divides optimizer states, 2 also gradients, 3 and FSDP also weights
     Source:    Rajbhandari 2020, arXiv:1910.02054, section 5; Zhao 2023, arXiv:2304.11277
-    Valid:     full sharding over all ranks
+    Valid:     ``ranks`` that share one copy of the model: under hybrid sharding those of one machine
     Excludes:  buffers
 
     >>> divisors("zero2", 8)
     Divided(weights=1, gradients=8, optimizer=8)
     """
-    stage = {"none": 0, "ddp": 0, "zero1": 1, "zero2": 2, "zero3": 3, "fsdp": 3}[sharding]
+    stage = {"none": 0, "ddp": 0, "zero1": 1, "zero2": 2, "zero3": 3, "fsdp": 3, "hsdp": 3}[sharding]
     return Divided(*(ranks if stage >= least else 1 for least in (3, 2, 1)))
 
 

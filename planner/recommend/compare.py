@@ -71,7 +71,7 @@ def compare_for(
     model: str,
     gpu: str,
     gpus: int = 1,
-    nodes: int = 1,
+    nodes: int | None = None,
     stack: str = "trl",
     profiles_dir: str | Path | None = None,
     **settings: Setting,

@@ -222,7 +222,7 @@ def frontier_for(
     model: str,
     gpu: str,
     gpus: int = 1,
-    nodes: int = 1,
+    nodes: int | None = None,
     method: Method | tuple[Method, ...] | list[Method] | None = None,
     stack: str = DEFAULT_STACK,
     headroom: int | str = 0,

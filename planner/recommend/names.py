@@ -2,8 +2,8 @@
 
 from planner.catalog import load_model
 from planner.hardware import load_gpu
-from planner.recommend.request import Ask, Request, check_request
-from planner.spec import FIGURES, Cluster, Gpu
+from planner.recommend.request import Ask, Request, check_request, cluster_of
+from planner.spec import FIGURES, Gpu
 from planner.stacks import newer_versions
 
 
@@ -12,8 +12,7 @@ def understand(request: Request) -> tuple[Ask, tuple[str, ...]]:
     check_request(request)
     gpu, about = _hardware(request)
     resolved = load_model(request.model, opaque=request.evidence == "traced")
-    cluster = Cluster(gpu=gpu, gpus=request.gpus, nodes=request.nodes, headroom_bytes=request.headroom_bytes)
-    ask = Ask(request=request, model=resolved.model, cluster=cluster)
+    ask = Ask(request=request, model=resolved.model, cluster=cluster_of(request, gpu))
     notes = (resolved.line, *resolved.model.notes, *_about(gpu), *about, *newer_versions(request.stack))
     return ask, tuple(note for note in notes if note)
 

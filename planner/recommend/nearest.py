@@ -7,7 +7,7 @@ from planner.recommend.candidates import candidate
 from planner.recommend.cards import counts_of
 from planner.recommend.offers import MOST_CARDS
 from planner.recommend.rental import Rental, RentRequest
-from planner.recommend.request import MAX_GPUS_PER_NODE, Ask
+from planner.recommend.request import Ask
 from planner.recommend.tuning import tuned
 from planner.spec import Gpu, Method
 
@@ -61,7 +61,7 @@ def _more(
 ) -> tuple[Method, int] | None:
     """The first method that fits on more of the largest cards, and the least number in full machines, doubled."""
     let = counts_of(largest, MOST_CARDS)
-    machine = min(MAX_GPUS_PER_NODE, let[-1])
+    machine = min(largest.gpus_per_node, let[-1])
     more = (count for count in let if count >= machine and count > question.max_gpus)
     return next(
         ((one, count) for count in more for one in methods if _fits(ask, one, largest, count, estimate)),

@@ -100,9 +100,9 @@ def rank(ways: Iterable[Way]) -> tuple[Way, ...]:
 
 
 def _shardings(ask: Ask) -> tuple[str, ...]:
-    """Kinds of sharding that divide weights: the user's own where it does, else both."""
+    """Kinds of sharding that divide weights among all cards: the user's own where it divides them, else both."""
     asked = ask.request.settings.get("sharding")
-    return (str(asked),) if asked in SHARDS_WEIGHTS else SHARDS_WEIGHTS
+    return (str(asked),) if asked in SHARDS_WEIGHTS else ("fsdp", "zero3")
 
 
 def _smallest(ask: Ask, kind: Gpu, method: Method, sharding: str, goal: Verdict, estimate: Estimator) -> int | None:

@@ -1,11 +1,12 @@
 """A question as it was asked (``Request``), with its names resolved (``Ask``), and as the command that asks it."""
 
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import get_args
+from typing import cast, get_args
 
 from planner.errors import UsageError, show
 from planner.peft_config import adapter_text, method_of
@@ -18,14 +19,13 @@ from planner.units import GIB, MIB, parse_bytes
 Setting = str | int | float | bool | tuple[str, ...]
 
 DEFAULT_STACK = "trl"
-MAX_GPUS_PER_NODE = 8
-"""Above this many cards we plan with several machines of this size, as clouds sell them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """What the user asked, names unresolved. ``settings`` holds ``TrainSpec`` fields, only those that were set.
 
+    ``gpus``: in all ``nodes`` machines together; ``nodes`` is ``None`` where it is left to the kind of card.
     ``dataset``: the file from which ``job`` was read, and ``tokenizer`` what counted it where the user named one.
     ``confirm``: trace what is recommended.
     """
@@ -33,11 +33,13 @@ class Request:
     model: str
     gpu: str
     gpus: int = 1
-    nodes: int = 1
+    nodes: int | None = None
     methods: tuple[Method, ...] = ()
     settings: Mapping[str, Setting] = field(default_factory=dict)
     stack: str = DEFAULT_STACK
     headroom_bytes: int = 0
+    network_gbps: float | None = None
+    host_memory_bytes: int | None = None
     profiles_dir: Path | None = None
     evidence: Evidence = "closed-form"
     job: Job = NO_JOB
@@ -78,9 +80,9 @@ class Ask:
 
     def on(self, gpu: Gpu, world_size: int) -> "Ask":
         """The same question on ``world_size`` cards of another kind; user's settings are kept, but for sharding."""
-        gpus, nodes = machines(world_size)
+        gpus, nodes = machines(gpu, world_size)
         name = self.request.gpu if gpu.id == self.cluster.gpu.id else gpu.id
-        request = replace(self.request, gpu=name, gpus=gpus, nodes=nodes)
+        request = replace(self.request, gpu=name, gpus=world_size, nodes=nodes if nodes > 1 else None)
         return replace(self, request=request, cluster=replace(self.cluster, gpu=gpu, gpus=gpus, nodes=nodes))
 
     def using(self, method: Method, settings: Mapping[str, Setting]) -> "Ask":
@@ -105,12 +107,25 @@ class Ask:
         return replace(self.setting(settings), planned=planned)
 
 
+ON_MACHINES = ("network_gbps", "host_memory")
+"""Arguments about machines that library functions take among their settings."""
+
+
+def _amount(memory: Setting) -> int:
+    """Bytes, as a number or with their unit."""
+    if isinstance(memory, str):
+        return parse_bytes(memory)
+    if isinstance(memory, bool) or not isinstance(memory, int):
+        raise UsageError(f"--host-memory {show(memory)} is no amount of memory: write it with its unit, such as 64GiB")
+    return memory
+
+
 def request_of(
     *,
     model: str,
     gpu: str,
     gpus: int = 1,
-    nodes: int = 1,
+    nodes: int | None = None,
     method: Method | Sequence[Method] | None = None,
     stack: str = DEFAULT_STACK,
     headroom: int | str = 0,
@@ -122,18 +137,23 @@ def request_of(
 ) -> Request:
     """The request of a library function, whose arguments are named like the command's options.
 
+    ``settings``: those of training, and ``network_gbps`` and ``host_memory`` of the machines.
+
     >>> request_of(model="8b", gpu="4090", method="lora", headroom="1KiB", settings={}).headroom_bytes
     1024
     """
+    memory = settings.get("host_memory")
     return Request(
         model=model,
         gpu=gpu,
         gpus=gpus,
         nodes=nodes,
         methods=(method,) if isinstance(method, str) else tuple(dict.fromkeys(method or ())),
-        settings=settings,
+        settings={name: value for name, value in settings.items() if name not in ON_MACHINES},
         stack=stack,
         headroom_bytes=headroom if isinstance(headroom, int) else parse_bytes(headroom),
+        network_gbps=cast("float | None", settings.get("network_gbps")),  # checked with the request
+        host_memory_bytes=None if memory is None else _amount(memory),
         profiles_dir=None if profiles_dir is None else Path(profiles_dir),
         evidence=evidence,
         confirm=confirm,
@@ -149,17 +169,38 @@ def on_dataset(request: Request, dataset: str | Path, tokenizer: str | None = No
     return replace(request, job=data.job(request.job), dataset=data, tokenizer=tokenizer)
 
 
-def machines(world_size: int) -> tuple[int, int]:
-    """Cards per machine and machines that make up ``world_size``.
+def machines(gpu: Gpu, gpus: int, nodes: int | None = None) -> tuple[int, int]:
+    """Cards in each machine, and machines, of ``gpus`` cards in all; raise ``UsageError`` where they do not fill them.
 
-    >>> machines(6), machines(32)
-    ((6, 1), (8, 4))
+    >>> from planner.hardware import load_gpu
+    >>> machines(load_gpu("h100"), 6), machines(load_gpu("h100"), 32), machines(load_gpu("h100"), 32, 8)
+    ((6, 1), (8, 4), (4, 8))
     """
-    if world_size <= MAX_GPUS_PER_NODE:
-        return world_size, 1
-    if world_size % MAX_GPUS_PER_NODE:
-        raise ValueError(f"{world_size} cards do not fill machines of {MAX_GPUS_PER_NODE}")
-    return MAX_GPUS_PER_NODE, world_size // MAX_GPUS_PER_NODE
+    if nodes is None:
+        nodes = 1 if gpus <= gpu.gpus_per_node else gpus // gpu.gpus_per_node
+        if gpus % nodes or gpus // nodes > gpu.gpus_per_node:
+            whole = nodes * gpu.gpus_per_node
+            raise UsageError(
+                f"--gpus {gpus}: machines of {gpu.id} hold {gpu.gpus_per_node} cards: "
+                f"take --gpus {whole} or {whole + gpu.gpus_per_node}, or say in how many machines they are with --nodes"
+            )
+    if gpus % nodes:
+        nearest = max(gpus // nodes, 1) * nodes
+        raise UsageError(f"--gpus {gpus} do not fill --nodes {nodes} evenly: take --gpus {nearest}, or other --nodes")
+    return gpus // nodes, nodes
+
+
+def cluster_of(request: Request, gpu: Gpu) -> Cluster:
+    """The hardware of a request whose card is ``gpu``."""
+    gpus, nodes = machines(gpu, request.gpus, request.nodes)
+    return Cluster(
+        gpu=gpu,
+        gpus=gpus,
+        nodes=nodes,
+        headroom_bytes=request.headroom_bytes,
+        network_gbps=request.network_gbps,
+        host_memory_bytes=request.host_memory_bytes,
+    )
 
 
 def check_request(request: Request) -> None:
@@ -170,10 +211,17 @@ def check_request(request: Request) -> None:
             raise UsageError(f"--method {show(method)} is not one of {', '.join(METHODS)}")
     for name in ("gpus", "nodes"):
         count = getattr(request, name)
+        if count is None and name == "nodes":
+            continue
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise UsageError(f"--{name} {show(count)} is not a whole number of 1 or more")
     if request.headroom_bytes < 0:
         raise UsageError(f"--headroom {show(request.headroom_bytes)}B is negative: it is memory to leave free")
+    rate = request.network_gbps
+    if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf):
+        raise UsageError(f"--network-gbps {show(request.network_gbps)} is not a rate above 0")
+    if request.host_memory_bytes is not None and request.host_memory_bytes < 0:
+        raise UsageError(f"--host-memory {show(request.host_memory_bytes)}B is negative: it is what the job may take")
     if request.evidence not in get_args(Evidence):
         raise UsageError(f"--evidence {show(request.evidence)} is not one of {', '.join(get_args(Evidence))}")
 
@@ -185,7 +233,7 @@ def command(request: Request) -> str:
     'plan --model 70b --gpu 4090 --gpus 4 --method qlora --seq-len 4096'
     """
     words = ["plan", "--model", request.model, "--gpu", request.gpu]
-    words += _unless(request.gpus, 1, "--gpus") + _unless(request.nodes, 1, "--nodes")
+    words += _unless(request.gpus, 1, "--gpus") + _unless(request.nodes, None, "--nodes")
     for method in request.methods:
         words += ["--method", method]
     for name, value in request.settings.items():
@@ -193,6 +241,10 @@ def command(request: Request) -> str:
     words += _unless(request.stack, DEFAULT_STACK, "--stack")
     if request.headroom_bytes:
         words += ["--headroom", _bytes(request.headroom_bytes)]
+    if request.network_gbps is not None:
+        words += ["--network-gbps", f"{request.network_gbps:g}"]
+    if request.host_memory_bytes is not None:
+        words += ["--host-memory", _bytes(request.host_memory_bytes)]
     if request.profiles_dir is not None:
         words += ["--profiles", str(request.profiles_dir)]
     words += _unless(request.evidence, "closed-form", "--evidence") + _job(request)

@@ -6,7 +6,7 @@ from typing import get_args
 
 from planner.hardware import list_gpus, load_gpu
 from planner.recommend.offers import servable, sharded
-from planner.recommend.request import MAX_GPUS_PER_NODE, Ask
+from planner.recommend.request import Ask
 from planner.spec import METHODS, OPTIMIZERS, Attend, Autocast, Float, Gpu, Kernels, Loss, Method, Quant, TrainSpec
 from planner.stacks.resolve import SHARDS_WEIGHTS
 
@@ -111,7 +111,7 @@ def _hardware(ask: Ask, train: TrainSpec) -> Iterator[Single]:
     gpu, count = _as_sold(ask), ask.cluster.world_size
     kinds = (train.sharding,) if count > 1 else ("ddp", "fsdp")
     for kind in kinds:
-        yield _moved(ask, gpu, _one_more(count), kind, train.method)
+        yield _moved(ask, gpu, _one_more(gpu, count), kind, train.method)
     larger = next_larger(ask)
     if larger is not None:
         yield _moved(ask, larger, count, train.sharding, train.method)
@@ -123,9 +123,9 @@ def _moved(ask: Ask, gpu: Gpu, count: int, sharding: str, method: Method) -> Sin
     return Single(ask=variant, settings={"sharding": sharding} if new else {}, method=method, moves=True)
 
 
-def _one_more(count: int) -> int:
+def _one_more(gpu: Gpu, count: int) -> int:
     """One card in a machine; one machine where machines are full."""
-    return count + 1 if count < MAX_GPUS_PER_NODE else count + MAX_GPUS_PER_NODE
+    return count + 1 if count < gpu.gpus_per_node else count + gpu.gpus_per_node
 
 
 def _as_sold(ask: Ask) -> Gpu:

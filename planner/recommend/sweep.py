@@ -17,7 +17,7 @@ from planner.hardware import list_gpus, load_gpu
 from planner.recommend.candidates import scenario as scenario_of
 from planner.recommend.candidates import weighed
 from planner.recommend.informed import informed
-from planner.recommend.request import DEFAULT_STACK, Ask, Request, Setting, check_request
+from planner.recommend.request import DEFAULT_STACK, Ask, Request, Setting, check_request, cluster_of
 from planner.recommend.shared import shared_estimator
 from planner.result import Candidate
 from planner.spec import METHODS, NO_JOB, Cluster, Gpu, Job, Method
@@ -41,11 +41,13 @@ class Grid:
     models: tuple[str, ...]
     gpus: tuple[str, ...]
     counts: tuple[int, ...] = (1,)
-    nodes: tuple[int, ...] = (1,)
+    nodes: tuple[int | None, ...] = (None,)
     methods: tuple[Method, ...] = METHODS
     settings: Mapping[str, tuple[Setting, ...]] = field(default_factory=dict)
     stacks: tuple[str, ...] = (DEFAULT_STACK,)
     headroom_bytes: int = 0
+    network_gbps: float | None = None
+    host_memory_bytes: int | None = None
     profiles_dir: Path | None = None
     job: Job = NO_JOB
 
@@ -56,12 +58,15 @@ class Grid:
 
 
 class Asked(NamedTuple):
-    """One combination: ``gpus`` cards in each of ``nodes`` machines, ``settings`` as the sweep sets them."""
+    """One combination: ``gpus`` cards in ``nodes`` machines together, ``settings`` as the sweep sets them.
+
+    ``nodes`` is ``None`` where it is left to the kind of card.
+    """
 
     model: str
     gpu: str
     gpus: int
-    nodes: int
+    nodes: int | None
     method: Method
     stack: str
     settings: tuple[tuple[str, Setting], ...]
@@ -84,11 +89,13 @@ def grid_of(
     models: Iterable[str],
     gpus: Iterable[str],
     counts: Iterable[int] = (1,),
-    nodes: Iterable[int] = (1,),
+    nodes: Iterable[int | None] = (None,),
     methods: Iterable[Method] = (),
     settings: Mapping[str, Iterable[Setting]] = {},
     stacks: Iterable[str] = (),
     headroom_bytes: int = 0,
+    network_gbps: float | None = None,
+    host_memory_bytes: int | None = None,
     profiles_dir: Path | None = None,
     job: Job = NO_JOB,
 ) -> Grid:
@@ -105,6 +112,8 @@ def grid_of(
         settings={name: _distinct(name, values) for name, values in settings.items()},
         stacks=tuple(dict.fromkeys(stacks)) or (DEFAULT_STACK,),
         headroom_bytes=headroom_bytes,
+        network_gbps=network_gbps,
+        host_memory_bytes=host_memory_bytes,
         profiles_dir=profiles_dir,
         job=job,
     )
@@ -146,8 +155,7 @@ def _check(grid: Grid) -> None:
         for value in values:
             checked(name, value)
     for gpus, nodes in product(grid.counts, grid.nodes):
-        about = Request(model="", gpu="", gpus=gpus, nodes=nodes, methods=grid.methods)
-        check_request(replace(about, headroom_bytes=grid.headroom_bytes))
+        check_request(_request(grid, Asked("", "", gpus, nodes, grid.methods[0], grid.stacks[0], ())))
 
 
 def _card(name: str, profiles_dir: Path | None) -> Gpu:
@@ -188,9 +196,9 @@ def _planning(grid: Grid, found: Resolved, cards: Mapping[str, Gpu]) -> Callable
     questions: dict[tuple[str, tuple[tuple[str, Setting], ...]], Ask] = {}
 
     def planned(asked: Asked) -> Row:
-        cluster = Cluster(gpu=cards[asked.gpu], gpus=asked.gpus, nodes=asked.nodes, headroom_bytes=grid.headroom_bytes)
         variant = asked.stack, asked.settings
         try:
+            cluster = cluster_of(_request(grid, asked), cards[asked.gpu])
             if variant not in questions:
                 questions[variant] = _question(grid, found, asked, cluster)
             scenario = scenario_of(replace(questions[variant], cluster=cluster), asked.method)
@@ -203,8 +211,23 @@ def _planning(grid: Grid, found: Resolved, cards: Mapping[str, Gpu]) -> Callable
 
 def _question(grid: Grid, found: Resolved, asked: Asked, cluster: Cluster) -> Ask:
     """The question of a variant of the settings, with what the job settles filled in as a plan does."""
-    request = Request(model=asked.model, gpu=asked.gpu, settings=dict(asked.settings), stack=asked.stack, job=grid.job)
-    return informed(Ask(request=request, model=found.model, cluster=cluster))
+    return informed(Ask(request=_request(grid, asked), model=found.model, cluster=cluster))
+
+
+def _request(grid: Grid, asked: Asked) -> Request:
+    return Request(
+        model=asked.model,
+        gpu=asked.gpu,
+        gpus=asked.gpus,
+        nodes=asked.nodes,
+        methods=(asked.method,),
+        settings=dict(asked.settings),
+        stack=asked.stack,
+        headroom_bytes=grid.headroom_bytes,
+        network_gbps=grid.network_gbps,
+        host_memory_bytes=grid.host_memory_bytes,
+        job=grid.job,
+    )
 
 
 # ---------------------------------------------------------------- the library's own door
@@ -215,7 +238,7 @@ def sweep_for(
     model: str | list[str],
     gpu: str | list[str],
     gpus: int | list[int] = 1,
-    nodes: int | list[int] = 1,
+    nodes: int | list[int | None] | None = None,
     method: Method | list[Method] | None = None,
     stack: str | list[str] = DEFAULT_STACK,
     headroom: int | str = 0,

@@ -223,7 +223,7 @@ def what_if_for(
     model: str,
     gpu: str,
     gpus: int = 1,
-    nodes: int = 1,
+    nodes: int | None = None,
     method: Method | tuple[Method, ...] | list[Method] | None = None,
     stack: str = DEFAULT_STACK,
     headroom: int | str = 0,

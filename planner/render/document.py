@@ -30,11 +30,14 @@ class ModelDocument(TypedDict):
 
 
 class GpuDocument(TypedDict):
-    """The cards: ``total_bytes`` is what torch can see on each, ``usable_bytes`` that less headroom."""
+    """``count`` cards in ``nodes`` machines: ``total_bytes`` is what torch can see on each, ``usable_bytes`` that less
+    headroom.
+    """
 
     id: str
     name: str
     count: int
+    nodes: int
     total_bytes: int
     usable_bytes: int
 
@@ -86,6 +89,29 @@ class OwnersDocument(TypedDict):
     activations: int
     logits: int
     temporaries: int
+
+
+class HostOwnersDocument(TypedDict):
+    """What lies in a machine's RAM while steps run, in bytes; the sum is ``steady_bytes``."""
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    activations: int
+    buffers: int
+
+
+class HostDocument(TypedDict):
+    """RAM that one machine needs for all its ranks: ``required_bytes`` is the larger of ``steady_bytes`` and
+    ``load_bytes``; of it ``pinned_bytes`` are page-locked. ``nvme_bytes`` lie on its drive.
+    """
+
+    required_bytes: int
+    steady_bytes: int
+    load_bytes: int
+    pinned_bytes: int
+    nvme_bytes: int
+    owners: HostOwnersDocument
 
 
 class PhaseDocument(TypedDict):
@@ -146,6 +172,7 @@ CandidateDocument = TypedDict(
         "parameters": ParametersDocument,
         "peak": PeakDocument,
         "interval": IntervalDocument | None,
+        "host": HostDocument,
         "phases": list[PhaseDocument],
         "verdict": Verdict,
         "step": StepDocument | None,

@@ -16,6 +16,7 @@ from planner.render.document import (
     CandidateDocument,
     CostDocument,
     GpuDocument,
+    HostDocument,
     IntervalDocument,
     JobDocument,
     ModelDocument,
@@ -33,7 +34,7 @@ from planner.render.document import (
 )
 from planner.render.plan_text import labels, requested
 from planner.render.recipe import document as recipe_document
-from planner.result import ALL_PHASES, Alternative, Basis, Candidate, Cost, Plan, Reason, StepTime, Way
+from planner.result import ALL_PHASES, Alternative, Basis, Candidate, Cost, Host, Plan, Reason, StepTime, Way
 from planner.spec import METHODS, Cluster, Job, Origin, Sharding, TrainSpec
 
 
@@ -88,13 +89,20 @@ def _shared(candidates: Sequence[Candidate], name: str) -> Setting:
 def _request(plan: Plan) -> dict[str, Setting]:
     cluster, first = plan.cluster, plan.candidates[0]
     stack, given, evidence = first.scenario.stack, first.scenario.origins, first.estimate.evidence
-    amounts = {"gpus": (cluster.gpus, 1), "nodes": (cluster.nodes, 1), "headroom_bytes": (cluster.headroom_bytes, 0)}
+    amounts: dict[str, tuple[float | None, int | None]] = {
+        "gpus": (cluster.world_size, 1),
+        "nodes": (cluster.nodes, 1),
+        "headroom_bytes": (cluster.headroom_bytes, 0),
+        "network_gbps": (cluster.network_gbps, None),
+        "host_memory_bytes": (cluster.host_memory_bytes, None),
+    }
     return {
         "model": _setting(plan.model.name, "user"),
         "gpu": _setting(cluster.gpu.id, "user"),
         **{
             name: _setting(amount, given.get(name, "default" if amount == usual else "user"))
             for name, (amount, usual) in amounts.items()
+            if amount is not None
         },
         "method": _setting(plan.named or METHODS, "user" if plan.named else "default"),
         "stack": _setting(stack.name, given.get("stack", "default" if stack.name == DEFAULT_STACK else "user")),
@@ -125,6 +133,7 @@ def _gpu(cluster: Cluster) -> GpuDocument:
         "id": cluster.gpu.id,
         "name": cluster.gpu.name,
         "count": cluster.world_size,
+        "nodes": cluster.nodes,
         "total_bytes": cluster.gpu.memory_bytes,
         "usable_bytes": cluster.usable_bytes,
     }
@@ -145,10 +154,29 @@ def candidate_document(candidate: Candidate) -> CandidateDocument:
         },
         "peak": _peak(candidate),
         "interval": None if estimate.basis is None else basis_document(estimate.basis),
+        "host": host_document(estimate.host),
         "phases": _phases(candidate),
         "verdict": candidate.verdict,
         "step": step_document(candidate.step),
         "cost": cost_document(candidate.cost),
+    }
+
+
+def host_document(host: Host) -> HostDocument:
+    """RAM of one machine, by what lies there."""
+    return {
+        "required_bytes": host.required_bytes,
+        "steady_bytes": host.steady_bytes,
+        "load_bytes": host.load,
+        "pinned_bytes": host.pinned,
+        "nvme_bytes": host.nvme,
+        "owners": {
+            "parameters": host.parameters,
+            "gradients": host.gradients,
+            "optimizer": host.optimizer,
+            "activations": host.activations,
+            "buffers": host.buffers,
+        },
     }
 
 

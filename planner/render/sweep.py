@@ -259,7 +259,7 @@ def _hardware(best: Best | None) -> str:
 
 
 def _cards(asked: Asked) -> str:
-    return f"{asked.gpus * asked.nodes} × {asked.gpu}"
+    return f"{asked.gpus} × {asked.gpu}"
 
 
 def _usd(value: float | None) -> str:

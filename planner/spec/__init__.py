@@ -42,16 +42,22 @@ from planner.spec.job import (
     Lengths,
     Task,
 )
+from planner.spec.layout import (
+    Layout,
+    layout_of,
+)
 from planner.spec.scenario import (
     Origin,
     Scenario,
 )
 from planner.spec.training import (
+    ACTS,
     FLOAT_BYTES,
     METHODS,
     MOMENT_SETTINGS,
     MOMENTS,
     MOMENTS_OF,
+    OFFLOADS,
     OPTIMIZERS,
     Autocast,
     Behaviour,
@@ -60,13 +66,17 @@ from planner.spec.training import (
     Loss,
     Method,
     Moment,
+    Offload,
+    OffloadDevice,
     Quant,
     QuantStorage,
     Sharding,
     TrainSpec,
+    ZeroBuckets,
 )
 
 __all__ = [
+    "ACTS",
     "FIGURES",
     "FLOAT_BYTES",
     "METHODS",
@@ -74,6 +84,7 @@ __all__ = [
     "MOMENTS_OF",
     "MOMENT_SETTINGS",
     "NO_JOB",
+    "OFFLOADS",
     "OPTIMIZERS",
     "TASKS",
     "TASK_NAMES",
@@ -92,6 +103,7 @@ __all__ = [
     "Job",
     "Kernels",
     "Latent",
+    "Layout",
     "Lengths",
     "Linear",
     "Loss",
@@ -101,6 +113,8 @@ __all__ = [
     "Moment",
     "Norm",
     "NormKind",
+    "Offload",
+    "OffloadDevice",
     "Origin",
     "Packed",
     "Placement",
@@ -116,4 +130,6 @@ __all__ = [
     "Task",
     "TrainSpec",
     "Truncated",
+    "ZeroBuckets",
+    "layout_of",
 ]

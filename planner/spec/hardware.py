@@ -100,6 +100,11 @@ class Gpu:
     """Of a card that is here: the id of the profile that it is, if any."""
     taken_bytes: int = 0
     """Of a card that is here: what a display and other processes hold on it now."""
+    gpus_per_node: int = 8
+    """Cards in the largest machine of this kind that is commonly let."""
+    network_bytes_per_s: float | None = None
+    """Of such a machine's network adapters together, one way; ``None`` where machines of this card have none to
+    speak of."""
     resolution: str | None = field(default=None, compare=False)
     """What the name that was asked for stands for, as one line to show."""
 
@@ -114,12 +119,25 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """``nodes`` machines with ``gpus`` equal cards each, of which ``headroom_bytes`` per card stay free."""
+    """``nodes`` machines with ``gpus`` equal cards each, of which ``headroom_bytes`` per card stay free.
+
+    ``network_gbps``: of a machine's network adapters together, one way, where the user knows it.
+    ``host_memory_bytes``: RAM of each machine that the job may take, where the user says so.
+    """
 
     gpu: Gpu
     gpus: int = 1
     nodes: int = 1
     headroom_bytes: int = 0
+    network_gbps: float | None = None
+    host_memory_bytes: int | None = None
+
+    @property
+    def network_bytes_per_s(self) -> float | None:
+        """Of a machine's network adapters together, one way: what the user says, else the profile."""
+        if self.network_gbps is not None:
+            return self.network_gbps * 1e9 / 8
+        return self.gpu.network_bytes_per_s
 
     @property
     def world_size(self) -> int:

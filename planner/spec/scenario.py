@@ -6,6 +6,7 @@ from typing import Literal
 
 from planner.spec.architecture import ModelSpec
 from planner.spec.hardware import Cluster
+from planner.spec.layout import Layout, layout_of
 from planner.spec.training import Behaviour, TrainSpec
 
 Origin = Literal["user", "stack", "model", "default", "plan"]
@@ -22,3 +23,8 @@ class Scenario:
     stack: Behaviour
     origins: Mapping[str, Origin] = field(default_factory=dict, hash=False, compare=False)
     """Who chose each setting of ``train``: shown beside it, without influence on any number."""
+
+    @property
+    def layout(self) -> Layout:
+        """How the ranks are arranged."""
+        return layout_of(self.train, self.cluster)

@@ -1,7 +1,7 @@
 """How a model is trained: settings (``TrainSpec``) and what the software does unasked (``Behaviour``)."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Literal
@@ -16,7 +16,14 @@ Quant = Literal["nf4", "fp4", "int8"]
 QuantStorage = Literal["uint8", "bf16", "fp16", "fp32"]
 Kernels = Literal["eager", "fused"]
 Loss = Literal["full", "chunked", "fused"]
-Sharding = Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp"]
+Sharding = Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp", "hsdp"]
+"""``hsdp``: FSDP2 that shards inside each machine and replicates among machines."""
+Offload = Literal["optimizer", "parameters", "activations"]
+OFFLOADS: tuple[Offload, ...] = ("optimizer", "parameters", "activations")
+"""What may lie in memory beyond the GPU."""
+OffloadDevice = Literal["cpu", "nvme"]
+ZeroBuckets = Literal["auto", "deepspeed"]
+"""Sizes of DeepSpeed's buckets: as transformers fills in ``auto``, or DeepSpeed's own defaults."""
 
 FLOAT_BYTES: Mapping[str, int] = MappingProxyType({"fp32": 4, "bf16": 2, "fp16": 2})
 
@@ -82,6 +89,27 @@ class TrainSpec:
     kernels: Kernels = "eager"
     loss: Loss = "full"
     sharding: Sharding = "none"
+    reshard_after_forward: bool = True
+    """FSDP2 frees gathered weights of a layer after its forward pass; without, they stay until its backward pass."""
+    zero_buckets: ZeroBuckets = "auto"
+    offload: tuple[Offload, ...] = ()
+    """States that leave the GPU, in the order of ``OFFLOADS``."""
+    offload_device: OffloadDevice = "cpu"
+    """Where optimizer and parameters go: host RAM, or with ZeRO-3 an NVMe drive. Activations go to host RAM."""
+    pin_memory: bool = True
+    """Offloaded states lie in page-locked memory."""
+    tensor_parallel: int = 1
+    sequence_parallel: bool = False
+    """Megatron's: what tensor parallelism leaves whole is divided along the sequence by the same ranks."""
+    pipeline_parallel: int = 1
+    virtual_stages: int = 1
+    """Model chunks on each pipeline rank: 1 is the schedule 1F1B, more are interleaved."""
+    context_parallel: int = 1
+    """Ranks that share a sequence and pass keys and values around (ring attention)."""
+    ulysses_parallel: int = 1
+    """Ranks that share a sequence and exchange it for heads around attention."""
+    expert_parallel: int = 1
+    """Ranks among which experts are divided; they are data-parallel ranks outside the experts."""
     peft_config: str = ""
     """The fields of an ``adapter_config.json`` as one JSON object; empty where LoRA's settings above say it all."""
     moments: tuple[Moment, ...] = ()
@@ -100,9 +128,8 @@ class TrainSpec:
 
     @property
     def settings(self) -> tuple[str, ...]:
-        """Names of the settings that act: those of moments only where there are any."""
-        names = (field.name for field in fields(self))
-        return tuple(name for name in names if self.moments or name not in MOMENT_SETTINGS)
+        """Names of the settings that act: those of moments, say, only where there are any."""
+        return tuple(name for name in NAMES if name not in ACTS or ACTS[name](self))
 
     @property
     def eval_batches(self) -> int:
@@ -127,6 +154,11 @@ class TrainSpec:
         return self.micro_batch_size * self.seq_len
 
     @property
+    def shards_by_fsdp(self) -> bool:
+        """Whether FSDP divides states, over all ranks or inside each machine."""
+        return self.sharding in ("fsdp", "hsdp")
+
+    @property
     def quantized(self) -> bool:
         """Whether base weights are stored in 4 or 8 bits."""
         return self.method == "qlora"
@@ -135,6 +167,34 @@ class TrainSpec:
     def uses_adapters(self) -> bool:
         """Whether low-rank adapters are trained and the base is frozen."""
         return self.method != "full"
+
+
+NAMES = tuple(field.name for field in fields(TrainSpec))
+"""Every setting."""
+
+
+def _has_moments(train: TrainSpec) -> bool:
+    return bool(train.moments)
+
+
+ACTS: Mapping[str, Callable[[TrainSpec], bool]] = MappingProxyType(
+    {
+        **dict.fromkeys(MOMENT_SETTINGS, _has_moments),
+        "reshard_after_forward": lambda train: train.shards_by_fsdp,
+        "zero_buckets": lambda train: train.sharding.startswith("zero"),
+        "offload": lambda train: bool(train.offload),
+        "offload_device": lambda train: bool({"optimizer", "parameters"} & set(train.offload)),
+        "pin_memory": lambda train: bool(train.offload),
+        "tensor_parallel": lambda train: train.tensor_parallel > 1,
+        "sequence_parallel": lambda train: train.tensor_parallel > 1,
+        "pipeline_parallel": lambda train: train.pipeline_parallel > 1,
+        "virtual_stages": lambda train: train.pipeline_parallel > 1,
+        "context_parallel": lambda train: train.context_parallel > 1,
+        "ulysses_parallel": lambda train: train.ulysses_parallel > 1,
+        "expert_parallel": lambda train: train.expert_parallel > 1,
+    }
+)
+"""Where a setting acts only beside others: whether it does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

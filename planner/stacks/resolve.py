@@ -10,6 +10,7 @@ from planner.errors import UnknownName, UnsupportedScenario, UsageError, show
 from planner.peft_config import adapter_text, lora_settings
 from planner.spec import (
     MOMENTS,
+    OFFLOADS,
     OPTIMIZERS,
     Attend,
     Autocast,
@@ -20,13 +21,14 @@ from planner.spec import (
     Loss,
     Method,
     ModelSpec,
-    Moment,
+    OffloadDevice,
     Origin,
     Quant,
     QuantStorage,
     Scenario,
     Sharding,
     TrainSpec,
+    ZeroBuckets,
 )
 from planner.stacks.rules import Defaults, load_stack
 
@@ -49,6 +51,8 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "kernels": get_args(Kernels),
     "loss": get_args(Loss),
     "sharding": get_args(Sharding),
+    "zero_buckets": get_args(ZeroBuckets),
+    "offload_device": get_args(OffloadDevice),
 }
 _INTEGERS: Mapping[str, int] = {
     "seq_len": MAX_SEQ_LEN,
@@ -59,13 +63,28 @@ _INTEGERS: Mapping[str, int] = {
     "eval_samples": MAX_SAMPLES,
     "eval_accumulation_steps": MAX_SAMPLES,
     "new_tokens": MAX_NEW_TOKENS,
+    "tensor_parallel": MAX_GPUS,
+    "pipeline_parallel": MAX_GPUS,
+    "virtual_stages": 2**10,
+    "context_parallel": MAX_GPUS,
+    "ulysses_parallel": MAX_GPUS,
+    "expert_parallel": MAX_GPUS,
 }
-_BOOLEANS = ("double_quant", "gradient_checkpointing", "eval_logits")
+_BOOLEANS = (
+    "double_quant",
+    "gradient_checkpointing",
+    "eval_logits",
+    "reshard_after_forward",
+    "pin_memory",
+    "sequence_parallel",
+)
+_LISTS: Mapping[str, tuple[str, ...]] = {"moments": MOMENTS, "offload": OFFLOADS}
+"""Settings that name some of a few things, with commas."""
 _NAMES = ("lora_targets", "modules_to_save")
 _FILES = ("peft_config",)
 _FLOATS: Mapping[str, tuple[float, float]] = {"lora_alpha": (0.0, 1e9), "lora_dropout": (0.0, 0.99)}
 
-SHARDS_WEIGHTS = ("fsdp", "zero3")
+SHARDS_WEIGHTS = ("fsdp", "hsdp", "zero3")
 """Kinds of sharding that divide weights among the ranks."""
 
 
@@ -77,6 +96,7 @@ class _Question(NamedTuple):
     settings: tuple[tuple[str, type, object], ...]
     stack: str
     ranks: int
+    nodes: int
     supports_flash: bool
     supports_bf16: bool
 
@@ -126,7 +146,16 @@ def _question(
         return None
     gpu = cluster.gpu
     chosen = tuple((name, type(value), value) for name, value in settings.items())
-    found = _Question(model, method, chosen, stack, cluster.world_size, gpu.supports_flash, gpu.supports_bf16)
+    found = _Question(
+        model,
+        method,
+        chosen,
+        stack,
+        cluster.world_size,
+        cluster.nodes,
+        gpu.supports_flash,
+        gpu.supports_bf16,
+    )
     try:
         hash(found)
     except TypeError:
@@ -219,7 +248,8 @@ def _refuse(chosen: Mapping[str, Any], model: ModelSpec, cluster: Cluster) -> No
     if cluster.world_size > MAX_GPUS:
         raise UsageError(f"{cluster.world_size} GPUs are more than the {MAX_GPUS} that we plan for")
     if cluster.world_size > 1 and sharding == "none":
-        raise UsageError(f"{cluster.world_size} GPUs need --sharding ddp, zero1, zero2, zero3 or fsdp, not none")
+        kinds = ", ".join(kind for kind in get_args(Sharding) if kind != "none")
+        raise UsageError(f"{cluster.world_size} GPUs need --sharding {kinds}, not none")
     if chosen["attention"] not in model.attends:
         offered = ", ".join(model.attends)
         raise UnsupportedScenario(f"{model.name} has no {chosen['attention']} attention in transformers: use {offered}")
@@ -257,8 +287,8 @@ def _refuse_moments(chosen: Mapping[str, Any]) -> None:
 
 def checked(name: str, value: object) -> object:
     """A setting's value as a scenario holds it; raise ``UsageError`` for one without meaning, by itself."""
-    if name == "moments":
-        return _moments(value)
+    if name in _LISTS:
+        return _listed(name, value)
     if name in _CHOICES:
         return _choice(name, value)
     if name in _INTEGERS:
@@ -311,17 +341,17 @@ def _float(name: str, value: object, least: float, most: float) -> float:
     return float(value)
 
 
-def _moments(value: object) -> tuple[Moment, ...]:
-    """Names of moments in the order in which they are planned; ``all`` stands for every one.
+def _listed(name: str, value: object) -> tuple[str, ...]:
+    """Names of a few things in their own order; ``all`` stands for every one.
 
-    >>> _moments("merge,evaluation")
+    >>> _listed("moments", "merge,evaluation")
     ('evaluation', 'merge')
     """
-    names = _names("moments", value, "moments")
-    for name in names:
-        if name not in (*MOMENTS, "all"):
-            raise UsageError(f"--moments {show(name)} is not one of {', '.join(MOMENTS)}, or all")
-    return tuple(moment for moment in MOMENTS if moment in names or "all" in names)
+    known, names = _LISTS[name], _names(name, value, "names")
+    for one in names:
+        if one not in (*known, "all"):
+            raise UsageError(f"{option(name)} {show(one)} is not one of {', '.join(known)}, or all")
+    return tuple(one for one in known if one in names or "all" in names)
 
 
 def _names(name: str, value: object, what: str = "module names") -> tuple[str, ...]:

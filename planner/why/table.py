@@ -11,6 +11,7 @@ from types import MappingProxyType
 from planner.recommend.request import Ask, Setting
 from planner.recommend.single import PEFT_TARGETS
 from planner.spec import Method, TrainSpec
+from planner.stacks.resolve import SHARDS_WEIGHTS
 
 Settings = Mapping[str, Setting]
 Test = Callable[[TrainSpec], bool]
@@ -316,7 +317,7 @@ CHANGES: tuple[Change, ...] = (
         words="quantised weights were not sharded: stored as uint8, every rank holds them whole",
         usual=2,
         settings={"quant_storage": "uint8"},
-        holds=lambda train: train.quantized and train.sharding in ("fsdp", "zero3") and train.quant_storage != "uint8",
+        holds=lambda train: train.quantized and train.sharding in SHARDS_WEIGHTS and train.quant_storage != "uint8",
     ),
     Change(
         code="WHY138",

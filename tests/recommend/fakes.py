@@ -7,13 +7,12 @@ from typing import Any
 
 from planner.estimators import Estimator
 from planner.recommend.candidates import candidate
-from planner.recommend.request import Ask, Request
+from planner.recommend.request import Ask, Request, cluster_of
 from planner.recommend.rules import Case
 from planner.result import Estimate, Memory, Parameters, Peak, Phase, Way
 from planner.spec import (
     Attention,
     Block,
-    Cluster,
     Experts,
     Gpu,
     Linear,
@@ -90,8 +89,7 @@ def ask(model: ModelSpec | None = None, gpu: Gpu | None = None, **request: Any) 
     """A resolved question."""
     gpu = gpu or card()
     asked = Request(**{"model": "toy", "gpu": gpu.id, **request})
-    cluster = Cluster(gpu=gpu, gpus=asked.gpus, nodes=asked.nodes, headroom_bytes=asked.headroom_bytes)
-    return Ask(request=asked, model=model or llama(), cluster=cluster)
+    return Ask(request=asked, model=model or llama(), cluster=cluster_of(asked, gpu))
 
 
 def parameters(scenario: Scenario) -> Parameters:

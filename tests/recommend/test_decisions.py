@@ -36,7 +36,7 @@ def request(one: dict[str, Any]) -> Request:
         model=one["model"],
         gpu=one["gpu"],
         gpus=one.get("gpus", 1),
-        nodes=one.get("nodes", 1),
+        nodes=one.get("nodes"),
         methods=tuple(one.get("methods", ())),
         settings=one.get("settings", {}),
         stack=one.get("stack", "trl"),

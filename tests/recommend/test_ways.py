@@ -271,7 +271,7 @@ def test_more_than_one_machine_when_eight_cards_are_too_few() -> None:
     tight, fits = more_cards(ask(), "lora", estimate)
 
     assert (tight.gpus, fits.gpus) == (32, 40)
-    assert "--gpus 8 --nodes 5" in fits.command
+    assert "--gpus 40 --nodes 5" in fits.command
 
 
 def test_a_cluster_is_found_for_what_64_cards_cannot_hold() -> None:
@@ -308,7 +308,7 @@ def test_a_batch_too_large_for_any_number_of_cards_is_offered_in_single_sequence
     [
         Request(model="kimi-k2", gpu="t4"),
         Request(model="deepseek-v3", gpu="4090", methods=("full",)),
-        Request(model="llama-3.1-405b", gpu="h100", gpus=8, nodes=4, methods=("full",)),
+        Request(model="llama-3.1-405b", gpu="h100", gpus=32, nodes=4, methods=("full",)),
         Request(model="70b", gpu="4090", settings={"micro_batch_size": 64, "seq_len": 32768}),
         Request(model="70b", gpu="4090", methods=("full",), settings={"micro_batch_size": 4096, "seq_len": 2**24}),
     ],

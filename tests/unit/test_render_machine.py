@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from planner.render.document import PlanDocument
 from planner.render.machine import plan_document, schema, to_json
 from planner.result import OWNERS, PHASES, Plan
-from planner.spec import MOMENT_SETTINGS, TrainSpec
+from planner.spec import ACTS, TrainSpec
 
 
 @pytest.fixture(params=["nothing_fits", "something_fits"])
@@ -36,7 +36,7 @@ def test_output_keeps_to_its_types_and_has_no_undescribed_key(document: dict[str
 def test_top_level_keys(document: dict[str, Any]) -> None:
     assert {"schema", "scenario", "gpu", "candidates", "recommendation"} <= set(document)
     assert document["schema"] == 1
-    assert set(document["gpu"]) == {"id", "name", "count", "total_bytes", "usable_bytes"}
+    assert set(document["gpu"]) == {"id", "name", "count", "nodes", "total_bytes", "usable_bytes"}
 
 
 def test_every_setting_says_who_chose_it(document: dict[str, Any]) -> None:
@@ -67,7 +67,7 @@ def test_methods_that_the_user_named_are_said_to_be_named(nothing_fits: Plan) ->
 
 
 def test_candidates_hold_every_setting(document: dict[str, Any]) -> None:
-    names = {field.name for field in fields(TrainSpec)} - {"method", *MOMENT_SETTINGS}
+    names = {field.name for field in fields(TrainSpec)} - {"method", *ACTS}
 
     for candidate in document["candidates"]:
         assert set(candidate["settings"]) == names

@@ -1,0 +1,65 @@
+"""States as one rank holds them, and what of a quantised base an engine can divide: what all engines share."""
+
+from typing import NamedTuple
+
+from planner.closed_form.inventory import Inventory
+from planner.closed_form.profile import Profile
+from planner.formulas.sharding import Divided, shard
+from planner.formulas.states import OptimizerBytes, Trainable, optimizer_bytes
+from planner.spec import Scenario, TrainSpec
+
+COMPUTE_BYTES = 2
+"""Gathered weights and gradients travel in 16 bit."""
+
+
+class Shards(NamedTuple):
+    """Bytes on one rank. The last five are buffers, counted as temporaries in the phases that they name."""
+
+    weights: int
+    adapters: int
+    gradients: int
+    optimizer: int
+    managed: int
+    largest_gradient: int
+    standing: int = 0
+    forward: int = 0
+    loss: int = 0
+    backward: int = 0
+    update: int = 0
+
+
+def states(scenario: Scenario, profile: Profile, divided: Divided) -> Shards:
+    """Every state divided as told, without buffers; the update's temporaries are the optimizer's own."""
+    inventory, train = profile.inventory, scenario.train
+    optimizer = optimizer_of(train, inventory.trained, inventory.trained_bytes, divided.optimizer)
+    return Shards(
+        weights=weights(train, inventory, divided.weights),
+        adapters=shard(inventory.adapters, divided.weights),
+        gradients=shard(inventory.gradients, divided.gradients),
+        optimizer=optimizer.states,
+        managed=optimizer.managed,
+        largest_gradient=max(tensor.numel * (tensor.e or inventory.trained_bytes) for tensor in inventory.trained),
+        update=optimizer.temporary,
+    )
+
+
+def optimizer_of(train: TrainSpec, trained: tuple[Trainable, ...], e: int, ranks: int) -> OptimizerBytes:
+    """States and temporaries of the optimizer on one of ``ranks``."""
+    return optimizer_bytes(train.optimizer, trained, e=e, shards=ranks)
+
+
+def weights(train: TrainSpec, inventory: Inventory, ranks: int) -> int:
+    """Base weights of one rank: packed ones are divided only when their storage dtype is a float, scales never."""
+    whole = _replicated(train, inventory) if ranks > 1 else 0
+    return whole + shard(inventory.weights - whole, ranks)
+
+
+def _replicated(train: TrainSpec, inventory: Inventory) -> int:
+    if not train.quantized:
+        return 0
+    return inventory.scales if divisible(train) else inventory.quantized_weights
+
+
+def divisible(train: TrainSpec) -> bool:
+    """Whether quantised weights can be flattened and divided: 4-bit ones that are stored as floats."""
+    return train.quant != "int8" and train.quant_storage != "uint8"
