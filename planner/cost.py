@@ -134,15 +134,6 @@ def sequences_of(train: TrainSpec, job: Job) -> int | None:
     return None if job.tokens is None else ceil(job.tokens / train.seq_len)
 
 
-def computed_tokens(train: TrainSpec, job: Job) -> float | None:
-    """Tokens of the whole run on all GPUs, padding included and truncated ones left out."""
-    rows = sequences_of(train, job)
-    if rows is None:
-        return None
-    load = load_of(train, job)
-    return rows * job.epochs * (train.seq_len if load is None else load.tokens / train.micro_batch_size)
-
-
 def steps_of(scenario: Scenario, job: Job) -> int:
     """Optimizer steps of the whole run; 0 where nobody said how much there is to train on.
 
@@ -313,17 +304,17 @@ def disk_bytes(scenario: Scenario, estimate: Estimate, job: Job, assumed: Assume
     return checkpoint_bytes(scenario.model) + (assumed.kept + 1) * saved_bytes(scenario, estimate) + data
 
 
-def host_bytes(scenario: Scenario, estimate: Estimate, workers: int = 0) -> int:
+def host_bytes(scenario: Scenario, estimate: Estimate) -> int:
     """Host memory that the job needs on one machine: the loading peak, paged states, its processes.
 
-    Formula:   max(copies * weights, ranks * paged) + ranks * (1 + workers) * process
+    Formula:   max(copies * weights, ranks * paged) + ranks * process
     Source:    transformers 5.23 modeling_utils.py: without a device map each process builds the model in host memory;
                under FSDP only the first of a machine does; quantised weights go to their device tensor by tensor, and
                ZeRO 3 partitions them as it reads. Accelerate 1.15, cpu_ram_efficient_loading
-    Valid:     ``workers``: dataloader_num_workers, 0 in the Trainer
+    Valid:     dataloader_num_workers of 0, as in the Trainer
     Excludes:  the page cache, which makes a second read of the checkpoint quick where there is room for it
     """
     train, ranks = scenario.train, scenario.cluster.gpus
     copies = ranks if train.sharding in COPIED_BY_EVERY_RANK else 1
     built = 0 if train.quantized or train.sharding == "zero3" else copies * _loaded_bytes(scenario)
-    return max(built, ranks * estimate.peak.managed_bytes) + ranks * (1 + workers) * PROCESS_BYTES
+    return max(built, ranks * estimate.peak.managed_bytes) + ranks * PROCESS_BYTES

@@ -31,7 +31,7 @@ _HOURS = {
 }
 
 
-def parse_usd(text: str, option: str = "--budget") -> float:
+def parse_usd(text: str) -> float:
     """US dollars; other currencies are refused, since no exchange rate is known.
 
     >>> [parse_usd(text) for text in ("40USD", "$40", "40 usd", "US$ 1,250.50")]
@@ -46,19 +46,19 @@ def parse_usd(text: str, option: str = "--budget") -> float:
         amount = float((match["number"] or match["before"]).replace(",", ""))
         if amount > 0:
             return amount
-        raise UsageError(f"{option} {show(text)} is nothing: write for instance 40USD")
+        raise UsageError(f"--budget {show(text)} is nothing: write for instance 40USD")
     if _BARE.fullmatch(said):
-        raise UsageError(f"{option} {show(text)} has no currency: write {said}USD")
+        raise UsageError(f"--budget {show(text)} has no currency: write {said}USD")
     other = _MONEY.fullmatch(said)
     if other is not None and bool(other["symbol"]) != bool(other["word"]):
         currency = (other["symbol"] or other["word"]).upper()
         raise UsageError(
-            f"{option} {show(text)} is in {currency}: no exchange rate is kept, so name US dollars, as in 40USD"
+            f"--budget {show(text)} is in {currency}: no exchange rate is kept, so name US dollars, as in 40USD"
         )
-    raise UsageError(f"{option} {show(text)} is not an amount of money: write for instance 40USD")
+    raise UsageError(f"--budget {show(text)} is not an amount of money: write for instance 40USD")
 
 
-def parse_hours(text: str, option: str = "--deadline") -> float:
+def parse_hours(text: str) -> float:
     """Hours.
 
     >>> [parse_hours(text) for text in ("12h", "2d", "90min", "1.5 hours")]
@@ -69,15 +69,15 @@ def parse_hours(text: str, option: str = "--deadline") -> float:
     """
     match = _TIME.fullmatch(text.strip())
     if match is None:
-        raise UsageError(f"{option} {show(text)} is not a time: write for instance 12h, 90min or 2d")
+        raise UsageError(f"--deadline {show(text)} is not a time: write for instance 12h, 90min or 2d")
     number, unit = match["number"], match["unit"].lower()
     if not unit:
-        raise UsageError(f"{option} {show(text)} has no unit: write {number}h, {number}min or {number}d")
+        raise UsageError(f"--deadline {show(text)} has no unit: write {number}h, {number}min or {number}d")
     if unit not in _HOURS:
-        raise UsageError(f"{option} {show(text)} has an unknown unit {unit!r}: use min, h, d or weeks")
+        raise UsageError(f"--deadline {show(text)} has an unknown unit {unit!r}: use min, h, d or weeks")
     hours = float(number.replace(",", "")) * _HOURS[unit]
     if hours <= 0:
-        raise UsageError(f"{option} {show(text)} is no time at all: write for instance 12h")
+        raise UsageError(f"--deadline {show(text)} is no time at all: write for instance 12h")
     return hours
 
 

@@ -55,13 +55,13 @@ class Catalog(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Market:
-    """What so many cards of one kind in one machine are let for now; ``price`` is per GPU-hour, over all sellers."""
+    """What so many cards of one kind in one machine are let for now: the price per GPU-hour over all sellers, and the
+    cheapest of these.
+    """
 
     price: Price
-    sellers: int
     provider: str
     region: str
-    instance: str
 
 
 Markets = Mapping[tuple[str, int], Market]
@@ -142,10 +142,4 @@ def _market(items: Sequence[Item], today: date) -> Market:
         as_of=today.isoformat(),
         basis=f"median of {len(rates)} seller{'' if len(rates) == 1 else 's'}, each at its cheapest (gpuhunt)",
     )
-    return Market(
-        price=price,
-        sellers=len(rates),
-        provider=cheapest.provider,
-        region=cheapest.location,
-        instance=cheapest.instance_name,
-    )
+    return Market(price=price, provider=cheapest.provider, region=cheapest.location)

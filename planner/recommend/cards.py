@@ -10,6 +10,10 @@ PER_MACHINE = {"gh200": 1, "gb200": 4}
 four (NVIDIA's data sheets)."""
 
 
+FULL_MACHINE = 8
+"""Cards of a full machine of all other kinds."""
+
+
 def served(gpu: Gpu) -> bool:
     """Whether current torch wheels serve the card (rule GPU001)."""
     return gpu.compute_capability is None or gpu.compute_capability >= CUDA_WHEELS_FROM

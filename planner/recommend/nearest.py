@@ -50,10 +50,10 @@ def _too_large(question: RentRequest, ask: Ask, methods: tuple[Method, ...], lar
     others = (one for one in ADAPTERS if one not in methods)
     let = counts_of(largest, question.max_gpus)[-1]
     other = next((one for one in others if _fits(ask, one, largest, let, estimate)), None)
-    said = [] if other is None else [f"{other} fits on {let} x {largest.id} (--method {other})"]
+    said = [] if other is None else [f"{other} fits on {let} × {largest.id} (--method {other})"]
     said += [] if wider is None else [f"{wider[0]} on {wider[1]} (--max-gpus {wider[1]})"]
     all_of_them = counts_of(largest, MOST_CARDS)[-1]
-    return f"{line}: {', '.join(said) or f'nor would {all_of_them} x {largest.id}; try a shorter --seq-len'}"
+    return f"{line}: {', '.join(said) or f'nor would {all_of_them} × {largest.id}; try a shorter --seq-len'}"
 
 
 def _more(
@@ -80,4 +80,4 @@ def _fits(ask: Ask, method: Method, gpu: Gpu, count: int, estimate: Estimator) -
 
 
 def _told(one: Rental) -> str:
-    return f"{dollars(one.usd)} in {spell_hours(one.hours)} ({one.method} on {one.gpus} x {one.gpu})"
+    return f"{dollars(one.usd)} in {spell_hours(one.hours)} ({one.method} on {one.named})"

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+from planner.recommend.capacity import TOKENS_PER_PARAM
 from planner.recommend.quality import NEWER_VOCABULARY, ROBUST_MODEL, TINY_MODEL
 from planner.recommend.rules.base import percent
-from planner.recommend.rules.qlt import BITS_PER_PARAM, LORA_BATCH
+from planner.recommend.rules.qlt import LORA_BATCH
 from planner.result import Candidate
 from planner.throughput.ratios import Range
 from planner.units import format_bytes, format_count, span
@@ -40,7 +41,7 @@ def _full(one: Candidate, time: Range | None) -> Prose:
 
 def _lora(one: Candidate, time: Range | None) -> Prose:
     counts, train = one.estimate.parameters, one.scenario.train
-    tokens = BITS_PER_PARAM * counts.trainable
+    tokens = TOKENS_PER_PARAM * counts.trainable
     return Prose(
         principle=f"the base is frozen in {train.weights_dtype}; {format_count(counts.trainable)} new parameters "
         f"({percent(counts.trainable / counts.total)}) in pairs of rank-{train.lora_rank} matrices are trained",

@@ -17,7 +17,7 @@ from planner.prices import age, staleness
 from planner.prices.amounts import parse_hours, parse_usd
 from planner.prices.source import is_live
 from planner.recommend.candidates import candidate, candidates
-from planner.recommend.cards import PER_MACHINE, counts_of, most_capable, served
+from planner.recommend.cards import FULL_MACHINE, counts_of, is_let, most_capable, served
 from planner.recommend.informed import informed
 from planner.recommend.nearest import nearest
 from planner.recommend.offers import MOST_CARDS
@@ -55,11 +55,10 @@ DOUBTS = (0, 1, 3)
 
 @dataclass(frozen=True, slots=True)
 class Let:
-    """So many cards of one kind at a price per GPU-hour."""
+    """So many cards of one kind, which has the price at which they are let."""
 
     gpu: Gpu
     count: int
-    price: Price
     seller: str | None = None
     region: str | None = None
 
@@ -76,7 +75,7 @@ def rent(question: RentRequest) -> RentAnswer:
     methods = _methods(ask, estimate)
     found = tuple(_rentals(question, ask, methods, lets, best, estimate))
     ranked = _ranked(one for one in found if one.within(question))
-    dates = sorted({let.price.as_of for let in lets})
+    dates = sorted({let.gpu.price.as_of for let in lets if let.gpu.price})
     answer = RentAnswer(
         question=question,
         model=ask.model,
@@ -188,7 +187,7 @@ def _market(question: RentRequest) -> tuple[tuple[Let, ...], tuple[str, ...], bo
 
 def _snapshot(question: RentRequest, gpus: Iterable[Gpu]) -> tuple[Let, ...]:
     return tuple(
-        Let(replace(gpu, price=price), count, price)
+        Let(replace(gpu, price=price), count)
         for gpu in gpus
         if (price := _ranking_price(gpu.price)) is not None
         for count in counts_of(gpu, question.max_gpus)
@@ -201,7 +200,7 @@ def _live(question: RentRequest, gpus: list[Gpu]) -> tuple[Let, ...]:
     known = {gpu.id: gpu for gpu in gpus}
     found = markets(gpus, today=question.today, spot=question.spot)
     return tuple(
-        Let(replace(known[name], price=one.price), count, one.price, one.provider, one.region)
+        Let(replace(known[name], price=one.price), count, one.provider, one.region)
         for (name, count), one in found.items()
         if count <= question.max_gpus
     )
@@ -224,7 +223,7 @@ def _dated(dates: list[str], question: RentRequest) -> tuple[str, ...]:
 
 def _largest(lets: tuple[Let, ...]) -> Gpu:
     """The card with most memory that comes in full machines."""
-    whole = [let.gpu for let in lets if let.gpu.id not in PER_MACHINE]
+    whole = [let.gpu for let in lets if is_let(let.gpu, FULL_MACHINE)]
     return max(whole or [let.gpu for let in lets], key=lambda gpu: (gpu.memory_bytes, gpu.supports_bf16))
 
 
@@ -273,15 +272,11 @@ def _weights(ask: Ask, method: Method, estimate: Estimator) -> int:
 
 def _rental(question: RentRequest, let: Let, way: Way) -> Rental:
     one, job = way.candidate, question.request.job
-    scenario, step = one.scenario, one.step
-    cost = run_cost(scenario, one.estimate, step, job, question.assumed)
-    hourly = (let.price.typical_usd or 0.0) * let.count
-    pace = step.tokens_per_second if step is not None else float("nan")
+    scenario = one.scenario
+    cost = run_cost(scenario, one.estimate, one.step, job, question.assumed)
     return Rental(
         candidate=replace(one, cost=cost),
         command=way.command,
-        price=let.price,
-        usd_per_million=hourly / 3600 / pace * 1e6,
         needs=Needs(host_bytes(scenario, one.estimate), disk_bytes(scenario, one.estimate, job, question.assumed)),
         seller=let.seller,
         region=let.region,

@@ -8,7 +8,7 @@ from planner.cost import ASSUMED, Assumed
 from planner.prices import today
 from planner.recommend.quality import RISKS, quality_risk
 from planner.recommend.request import Request
-from planner.result import Candidate, Reason
+from planner.result import Candidate, Reason, StepTime
 from planner.spec import ModelSpec, Price
 
 AMPLE = 0.10
@@ -43,14 +43,12 @@ class Needs(NamedTuple):
 class Rental:
     """So many cards of one kind with a method tuned for them.
 
-    ``price``: per GPU-hour; ``usd_per_million``: for a million tokens of the steady state, padding included; ``seller``
-    and ``region``: the cheapest, where offers of the moment were asked for.
+    The candidate has a time, and its card a price. ``seller`` and ``region``: the cheapest, where offers of the moment
+    were asked for.
     """
 
     candidate: Candidate
     command: str
-    price: Price
-    usd_per_million: float
     needs: Needs
     seller: str | None = None
     region: str | None = None
@@ -71,9 +69,38 @@ class Rental:
         return self.candidate.method
 
     @property
+    def named(self) -> str:
+        """How many of which card."""
+        return f"{self.gpus} × {self.gpu}"
+
+    @property
+    def step(self) -> StepTime:
+        """The time of an optimizer step."""
+        step = self.candidate.step
+        assert step is not None, "only what has a time is offered"
+        return step
+
+    @property
+    def price(self) -> Price:
+        """Per GPU-hour."""
+        price = self.candidate.scenario.cluster.gpu.price
+        assert price is not None, "only cards with a price are let"
+        return price
+
+    @property
     def usd_per_hour(self) -> float:
         """All cards together, at the price that offers are ranked by."""
-        return self.gpus * (self.price.typical_usd or 0.0)
+        assert self.price.typical_usd is not None, "offers are ranked by it"
+        return self.gpus * self.price.typical_usd
+
+    @property
+    def usd_per_million(self) -> float:
+        """A million tokens of the steady state, padding included."""
+        return self.usd_per_hour * self._million_hours
+
+    @property
+    def _million_hours(self) -> float:
+        return 1e6 / self.step.tokens_per_second / 3600
 
     @property
     def usd(self) -> float:
@@ -84,10 +111,8 @@ class Rental:
     @property
     def hours(self) -> float:
         """The whole run; a million tokens where nobody said how much there is."""
-        cost, step = self.candidate.cost, self.candidate.step
-        if cost is not None:
-            return cost.hours
-        return float("inf") if step is None else 1e6 / step.tokens_per_second / 3600
+        cost = self.candidate.cost
+        return self._million_hours if cost is None else cost.hours
 
     @property
     def headroom_bytes(self) -> int:
@@ -103,13 +128,13 @@ class Rental:
 
     @property
     def risk(self) -> int:
-        """An index into ``pareto.RISKS``."""
+        """An index into ``quality.RISKS``."""
         return quality_risk(self.candidate)
 
     @property
     def measured(self) -> bool:
         """Whether anybody timed such runs on such a card."""
-        return self.candidate.step is not None and self.candidate.step.basis.n > 0
+        return self.step.basis.n > 0
 
     @property
     def doubt(self) -> int:

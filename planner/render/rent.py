@@ -71,12 +71,17 @@ def has_run(answer: RentAnswer) -> bool:
 
 
 def offers(answer: RentAnswer) -> Sheet:
-    """The front, cheapest first; where it is long, its beginning, the recommended offer and the soonest."""
-    keep = {*range(SHOWN), answer.recommended, len(answer.offers) - 1}
-    if answer.offers:
-        keep.add(min(range(len(answer.offers)), key=lambda place: answer.offers[place].hours))
-    rows = [_row(answer, one, place == answer.recommended) for place, one in enumerate(answer.offers) if place in keep]
+    """The front, cheapest first."""
+    rows = [_row(answer, answer.offers[place], place == answer.recommended) for place in _shown(answer)]
     return Sheet("", _columns(answer), tuple(rows))
+
+
+def _shown(answer: RentAnswer) -> list[int]:
+    """Places of the offers that have a row: all, or of many the first, the last, the soonest and the recommended."""
+    places = range(len(answer.offers))
+    soonest = sorted(places, key=lambda place: answer.offers[place].hours)[:1]
+    chosen = [] if answer.recommended is None else [answer.recommended]
+    return sorted({*places[:SHOWN], *places[-1:], *soonest, *chosen})
 
 
 def others(answer: RentAnswer) -> Sheet:
@@ -106,7 +111,7 @@ def _row(answer: RentAnswer, one: Rental, recommended: bool) -> tuple[Cell, ...]
     tone: Tone = "strong" if recommended else "" if answer.offers and one.within(answer.question) else "faint"
     spare = words.gib(max(one.headroom_bytes, 0))
     cells = (
-        Cell(named(one), tone),
+        Cell(one.named, tone),
         Cell(one.method, tone),
         Cell(f"{'~' if estimated(one) else ''}{_usd(one.usd)}", tone),
         Cell(_pace(one), tone),
@@ -121,11 +126,6 @@ def _row(answer: RentAnswer, one: Rental, recommended: bool) -> tuple[Cell, ...]
     return row(cells)
 
 
-def named(one: Rental) -> str:
-    """How many of which card."""
-    return f"{one.gpus} × {one.gpu}"
-
-
 def estimated(one: Rental) -> str:
     """What of an offer rests on no measurement and no listing."""
     return ", ".join(word for word, is_so in (("time", not one.measured), ("price", one.price.estimated)) if is_so)
@@ -136,10 +136,7 @@ def _usd(usd: float) -> str:
 
 
 def _pace(one: Rental) -> str:
-    step = one.candidate.step
-    if one.candidate.cost is None and step is not None:
-        return f"{step.tokens_per_second:,.0f}"
-    return brief(one.hours)
+    return f"{one.step.tokens_per_second:,.0f}" if one.candidate.cost is None else brief(one.hours)
 
 
 def _range(one: Rental) -> str:
@@ -153,10 +150,10 @@ def headline(one: Rental) -> Cell:
     """The recommended offer in one phrase."""
     cost = one.candidate.cost
     if cost is None:
-        return Cell(f"{one.method} on {named(one)}, {dollars(one.usd)} a million tokens", "good")
+        return Cell(f"{one.method} on {one.named}, {dollars(one.usd)} a million tokens", "good")
     span = f"{spell_hours(cost.low_hours)} to {spell_hours(cost.high_hours)}"
     return Cell(
-        f"{one.method} on {named(one)}, {dollars(one.usd)} in {spell_hours(one.hours)} ({span})",
+        f"{one.method} on {one.named}, {dollars(one.usd)} in {spell_hours(one.hours)} ({span})",
         words.VERDICTS[one.candidate.verdict][1],
     )
 
@@ -193,7 +190,7 @@ def notes(answer: RentAnswer) -> Iterator[str]:
     yield f"US$ at the typical price, {unit}; GiB: spare on each card, RAM and disk of each machine"
     if any(estimated(one) for one in (*answer.offers, *answer.others)):
         yield "~: nobody has published how fast such a card trains, or its price is estimated"
-    left = len(answer.offers) - len(offers(answer).rows)
+    left = len(answer.offers) - len(_shown(answer))
     if left > 0:
         yield f"{left} more offers that no other beats in everything: --format json"
     hidden = len(answer.others) - SHOWN

@@ -71,8 +71,6 @@ def offer(
     return Rental(
         candidate=replace(made, step=step, cost=cost),
         command="plan",
-        price=price,
-        usd_per_million=usd,
         needs=Needs(0, 0),
     )
 
@@ -131,19 +129,19 @@ MONEY_SAMPLES = {
     "MON005": Sample(
         renting(offer(10, 5), offer(11, 3, gpus=2), offer(11.1, 2, gpus=4)),
         2.0,
-        "2 x card-24 would take 3 h in place of 5 h, for 10 % more money",
+        "2 × card-24 would take 3 h in place of 5 h, for 10 % more money",
         renting(offer(10, 5), offer(11, 3.6, gpus=2), offer(11, 3, gpus=2, method="qlora")),
     ),
     "MON006": Sample(
         renting(offer(10, 5), offer(14, 4, gpus=2), offer(30, 3, gpus=4)),
         1.4,
-        "2 x card-24 would cost 1.40 times as much, for 4 h in place of 5 h",
+        "2 × card-24 would cost 1.40 times as much, for 4 h in place of 5 h",
         renting(offer(10, 5), offer(11, 4, gpus=2), offer(30, 3, gpus=4)),
     ),
     "MON007": Sample(
         renting(offer(10, 2), offer(15, 10, gpu="slow")),
         5.0,
-        "1 x card-24 at $5.00 an hour costs $10.00; 1 x slow at $1.50 would cost $15.00, in 10 h",
+        "1 × card-24 at $5.00 an hour costs $10.00; 1 × slow at $1.50 would cost $15.00, in 10 h",
         renting(offer(10, 2), offer(15, 3, gpu="dear"), offer(9, 10, gpu="cheap")),
     ),
     "MON008": Sample(
@@ -155,13 +153,13 @@ MONEY_SAMPLES = {
     "MON009": Sample(
         renting(offer(10, 10), offer(21, 7), offer(30, 2), budget_usd=20),
         11.0,
-        "the budget of $20.00 rules out 1 x card-24 (lora), $21.00 in 7 h; within it no offer is done before 10 h",
+        "the budget of $20.00 rules out 1 × card-24 (lora), $21.00 in 7 h; within it no offer is done before 10 h",
         renting(offer(10, 10), offer(20, 7), offer(21, 5), budget_usd=20),
     ),
     "MON010": Sample(
         renting(offer(10, 10), offer(8, 12.1), deadline_hours=12),
         2.0,
-        "without the deadline of 12 h, 1 x card-24 (lora) would save $2.00: $8.00 in 12.1 h",
+        "without the deadline of 12 h, 1 × card-24 (lora) would save $2.00: $8.00 in 12.1 h",
         renting(offer(10, 10), offer(8, 12.1, gib=23), deadline_hours=12),
     ),
     "MON011": Sample(
@@ -173,19 +171,19 @@ MONEY_SAMPLES = {
     "MON012": Sample(
         renting(offer(10, 5), offer(9, 5, method="qlora")),
         1.0,
-        "lora for $1.00 more than qlora on 1 x card-24 ($9.00): there, about 5 % of validation loss lost",
+        "lora for $1.00 more than qlora on 1 × card-24 ($9.00): there, about 5 % of validation loss lost",
         renting(offer(10, 5), offer(9, 5, method="qlora", gib=23)),
     ),
     "MON013": Sample(
         renting(offer(10, 5), offer(9, 5, measured=False), offer(9.5, 5, estimated=True)),
         1.0,
-        "1 x card-24 (lora) may cost $9.00, $1.00 less, but nobody has published how fast it trains",
+        "1 × card-24 (lora) may cost $9.00, $1.00 less, but nobody has published how fast it trains",
         renting(offer(10, 5), offer(9, 5, measured=False, method="qlora")),
     ),
     "MON014": Sample(
         renting(offer(10, 169), offer(40, 160, gpus=2)),
         169.0,
-        "and the cheapest offer is not the one to wait for: 2 x card-24 (lora) would take 6.7 days for $40.00",
+        "and the cheapest offer is not the one to wait for: 2 × card-24 (lora) would take 6.7 days for $40.00",
         renting(offer(10, 168), offer(40, 160, gpus=2)),
     ),
 }

@@ -161,8 +161,8 @@ def test_two_limits_that_are_kept_only_apart() -> None:
 
     assert both.nearest is not None
     assert "no offer keeps both" in both.nearest
-    assert f"{fastest.gpus} x {fastest.gpu}" in both.nearest
-    assert f"{cheapest.gpus} x {cheapest.gpu}" in both.nearest
+    assert fastest.named in both.nearest
+    assert f"{cheapest.gpus} × {cheapest.gpu}" in both.nearest
 
 
 def test_more_cards_are_counted_in_full_machines() -> None:
@@ -179,7 +179,7 @@ def test_what_is_too_large_is_told_what_would_work() -> None:
     assert other.offers == other.others == ()
     assert other.nearest == (
         "nothing that can be rented in one card has the memory for full of llama-3.1-70b: "
-        "lora fits on 1 x b300 (--method lora), full on 8 (--max-gpus 8)"
+        "lora fits on 1 × b300 (--method lora), full on 8 (--max-gpus 8)"
     )
     assert more.nearest is not None
     told = re.search(r"full on (\d+) \(--max-gpus \1\)$", more.nearest)

@@ -82,25 +82,3 @@ class SetupDominates:
         share = cost.setup_hours / cost.hours
         text = f"{percent(share)} of the {spell_hours(cost.hours)} billed go to downloading and loading the weights"
         return Reason(code=self.code, text=text, number=share, unit="ratio")
-
-
-def change_in_money(new: float, old: float) -> str:
-    """A difference in money in words.
-
-    >>> change_in_money(10.3, 10), change_in_money(9, 10), change_in_money(10.01, 10)
-    ('3 % more money', '10 % less money', 'the same money')
-    """
-    share = new / old - 1
-    if abs(share) < 0.005:
-        return "the same money"
-    return f"{percent(abs(share))} {'more' if share > 0 else 'less'} money"
-
-
-def hours_apart(new: float, old: float) -> str:
-    """Hours in words, sooner or not.
-
-    >>> hours_apart(2, 4), hours_apart(5, 4)
-    ('2 h in place of 4 h', '5 h, which is no sooner than 4 h')
-    """
-    joint = " in place of" if new < old else ", which is no sooner than"
-    return f"{spell_hours(new)}{joint} {spell_hours(old)}"

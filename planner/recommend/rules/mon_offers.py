@@ -3,15 +3,16 @@
 These rules speak only where hardware is looked for (``plan rent``).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from planner.cost import KEPT, saved_bytes
+from planner.cost import saved_bytes
 from planner.prices import OLD_DAYS, age, is_old
 from planner.prices.amounts import dollars, spell_hours
-from planner.recommend.rules.base import Case, Rule, Scope
-from planner.recommend.rules.mon import EstimatedPrice, PriceSpread, SetupDominates, change_in_money, hours_apart
+from planner.recommend.rules.base import Case, Rule, Scope, percent
+from planner.recommend.rules.mon import EstimatedPrice, PriceSpread, SetupDominates
 from planner.result import Reason
 from planner.units import format_bytes
 
@@ -23,7 +24,6 @@ NEAR_MONEY = 0.10
 
 SOONER = 0.7
 """Share of the hours below which an offer counts as sooner (ours): two cards in place of one rarely lose more."""
-
 
 WEEK = 168.0
 """Hours from which a run counts as long (ours)."""
@@ -48,15 +48,25 @@ class Renting(Case):
         return (one for one in kept if one.within(self.question))
 
 
-def _reason(code: str, text: str, number: float, unit: str, *, warn: bool = False) -> Reason:
-    return Reason(code=code, text=text, number=number, unit=unit, severity="warning" if warn else "info")  # type: ignore[arg-type]
+class OfOffers(ABC):
+    """A rule that speaks of offers only; ``of_runs``: and only where they are of a whole run."""
+
+    code: ClassVar[str]
+    slug: ClassVar[str]
+    scope: ClassVar[Scope] = "choice"
+    of_runs: ClassVar[bool] = False
+
+    def check(self, case: Case) -> Reason | None:
+        if not isinstance(case, Renting) or (self.of_runs and case.subject.cost is None):
+            return None
+        return self.weigh(case, case.choice)
+
+    @abstractmethod
+    def weigh(self, case: Renting, mine: "Rental") -> Reason | None:
+        """The reason, ``mine`` being the recommended offer; nothing when the rule does not apply."""
 
 
-def _named(one: "Rental") -> str:
-    return f"{one.gpus} x {one.gpu}"
-
-
-class OldPrice:
+class OldPrice(OfOffers):
     """MON002: the price was noted long ago.
 
     Why it matters: prices move within months, down as cards age and up when they are scarce; the ranking moves along.
@@ -66,20 +76,19 @@ class OldPrice:
 
     code: ClassVar[str] = "MON002"
     slug: ClassVar[str] = "old-price"
-    scope: ClassVar[Scope] = "choice"
 
-    def check(self, case: Case) -> Reason | None:
-        if not isinstance(case, Renting) or not is_old(case.choice.price.as_of, case.question.today):
+    def weigh(self, case: Renting, mine: "Rental") -> Reason | None:
+        noted = mine.price.as_of
+        if not is_old(noted, case.question.today):
             return None
-        noted = case.choice.price.as_of
         text = (
-            f"the price of {dollars(case.choice.usd_per_hour)} an hour is {age(noted, case.question.today)} "
+            f"the price of {dollars(mine.usd_per_hour)} an hour is {age(noted, case.question.today)} "
             f"({noted}), past {OLD_DAYS} days: ask again before you rely on the ranking"
         )
-        return _reason(self.code, text, case.choice.usd_per_hour, "usd_per_hour", warn=True)
+        return Reason(code=self.code, text=text, number=mine.usd_per_hour, unit="usd_per_hour", severity="warning")
 
 
-class MoreCardsSooner:
+class MoreCardsSooner(OfOffers):
     """MON005: more of the same cards finish much sooner for nearly the same money.
 
     Why it matters: GPU-hours are what is paid; where work divides well they hardly grow with the number of cards.
@@ -89,12 +98,9 @@ class MoreCardsSooner:
 
     code: ClassVar[str] = "MON005"
     slug: ClassVar[str] = "more-cards-sooner"
-    scope: ClassVar[Scope] = "choice"
+    of_runs: ClassVar[bool] = True
 
-    def check(self, case: Case) -> Reason | None:
-        if not isinstance(case, Renting) or case.subject.cost is None:
-            return None
-        mine = case.choice
+    def weigh(self, case: Renting, mine: "Rental") -> Reason | None:
         near = [
             one
             for one in case.like()
@@ -104,13 +110,13 @@ class MoreCardsSooner:
             return None
         one = min(near, key=lambda other: other.hours)
         text = (
-            f"{_named(one)} would take {spell_hours(one.hours)} in place of {spell_hours(mine.hours)}, "
+            f"{one.named} would take {spell_hours(one.hours)} in place of {spell_hours(mine.hours)}, "
             f"for {change_in_money(one.usd, mine.usd)}"
         )
-        return _reason(self.code, text, mine.hours - one.hours, "hours")
+        return Reason(code=self.code, text=text, number=mine.hours - one.hours, unit="hours")
 
 
-class ScalingLoss:
+class ScalingLoss(OfOffers):
     """MON006: more of the same cards cost clearly more for the same run.
 
     Why it matters: gathering shards, loading on every card and smaller micro-batches add GPU-hours.
@@ -120,21 +126,18 @@ class ScalingLoss:
 
     code: ClassVar[str] = "MON006"
     slug: ClassVar[str] = "scaling-loss"
-    scope: ClassVar[Scope] = "choice"
+    of_runs: ClassVar[bool] = True
 
-    def check(self, case: Case) -> Reason | None:
-        if not isinstance(case, Renting) or case.subject.cost is None:
-            return None
-        mine = case.choice
+    def weigh(self, case: Renting, mine: "Rental") -> Reason | None:
         next_up = min((one for one in case.like() if one.gpus > mine.gpus), key=lambda one: one.gpus, default=None)
         if next_up is None or next_up.usd <= mine.usd * (1 + NEAR_MONEY):
             return None
         ratio = next_up.usd / mine.usd
-        text = f"{_named(next_up)} would cost {ratio:.2f} times as much, for {hours_apart(next_up.hours, mine.hours)}"
-        return _reason(self.code, text, ratio, "ratio")
+        text = f"{next_up.named} would cost {ratio:.2f} times as much, for {hours_apart(next_up.hours, mine.hours)}"
+        return Reason(code=self.code, text=text, number=ratio, unit="ratio")
 
 
-class DearerCardCheaperRun:
+class DearerCardCheaperRun(OfOffers):
     """MON007: a dearer card makes the run cheaper.
 
     Why it matters: what is paid is hours times price; a card at twice the price that is three times as fast saves.
@@ -144,12 +147,9 @@ class DearerCardCheaperRun:
 
     code: ClassVar[str] = "MON007"
     slug: ClassVar[str] = "dearer-card-cheaper-run"
-    scope: ClassVar[Scope] = "choice"
+    of_runs: ClassVar[bool] = True
 
-    def check(self, case: Case) -> Reason | None:
-        if not isinstance(case, Renting) or case.subject.cost is None:
-            return None
-        mine = case.choice
+    def weigh(self, case: Renting, mine: "Rental") -> Reason | None:
         worse = [
             one
             for one in case.found
@@ -159,13 +159,13 @@ class DearerCardCheaperRun:
             return None
         one = min(worse, key=lambda other: other.usd_per_hour)
         text = (
-            f"{_named(mine)} at {dollars(mine.usd_per_hour)} an hour costs {dollars(mine.usd)}; "
-            f"{_named(one)} at {dollars(one.usd_per_hour)} would cost {dollars(one.usd)}, in {spell_hours(one.hours)}"
+            f"{mine.named} at {dollars(mine.usd_per_hour)} an hour costs {dollars(mine.usd)}; "
+            f"{one.named} at {dollars(one.usd_per_hour)} would cost {dollars(one.usd)}, in {spell_hours(one.hours)}"
         )
-        return _reason(self.code, text, one.usd - mine.usd, "usd")
+        return Reason(code=self.code, text=text, number=one.usd - mine.usd, unit="usd")
 
 
-class Interruptible:
+class Interruptible(OfOffers):
     """MON008: a spot machine may be taken away at any moment.
 
     Why it matters: what was not saved is lost, and the price of waiting for another machine is not in the figures.
@@ -175,20 +175,19 @@ class Interruptible:
 
     code: ClassVar[str] = "MON008"
     slug: ClassVar[str] = "interruptible"
-    scope: ClassVar[Scope] = "choice"
 
-    def check(self, case: Case) -> Reason | None:
-        if not isinstance(case, Renting) or not case.question.spot:
+    def weigh(self, case: Renting, mine: "Rental") -> Reason | None:
+        if not case.question.spot:
             return None
         saved = saved_bytes(case.scenario, case.subject.estimate)
         text = (
             f"spot machines are taken away at short notice: one checkpoint takes {format_bytes(saved)}, "
-            f"of which {KEPT + 1} are planned for on disk"
+            f"of which {case.question.assumed.kept + 1} are planned for on disk"
         )
-        return _reason(self.code, text, saved, "bytes", warn=True)
+        return Reason(code=self.code, text=text, number=saved, unit="bytes", severity="warning")
 
 
-class BudgetBinds:
+class BudgetBinds(OfOffers):
     """MON009: the budget rules out an offer that would finish sooner.
 
     Why it matters: a limit that binds has a price, here in hours.
@@ -198,12 +197,11 @@ class BudgetBinds:
 
     code: ClassVar[str] = "MON009"
     slug: ClassVar[str] = "budget-binds"
-    scope: ClassVar[Scope] = "choice"
 
-    def check(self, case: Case) -> Reason | None:
-        if not isinstance(case, Renting) or case.question.budget_usd is None:
+    def weigh(self, case: Renting, mine: "Rental") -> Reason | None:
+        budget = case.question.budget_usd
+        if budget is None:
             return None
-        mine, budget = case.choice, case.question.budget_usd
         inside = min(one.hours for one in case.found if one.within(case.question))
         solid = (one for one in case.found if one.room and one.doubt <= mine.doubt)
         beyond = [one for one in solid if one.usd > budget and one.hours <= SOONER * inside]
@@ -211,13 +209,13 @@ class BudgetBinds:
             return None
         one = min(beyond, key=lambda other: other.usd)
         text = (
-            f"the budget of {dollars(budget)} rules out {_named(one)} ({one.method}), "
+            f"the budget of {dollars(budget)} rules out {one.named} ({one.method}), "
             f"{dollars(one.usd)} in {spell_hours(one.hours)}; within it no offer is done before {spell_hours(inside)}"
         )
-        return _reason(self.code, text, one.usd - mine.usd, "usd")
+        return Reason(code=self.code, text=text, number=one.usd - mine.usd, unit="usd")
 
 
-class DeadlineBinds:
+class DeadlineBinds(OfOffers):
     """MON010: the deadline rules out a cheaper offer.
 
     Why it matters: a limit that binds has a price, here in money.
@@ -227,12 +225,11 @@ class DeadlineBinds:
 
     code: ClassVar[str] = "MON010"
     slug: ClassVar[str] = "deadline-binds"
-    scope: ClassVar[Scope] = "choice"
 
-    def check(self, case: Case) -> Reason | None:
-        if not isinstance(case, Renting) or case.question.deadline_hours is None:
+    def weigh(self, case: Renting, mine: "Rental") -> Reason | None:
+        deadline = case.question.deadline_hours
+        if deadline is None:
             return None
-        mine, deadline = case.choice, case.question.deadline_hours
         late = [
             one
             for one in case.found
@@ -246,13 +243,13 @@ class DeadlineBinds:
             return None
         one = min(late, key=lambda other: other.usd)
         text = (
-            f"without the deadline of {spell_hours(deadline)}, {_named(one)} ({one.method}) would save "
+            f"without the deadline of {spell_hours(deadline)}, {one.named} ({one.method}) would save "
             f"{dollars(mine.usd - one.usd)}: {dollars(one.usd)} in {spell_hours(one.hours)}"
         )
-        return _reason(self.code, text, mine.usd - one.usd, "usd")
+        return Reason(code=self.code, text=text, number=mine.usd - one.usd, unit="usd")
 
 
-class MayExceed:
+class MayExceed(OfOffers):
     """MON011: the run keeps to the limit by its middle estimate, not by its upper bound.
 
     Why it matters: bounds of time are as wide as the record of the time model, and sellers ask more than the typical
@@ -263,26 +260,24 @@ class MayExceed:
 
     code: ClassVar[str] = "MON011"
     slug: ClassVar[str] = "may-exceed"
-    scope: ClassVar[Scope] = "choice"
 
-    def check(self, case: Case) -> Reason | None:
-        cost = case.subject.cost
-        if not isinstance(case, Renting) or cost is None:
+    def weigh(self, case: Renting, mine: "Rental") -> Reason | None:
+        cost, deadline, budget = mine.candidate.cost, case.question.deadline_hours, case.question.budget_usd
+        if cost is None:
             return None
-        deadline, budget = case.question.deadline_hours, case.question.budget_usd
         if deadline is not None and cost.high_hours > deadline:
             text = f"the run may take {spell_hours(cost.high_hours)}, past the deadline of {spell_hours(deadline)}"
-            return _reason(self.code, text, cost.high_hours, "hours", warn=True)
+            return Reason(code=self.code, text=text, number=cost.high_hours, unit="hours", severity="warning")
         if budget is not None and cost.usd_high is not None and cost.usd_high > budget:
             text = (
                 f"slower steps or a dear seller may bring the bill to {dollars(cost.usd_high)}, "
                 f"past the budget of {dollars(budget)}"
             )
-            return _reason(self.code, text, cost.usd_high, "usd", warn=True)
+            return Reason(code=self.code, text=text, number=cost.usd_high, unit="usd", severity="warning")
         return None
 
 
-class QualityForLittle:
+class QualityForLittle(OfOffers):
     """MON012: a cheaper method was passed over, because the better one costs little more.
 
     Why it matters: 4-bit weights lose quality, most on small and newer models; what that is worth is yours to say.
@@ -293,24 +288,20 @@ class QualityForLittle:
 
     code: ClassVar[str] = "MON012"
     slug: ClassVar[str] = "quality-for-little"
-    scope: ClassVar[Scope] = "choice"
 
-    def check(self, case: Case) -> Reason | None:
-        if not isinstance(case, Renting):
-            return None
-        mine = case.choice
+    def weigh(self, case: Renting, mine: "Rental") -> Reason | None:
         cheaper = [one for one in case.cheaper() if one.doubt <= mine.doubt and one.risk > mine.risk]
         if not cheaper:
             return None
         one = min(cheaper, key=lambda other: other.usd)
         text = (
-            f"{mine.method} for {dollars(mine.usd - one.usd)} more {_each(case)}than {one.method} on {_named(one)} "
+            f"{mine.method} for {dollars(mine.usd - one.usd)} more {_each(case)}than {one.method} on {one.named} "
             f"({dollars(one.usd)}): there, {one.risk_words}"
         )
-        return _reason(self.code, text, mine.usd - one.usd, "usd")
+        return Reason(code=self.code, text=text, number=mine.usd - one.usd, unit="usd")
 
 
-class UncertainCheaper:
+class UncertainCheaper(OfOffers):
     """MON013: a cheaper offer was passed over, because its time or its price is only estimated.
 
     Why it matters: hours that rest on a card's nominal rate alone may be off by a factor of two, and an estimated price
@@ -321,12 +312,8 @@ class UncertainCheaper:
 
     code: ClassVar[str] = "MON013"
     slug: ClassVar[str] = "uncertain-cheaper"
-    scope: ClassVar[Scope] = "choice"
 
-    def check(self, case: Case) -> Reason | None:
-        if not isinstance(case, Renting):
-            return None
-        mine = case.choice
+    def weigh(self, case: Renting, mine: "Rental") -> Reason | None:
         passed = [one for one in case.cheaper() if one.doubt > mine.doubt and one.risk <= mine.risk]
         if not passed:
             return None
@@ -334,11 +321,11 @@ class UncertainCheaper:
         listed = mine.price.estimated or not one.price.estimated
         why = "nobody has published how fast it trains" if listed else "its price is estimated"
         cost = f"{dollars(one.usd)} {_each(case)}".rstrip()
-        text = f"{_named(one)} ({one.method}) may cost {cost}, {dollars(mine.usd - one.usd)} less, but {why}"
-        return _reason(self.code, text, mine.usd - one.usd, "usd")
+        text = f"{one.named} ({one.method}) may cost {cost}, {dollars(mine.usd - one.usd)} less, but {why}"
+        return Reason(code=self.code, text=text, number=mine.usd - one.usd, unit="usd")
 
 
-class LongRun:
+class LongRun(OfOffers):
     """MON014: the cheapest run takes longer than machines are usually let and watched.
 
     Why it matters: hosts fail and are taken back within weeks; who waits pays too.
@@ -349,25 +336,46 @@ class LongRun:
 
     code: ClassVar[str] = "MON014"
     slug: ClassVar[str] = "long-run"
-    scope: ClassVar[Scope] = "choice"
+    of_runs: ClassVar[bool] = True
 
-    def check(self, case: Case) -> Reason | None:
-        if not isinstance(case, Renting) or case.choice.hours <= WEEK or case.subject.cost is None:
+    def weigh(self, case: Renting, mine: "Rental") -> Reason | None:
+        if mine.hours <= WEEK:
             return None
-        mine = case.choice
         kept = [one for one in case.found if one.hours <= WEEK and one.room and one.doubt <= mine.doubt]
         one = min(kept, key=lambda other: other.usd, default=None)
         other = ""
         if one is not None:
             cost = f"{spell_hours(one.hours)} for {dollars(one.usd)}"
-            other = f": {_named(one)} ({one.method}) would take {cost} (--deadline 7d)"
+            other = f": {one.named} ({one.method}) would take {cost} (--deadline 7d)"
         text = f"the run takes {spell_hours(mine.hours)}, and the cheapest offer is not the one to wait for{other}"
-        return _reason(self.code, text, mine.hours, "hours", warn=True)
+        return Reason(code=self.code, text=text, number=mine.hours, unit="hours", severity="warning")
 
 
 def _each(case: Case) -> str:
     """Of what money is: a million tokens where there is no run."""
     return "a million tokens " if case.subject.cost is None else ""
+
+
+def change_in_money(new: float, old: float) -> str:
+    """A difference in money in words.
+
+    >>> change_in_money(10.3, 10), change_in_money(9, 10), change_in_money(10.01, 10)
+    ('3 % more money', '10 % less money', 'the same money')
+    """
+    share = new / old - 1
+    if abs(share) < 0.005:
+        return "the same money"
+    return f"{percent(abs(share))} {'more' if share > 0 else 'less'} money"
+
+
+def hours_apart(new: float, old: float) -> str:
+    """Hours in words, sooner or not.
+
+    >>> hours_apart(2, 4), hours_apart(5, 4)
+    ('2 h in place of 4 h', '5 h, which is no sooner than 4 h')
+    """
+    joint = " in place of" if new < old else ", which is no sooner than"
+    return f"{spell_hours(new)}{joint} {spell_hours(old)}"
 
 
 MONEY: tuple[Rule, ...] = (

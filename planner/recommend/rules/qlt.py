@@ -5,7 +5,7 @@ from typing import ClassVar
 from planner.errors import PlannerError
 from planner.recommend.batches import largest_batch
 from planner.recommend.candidates import candidate
-from planner.recommend.capacity import LARGEST_RANK, TOKENS_PER_PARAM, full_from
+from planner.recommend.capacity import LARGEST_RANK, full_from
 from planner.recommend.quality import NEWER_VOCABULARY, NOTABLE_RISK, SMALL_MODEL, quality_risk
 from planner.recommend.request import Setting
 from planner.recommend.rules.base import Case, Scope, percent
@@ -15,9 +15,6 @@ from planner.units import format_bytes, format_count
 
 LORA_BATCH = largest_batch("lora", "sft")
 """Sequences per optimizer step that LoRA tolerates well (TRL, lora_without_regret.md: effective batch below 32)."""
-
-BITS_PER_PARAM = TOKENS_PER_PARAM
-
 
 SHARED = (
     "seq_len", "micro_batch_size", "grad_accumulation", "gradient_checkpointing", "sharding", "optimizer", "kernels",
