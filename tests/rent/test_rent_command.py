@@ -207,6 +207,7 @@ def test_arguments_without_meaning_are_one_line(wrong: dict[str, Any], says: str
 def test_a_job_without_meaning_is_one_line_wherever_it_is_asked_about(job: Job, says: str) -> None:
     asks: tuple[Callable[[], object], ...] = (
         lambda: planner.plan(model="8b", gpu="4090", job=job),
+        lambda: planner.sweep(model="8b", gpu="4090", job=job),
         lambda: planner.rent(model="8b", job=job),
     )
     for ask in asks:
