@@ -7,7 +7,7 @@ from types import MappingProxyType
 from planner.render import words
 from planner.render.sheet import Cell, Column, Sheet, Tone, row
 from planner.result import ALL_PHASES, OWNERS, Candidate, Plan, Way
-from planner.spec import MOMENTS_OF, Origin, TrainSpec
+from planner.spec import ACTS, MOMENTS_OF, Origin, TrainSpec
 from planner.units import format_count
 
 LORA_SETTINGS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "modules_to_save")
@@ -299,4 +299,4 @@ def _relevant(candidates: Iterable[Candidate], name: str) -> bool:
         return any(train.quantized for train in trains)
     if name in MOMENTS_OF:
         return any(set(MOMENTS_OF[name]) & set(train.moments) for train in trains)
-    return True
+    return name not in ACTS or any(ACTS[name](train) for train in trains)
