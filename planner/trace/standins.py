@@ -11,9 +11,11 @@ What is answered, and why no other answer would do:
 - whether two tensors are equal (``equal``): they are, so that what is looked for is found (aLoRA's invocation tokens).
 - distinct numbers (``unique``): one, so that a loop over them (CPT's, over kinds of tokens) runs once.
 
-And two operators whose fake kernels know less than the real ones: grouped products of other dtypes than bfloat16,
-which CUDA runs group by group (torch 2.10 and newer, native/cuda/GroupedBlas.cpp, ``_grouped_mm_fallback``), and waiting
-for a collective, which returns its tensor itself (distributed/c10d/Functional.cpp, ``wait_tensor``).
+And two operators whose fake kernels know less than the real ones:
+
+- grouped products of other dtypes than bfloat16, which CUDA runs group by group (torch 2.10 and newer,
+  native/cuda/GroupedBlas.cpp, ``_grouped_mm_fallback``);
+- waiting for a collective, which returns its tensor itself (distributed/c10d/Functional.cpp, ``wait_tensor``).
 """
 
 from collections.abc import Callable, Mapping, Sequence
