@@ -85,4 +85,8 @@ def _end(step: Step) -> Memory:
     """All gradients made; a tied embedding's two gradients still lie beside their sum."""
     static = step.static(gradients=step.shards.gradients)
     extra = 2 * step.profile.tied_grad + step.bytes(step.profile.stream)
-    return static._replace(logits=step.held_logits, temporaries=static.temporaries + extra + step.shards.backward)
+    return static._replace(
+        activations=static.activations + step.beside,
+        logits=step.held_logits,
+        temporaries=static.temporaries + extra + step.shards.backward,
+    )

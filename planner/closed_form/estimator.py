@@ -1,5 +1,6 @@
 """Puts the phases together: largest phase, reserved, device and required bytes."""
 
+from dataclasses import replace
 from types import MappingProxyType
 
 from planner.closed_form.backward import backward_phase
@@ -8,6 +9,8 @@ from planner.closed_form.load import load_phase
 from planner.closed_form.loss import loss_phase
 from planner.closed_form.moments import moment_phases, unused
 from planner.closed_form.optimizer_step import optimizer_phase
+from planner.closed_form.parallel import Rank, is_divided, kinds_of_rank
+from planner.closed_form.profile import profile_of
 from planner.closed_form.step import Step, prepare
 from planner.errors import UnsupportedScenario
 from planner.formulas.overhead import NCCL, fragmentation, spare_bytes
@@ -17,12 +20,22 @@ from planner.spec import Scenario
 
 
 def estimate(scenario: Scenario) -> Estimate:
-    """Bytes of one optimizer step by phase and owner; raise ``UsageError`` for adapter targets that the model lacks.
+    """Bytes of one optimizer step by phase and owner, of the fullest rank.
+
+    Raise ``UsageError`` for adapter targets that the model lacks.
 
     Raise ``UnsupportedScenario`` for what only a trace can tell.
     """
     _refuse(scenario)
-    step = prepare(scenario)
+    found = [_of_rank(rank) for rank in kinds_of_rank(scenario)]
+    fullest = max(found, key=lambda estimate: estimate.peak.required_bytes)
+    if not is_divided(scenario.train):
+        return fullest
+    return replace(fullest, parameters=profile_of(scenario).inventory.parameters)
+
+
+def _of_rank(rank: Rank) -> Estimate:
+    step = prepare(rank.scenario, rank.beside)
     phases: dict[Phase, Memory] = {
         "load": load_phase(step),
         "forward": forward_phase(step),

@@ -27,7 +27,7 @@ def between_layers(step: Step, kept: Instant, *, layer_inputs: int, again: bool 
     In the forward pass a caller may still hold the last step's outputs; in backward (``again``) it holds this step's.
     """
     before = step.static(gradients=standing_gradients(step), held=not again)
-    lasting = step.front
+    lasting = step.front + step.beside
     if step.scenario.train.gradient_checkpointing:
         lasting += layer_inputs * step.bytes(step.profile.stream) - step.narrow_first_input
     return Memory(

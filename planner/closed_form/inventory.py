@@ -91,7 +91,7 @@ def _items(model: ModelSpec) -> Iterator[tuple[Linear | Norm | Table, int]]:
         yield module, 1
     if model.final_norm is not None:
         yield model.final_norm, 1
-    if not model.tie_word_embeddings:
+    if not model.tie_word_embeddings and model.lm_head.d_out:  # stages of a pipeline have none but the last
         yield model.lm_head, 1
     elif model.lm_head.bias:
         yield Table("lm_head.bias", (model.lm_head.d_out,)), 1

@@ -4,12 +4,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
+from planner.closed_form.divided import with_all_experts
 from planner.closed_form.inventory import Inventory, Storage, take_inventory
+from planner.closed_form.parallel import ranks_on_tape
 from planner.errors import UnsupportedScenario
 from planner.formulas.adapters import Adapters, adapters
 from planner.formulas.blocks import block_tape
 from planner.formulas.head import LossTape, hidden_tape, loss_tape
-from planner.formulas.operations import Recipe
+from planner.formulas.operations import Ranks, Recipe
 from planner.formulas.params import block_params
 from planner.formulas.tape import (
     ZERO,
@@ -48,6 +50,7 @@ class ProfileKey(NamedTuple):
     several: bool
     """More than one sequence in the micro-batch."""
     checkpointing: bool
+    ranks: Ranks = Ranks()
 
 
 class Part(NamedTuple):
@@ -81,6 +84,8 @@ class Profile:
     """Batch-independent facts of a scenario."""
 
     inventory: Inventory
+    shared: Inventory
+    """Of all ranks that shard one another's states: with the experts of each of them."""
     recipe: Recipe
     layers: tuple[Part, ...]
     hidden: Part
@@ -128,6 +133,7 @@ def key_of(scenario: Scenario) -> ProfileKey:
         train.shards_by_fsdp and train.autocast != "none" and train.method == "full",
         train.micro_batch_size > 1,
         train.gradient_checkpointing,
+        ranks_on_tape(scenario),
     )
 
 
@@ -190,6 +196,7 @@ def recipe_of(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Recipe:
         fused_experts=stack.fused_experts,
         stored_bytes=2 if key.mixed_shards else storage.outer_bytes,
         keeps_4bit_input=stack.keeps_4bit_input,
+        ranks=key.ranks,
     )
     widest = max(block_tape(block, model.hidden_size, recipe).result.e for block in model.blocks)
     return recipe._replace(stream_bytes=max(recipe.stream_bytes, widest))
@@ -208,6 +215,7 @@ def _profile(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Profile:
     tied = model.tie_word_embeddings and key.method == "full"
     return Profile(
         inventory=inventory,
+        shared=inventory if key.ranks.expert == 1 else take_inventory(with_all_experts(model), storage),
         recipe=recipe,
         layers=layers,
         hidden=_part(hidden, own_source=True),
@@ -218,7 +226,7 @@ def _profile(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Profile:
         head_bytes=_head_bytes(key, stack),
         tied_grad=model.embeddings[0].params * recipe.weight_bytes if tied else 0,
         autocast_cache=_autocast_cache(model, inventory, recipe) if key.checkpointing else 0,
-        stream=Size(token=model.hidden_size * recipe.stream_bytes),
+        stream=Size(token=model.hidden_size // recipe.ranks.sequence * recipe.stream_bytes),
         turns=_turns(model, layers),
         all_kept=_kept_by(model.layout, layers),
         largest_block=max(block_params(block) for block in model.blocks),

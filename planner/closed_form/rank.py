@@ -31,16 +31,25 @@ class Shards(NamedTuple):
 def states(scenario: Scenario, profile: Profile, divided: Divided) -> Shards:
     """Every state divided as told, without buffers; the update's temporaries are the optimizer's own."""
     inventory, train = profile.inventory, scenario.train
-    optimizer = optimizer_of(train, inventory.trained, inventory.trained_bytes, divided.optimizer)
+    stepped = among(profile, divided.optimizer)
+    optimizer = optimizer_of(train, stepped.trained, inventory.trained_bytes, divided.optimizer)
     return Shards(
-        weights=weights(train, inventory, divided.weights),
-        adapters=shard(inventory.adapters, divided.weights),
-        gradients=shard(inventory.gradients, divided.gradients),
+        weights=weights(train, among(profile, divided.weights), divided.weights),
+        adapters=shard(among(profile, divided.weights).adapters, divided.weights),
+        gradients=shard(among(profile, divided.gradients).gradients, divided.gradients),
         optimizer=optimizer.states,
         managed=optimizer.managed,
         largest_gradient=max(tensor.numel * (tensor.e or inventory.trained_bytes) for tensor in inventory.trained),
         update=optimizer.temporary,
     )
+
+
+def among(profile: Profile, ranks: int) -> Inventory:
+    """What ``ranks`` divide: what they hold together, experts of all of them among it; what a rank holds if it is one.
+
+    With experts divided among e of them, each part of the experts is divided among the ranks/e that hold it.
+    """
+    return profile.shared if ranks > 1 else profile.inventory
 
 
 def optimizer_of(train: TrainSpec, trained: tuple[Trainable, ...], e: int, ranks: int) -> OptimizerBytes:

@@ -1,5 +1,6 @@
 """What every phase of one scenario needs: the profile, and the states as this rank holds them."""
 
+from fractions import Fraction
 from typing import NamedTuple
 
 from planner.closed_form.profile import Profile, profile_of
@@ -9,6 +10,8 @@ from planner.formulas.overhead import cublas_workspace
 from planner.formulas.tape import Instant, Size
 from planner.result import Memory
 from planner.spec import Scenario
+
+NOTHING = Fraction(0)
 
 INPUT_BYTES = 3 * 8
 """Per token: input ids, labels and attention mask as int64. transformers DataCollator."""
@@ -33,6 +36,8 @@ class Step(NamedTuple):
     """Logits in outputs that a caller keeps; a head without logits returns none."""
     held_stream: int
     """The embedding's output and its gradient: a leaf under checkpoints, held by outputs that a caller keeps."""
+    beside: int = 0
+    """What other micro-batches in a pipeline keep for their backward pass."""
 
     @property
     def managed(self) -> int:
@@ -74,8 +79,22 @@ class Step(NamedTuple):
         )
 
 
-def prepare(scenario: Scenario) -> Step:
-    """The step of a scenario."""
+def prepare(scenario: Scenario, beside: Fraction = NOTHING) -> Step:
+    """The step of one rank's scenario, with as many other micro-batches in flight."""
+    step = _prepared(scenario)
+    return step._replace(beside=int(beside * _kept(step))) if beside else step
+
+
+def _kept(step: Step) -> int:
+    """What one micro-batch keeps from its forward to its backward pass, loss and head left out."""
+    kept = step.profile.all_kept
+    layers = step.bytes(kept.activations) + step.bytes(kept.logits) + step.bytes(kept.temporaries)
+    if step.scenario.train.gradient_checkpointing:
+        layers += step.scenario.model.num_hidden_layers * step.bytes(step.profile.stream) - step.narrow_first_input
+    return layers + step.front + INPUT_BYTES * step.b * step.s
+
+
+def _prepared(scenario: Scenario) -> Step:
     profile = profile_of(scenario)
     train, gpu = scenario.train, scenario.cluster.gpu
     b, s = train.micro_batch_size, train.seq_len
@@ -97,7 +116,7 @@ def prepare(scenario: Scenario) -> Step:
 
 def _front_bytes(scenario: Scenario, profile: Profile, stream: int) -> int:
     model, tokens, recipe = scenario.model, scenario.train.tokens, profile.recipe
-    mask = model.hidden_size * tokens if model.embedding_dropout > 0 else 0
+    mask = model.hidden_size * tokens // recipe.ranks.sequence if model.embedding_dropout > 0 else 0
     norms = len(model.extra_norms) * (stream + 8 * tokens)
     narrow = sum(linear.d_in for linear in model.extra_linears if linear.d_out == model.hidden_size)
     return mask + norms + (narrow * tokens * recipe.stream_bytes if recipe.full else 0)

@@ -1,5 +1,6 @@
 """Self-attention as operations on the tape: projections, rotary embedding, latent attention, three kernels."""
 
+from planner.formulas.between_ranks import refuse_scores, ring, swap
 from planner.formulas.norms import norm
 from planner.formulas.operations import Recorder
 from planner.formulas.tape import ZERO, Op, Size, Tensor
@@ -12,10 +13,12 @@ FLASH = "flash attention"
 def attention(r: Recorder, spec: Attention, x: Tensor) -> Tensor:
     """Self-attention from the normalised input to the output projection."""
     query, key, value = _latent(r, spec, x) if spec.latent else _projections(r, spec, x)
+    copies = max(r.recipe.ranks.ulysses // spec.num_key_value_heads, 1)
+    query, key, value = swap(r, query), swap(r, key, copies=copies), swap(r, value, copies=copies)
     if r.recipe.repeats_kv and r.recipe.attention != "eager" and spec.fused_kv != "expanded":
         key, value = _repeat_kv(r, spec, key, "key"), _repeat_kv(r, spec, value, "value")
     out = {"flash": _flash, "sdpa": _sdpa, "eager": _eager}[r.recipe.attention](r, spec, query, key, value)
-    out = r.linear(out, spec.output)
+    out = r.linear(swap(r, out), spec.output)
     r.name(x, query, key, value)
     return out
 
@@ -120,13 +123,15 @@ def _flash(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tens
     out = r.tensor("attention output", width, e)
     lse = Tensor("attention log-sum-exp", Size(token=4 * heads), "b n s", 4, grad=False)
     scratch = 4 * width + 4 * heads + (2 * e * width if shared else 0)
+    passing, returning = ring(r, width, r.width(key) + r.width(value), e)
     made = r.tape.add(
         Op(
             FLASH,
             (query, key, value),
             out,
             saved=(query, key, value, out, lse),
-            scratch_backward=Size(token=scratch),
+            scratch_forward=passing,
+            scratch_backward=returning + Size(token=scratch),
         )
     )
     if not query.by_heads:
@@ -151,6 +156,7 @@ def _sdpa(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tenso
 
 def _math(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """``_scaled_dot_product_attention_math``, in fp32: saves scaled q, repeated k and v, and the probabilities."""
+    refuse_scores(r)
     e = r.recipe.compute_bytes if r.recipe.autocast else query.e
     query, key, value = (
         r.cast(tensor, 4, f"{name} as fp32") for tensor, name in ((query, "query"), (key, "key"), (value, "value"))
@@ -167,7 +173,7 @@ def _math(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tenso
 
 
 def _repeat_kv(r: Recorder, spec: Attention, x: Tensor, name: str) -> Tensor:
-    repeats = spec.num_attention_heads // spec.num_key_value_heads
+    repeats = spec.num_attention_heads * spec.head_dim // r.width(x)
     if repeats == 1 or spec.latent is not None:
         return x
     out = r.tensor(f"repeated {name}", r.width(x) * repeats, x.e)
@@ -214,6 +220,7 @@ def _eager(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tens
     Saves q, k, the probabilities (in fp32 where the class goes through it, and their 16-bit copy) and v; with dropout
     also its mask and result.
     """
+    refuse_scores(r)
     if r.width(key) < r.width(query):
         key, value = _repeat_kv(r, spec, key, "key"), _repeat_kv(r, spec, value, "value")
     own = query.e

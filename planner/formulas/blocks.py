@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from planner.errors import UnsupportedScenario
 from planner.formulas.attention import attention
+from planner.formulas.between_ranks import gather, scatter
 from planner.formulas.experts import experts
 from planner.formulas.feed_forward import mlp
 from planner.formulas.norms import norm
@@ -21,8 +22,8 @@ def block_tape(block: Block, hidden_size: int, recipe: Recipe) -> Tape:
     """Operations of one layer from its input (the residual stream) to its output."""
     source = Tensor(
         "layer input",
-        Size(token=hidden_size * recipe.stream_bytes),
-        f"b s {hidden_size}",
+        Size(token=hidden_size // recipe.ranks.sequence * recipe.stream_bytes),
+        f"b s {hidden_size // recipe.ranks.sequence}",
         recipe.stream_bytes,
         grad=True,
     )
@@ -37,27 +38,37 @@ def block_tape(block: Block, hidden_size: int, recipe: Recipe) -> Tape:
 
 
 def _pre(r: Recorder, block: Block, x: Tensor) -> None:
-    x = _join(r, block, x, attention(r, block.attention, norm(r, block.norms[0], x)), "attention residual")
-    _join(r, block, x, feed_forward(r, block, norm(r, block.norms[1], x)), "layer output")
+    x = _join(r, block, x, _attend(r, block, norm(r, block.norms[0], x)), "attention residual")
+    _join(r, block, x, _feed(r, block, norm(r, block.norms[1], x)), "layer output")
 
 
 def _post(r: Recorder, block: Block, x: Tensor) -> None:
-    x = _join(r, block, x, norm(r, block.norms[0], attention(r, block.attention, x)), "attention residual")
-    _join(r, block, x, norm(r, block.norms[1], feed_forward(r, block, x)), "layer output")
+    x = _join(r, block, x, norm(r, block.norms[0], _attend(r, block, x)), "attention residual")
+    _join(r, block, x, norm(r, block.norms[1], _feed(r, block, x)), "layer output")
 
 
 def _sandwich(r: Recorder, block: Block, x: Tensor) -> None:
-    branch = attention(r, block.attention, norm(r, block.norms[0], x))
+    branch = _attend(r, block, norm(r, block.norms[0], x))
     x = _join(r, block, x, norm(r, block.norms[1], branch), "attention residual")
-    branch = feed_forward(r, block, norm(r, block.norms[2], x))
+    branch = _feed(r, block, norm(r, block.norms[2], x))
     _join(r, block, x, norm(r, block.norms[3], branch), "layer output")
 
 
 def _parallel(r: Recorder, block: Block, x: Tensor) -> None:
     first = norm(r, block.norms[0], x)
     second = norm(r, block.norms[1], x) if block.placement == "parallel_two" else first
-    branches = r.add(attention(r, block.attention, first), feed_forward(r, block, second), "branches")
-    _join(r, block, x, branches, "layer output")
+    whole = gather(r, first)
+    other = whole if second is first else gather(r, second)
+    branches = r.add(attention(r, block.attention, whole), feed_forward(r, block, other), "branches")
+    _join(r, block, x, scatter(r, branches), "layer output")
+
+
+def _attend(r: Recorder, block: Block, x: Tensor) -> Tensor:
+    return scatter(r, attention(r, block.attention, gather(r, x)))
+
+
+def _feed(r: Recorder, block: Block, x: Tensor) -> Tensor:
+    return scatter(r, feed_forward(r, block, gather(r, x)))
 
 
 def _join(r: Recorder, block: Block, x: Tensor, branch: Tensor, name: str) -> Tensor:

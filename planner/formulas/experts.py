@@ -1,5 +1,6 @@
 """Mixtures of experts as operations on the tape: stacked tensors (transformers 5) or a loop (transformers 4)."""
 
+from planner.formulas.between_ranks import dispatch
 from planner.formulas.feed_forward import activate, gated, mlp
 from planner.formulas.operations import Recorder
 from planner.formulas.tape import Op, Size, Tensor
@@ -53,6 +54,7 @@ def _expert_rows(r: Recorder, spec: Experts, x: Tensor, weights: Tensor) -> Tens
     matrices = [table for table in spec.tables if len(table.shape) == 3]
     permutation = Tensor("expert permutation", Size(token=8 * k * 3), f"b s {k}", 8, grad=False)
     rows = r.tape.add(Op("gather rows", (x,), r.tensor("expert rows", k * h, x.e), saved=(permutation,)))
+    rows = dispatch(r, rows)
     first = _grouped(r, matrices[0], rows, k * f * (2 if spec.gated else 1), rank_factor=2)
     if spec.activation == "swiglu_clamped":
         hidden = _clamped_swiglu(r, first, k * f)
@@ -60,7 +62,7 @@ def _expert_rows(r: Recorder, spec: Experts, x: Tensor, weights: Tensor) -> Tens
         hidden = gated(r, spec.activation, r.part(first, "expert gate", k * f), r.part(first, "expert up", k * f))
     else:
         hidden = activate(r, spec.activation, first)
-    out = _grouped(r, matrices[1], hidden, k * h, rank_factor=1)
+    out = dispatch(r, _grouped(r, matrices[1], hidden, k * h, rank_factor=1))
     weighted = r.mul(out, weights, "weighted expert rows")
     ordered = r.tape.add(Op("restore order", (weighted,), r.tensor("expert rows in order", k * h, out.e)))
     result = r.tape.add(Op("sum over experts", (ordered,), r.tensor("experts output", h, out.e)))

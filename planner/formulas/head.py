@@ -3,6 +3,7 @@
 from functools import lru_cache
 from typing import NamedTuple
 
+from planner.formulas.between_ranks import gather, gather_logits
 from planner.formulas.norms import norm
 from planner.formulas.operations import Recipe, Recorder
 from planner.formulas.tape import Op, Size, Tape, Tensor
@@ -12,10 +13,11 @@ from planner.spec import ModelSpec
 @lru_cache(maxsize=1024)
 def hidden_tape(model: ModelSpec, recipe: Recipe) -> Tape:
     """Final norm alone: what chunked and fused heads leave on the tape."""
+    width = model.hidden_size // recipe.ranks.sequence
     source = Tensor(
         "last layer output",
-        Size(token=model.hidden_size * recipe.stream_bytes),
-        f"b s {model.hidden_size}",
+        Size(token=width * recipe.stream_bytes),
+        f"b s {width}",
         recipe.stream_bytes,
         grad=True,
     )
@@ -78,8 +80,9 @@ def _converted(recorder: Recorder, logits: Tensor) -> None:
 
 def _logits(recorder: Recorder, model: ModelSpec, hidden: Tensor) -> Tensor:
     """The head's product, scaled and capped as the model does."""
-    logits = recorder.linear(hidden, model.lm_head, lora=False)
+    logits = recorder.linear(gather(recorder, hidden), model.lm_head, lora=False)
     logits.owner, logits.name = "logits", "logits"
+    logits = gather_logits(recorder, logits)
     if model.logits_scaled:
         logits = recorder.unary(logits, "scaled logits", saves="nothing")
     if not model.logits_softcap:

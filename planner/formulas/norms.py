@@ -14,12 +14,18 @@ def norm(r: Recorder, spec: Norm, x: Tensor, *, groups: int = 1) -> Tensor:
     return _rms_norm(r, spec, x, groups)
 
 
+def _parts(r: Recorder, spec: Norm, x: Tensor, groups: int) -> int:
+    """Ranks that divide the rows: those of the sequence, where ``x`` is the residual stream and not a projection."""
+    return r.recipe.ranks.sequence if groups == 1 and r.width(x) < spec.size else 1
+
+
 def _kernel_norm(r: Recorder, spec: Norm, x: Tensor, groups: int) -> Tensor:
     """One kernel. Saves its input and fp32 row statistics."""
     if r.recipe.autocast and spec.kind == "layer" and "norm" not in r.recipe.fused:
         x = r.cast(x, 4, f"{spec.name} input")
     rows = 1 if spec.kind == "rms" or spec.kind == "rms_fp32" else 2
-    statistics = Tensor(f"{spec.name} statistics", Size(token=4 * rows * groups), f"b s {groups}", 4, grad=False)
+    size = Size(token=-(-4 * rows * groups // _parts(r, spec, x, groups)))
+    statistics = Tensor(f"{spec.name} statistics", size, f"b s {groups}", 4, grad=False)
     out = r.tensor(f"{spec.name} output", r.width(x), x.e)
     grad = spec.params * r.recipe.norm_bytes if r.recipe.full else 0
     return r.tape.add(Op(spec.name, (x,), out, saved=(x, statistics), weight_grad=grad))
@@ -36,7 +42,8 @@ def _rms_norm(r: Recorder, spec: Norm, x: Tensor, groups: int) -> Tensor:
     squares = r.unary(first, f"{spec.name} square", scratch=1)
     if spec.kind == "layer_fp32":
         wide = r.unary(wide, f"{spec.name} centred again", saves="nothing")
-    rsqrt = Tensor(f"{spec.name} rsqrt", Size(token=4 * groups), f"b s {groups}", 4, grad=True)
+    size = Size(token=-(-4 * groups // _parts(r, spec, x, groups)))
+    rsqrt = Tensor(f"{spec.name} rsqrt", size, f"b s {groups}", 4, grad=True)
     r.tape.add(Op(f"{spec.name} mean, rsqrt", (squares,), rsqrt, saved=(rsqrt,)))
     normed = r.mul(wide, rsqrt, f"{spec.name} normalised")
     if not spec.weight:

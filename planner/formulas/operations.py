@@ -11,6 +11,21 @@ from planner.formulas.tape import ZERO, Op, OwnerTag, Size, Tape, Tensor
 from planner.spec import Linear
 
 
+class Ranks(NamedTuple):
+    """Ranks that share a layer's work in ways that its tape shows; dividing matrices shows in their shapes."""
+
+    sequence: int = 1
+    """They hold the residual stream in parts along the sequence (Megatron's sequence parallelism)."""
+    context: int = 1
+    """They hold parts of the sequence and pass keys and values around."""
+    ulysses: int = 1
+    """They hold parts of the sequence and exchange them for heads around attention."""
+    expert: int = 1
+    """They hold different experts."""
+    vocabulary: int = 0
+    """Width of the logits after they are gathered from ranks that hold rows of the head; 0: they are not."""
+
+
 class Recipe(NamedTuple):
     """Everything besides the block's own shape that decides which tensors a layer makes.
 
@@ -47,6 +62,7 @@ class Recipe(NamedTuple):
     """Of matrices and stacked experts that are not quantised, where others are: PEFT's preparation makes them fp32."""
     keeps_4bit_input: bool = False
     """The product with a 4-bit matrix keeps its input, which its backward has no use for."""
+    ranks: Ranks = Ranks()
 
     @property
     def matrix_bytes(self) -> int:
@@ -97,6 +113,14 @@ class Recorder:
     def copied_part(self, tensor: Tensor, name: str, width: int) -> Tensor:
         """Advanced indexing: a copy of ``width`` elements. Saves nothing of its size."""
         return self.tape.add(Op("index", (tensor,), self.tensor(name, width, tensor.e, grad=tensor.grad)))
+
+    def kept(self, x: Tensor) -> Tensor:
+        """What is saved of an operation's input: of a gathered one the rank's own part."""
+        return x if x.part is None else x.part
+
+    def regathered(self, x: Tensor) -> Size:
+        """Scratch memory of a backward pass that needs ``x``."""
+        return ZERO if x.part is None else x.size
 
     def name(self, *tensors: Tensor) -> None:
         """Variables of the function that ends with the last operation still point at these tensors."""
@@ -177,9 +201,9 @@ class Recorder:
                 linear.name,
                 (x,),
                 out,
-                saved=(*copy, *((x,) if trained else ())),
+                saved=(*copy, *((self.kept(x),) if trained else ())),
                 reloads=True,
-                scratch_backward=scratch,
+                scratch_backward=scratch + self.regathered(x) if trained else scratch,
                 weight_grad=linear.params * weight_bytes if trained else 0,
             )
         )
@@ -198,7 +222,7 @@ class Recorder:
         scales = linear.weight_params // 64 * 4 if self.recipe.double_quant else 0
         scratch = Size(fixed=linear.weight_params * self.recipe.compute_bytes + scales)
         out = self.tensor(f"{linear.name} output", linear.d_out, inner.e, grad=x.grad)
-        kept = (inner,) if self.recipe.keeps_4bit_input and inner.grad else ()
+        kept = (self.kept(inner),) if self.recipe.keeps_4bit_input and inner.grad else ()
         made = self.tape.add(
             Op(
                 linear.name,
@@ -226,8 +250,8 @@ class Recorder:
                 linear.name,
                 (x,),
                 out,
-                saved=(x,),
-                attached=(x,),
+                saved=(self.kept(x),),
+                attached=(self.kept(x),),
                 scratch_forward=Size(token=(2 + 2 + 1 + 1) * linear.d_in + 4 * linear.d_out),
                 scratch_backward=Size(fixed=linear.weight_params * x.e),
             )
@@ -272,7 +296,8 @@ class Recorder:
                 f"{linear.name} lora {letter}",
                 (x,),
                 out,
-                saved=(x, *copy),
+                saved=(self.kept(x), *copy),
+                scratch_backward=self.regathered(x),
                 weight_grad=params * self.recipe.adapter_bytes,
             )
         )
@@ -286,7 +311,15 @@ class Recorder:
         out = Tensor(f"{linear.name} output", base.size, base.shape, base.e, grad=True, storage=base.root)
         weight_grad = (linear.d_in + linear.d_out) * self.recipe.rank * self.recipe.adapter_bytes
         return self.tape.add(
-            Op(f"{linear.name} lora", (x, base), out, saved=(x, *dropped), passes=(base,), weight_grad=weight_grad)
+            Op(
+                f"{linear.name} lora",
+                (x, base),
+                out,
+                saved=(self.kept(x), *dropped),
+                passes=(base,),
+                scratch_backward=self.regathered(x),
+                weight_grad=weight_grad,
+            )
         )
 
 

@@ -67,6 +67,8 @@ class Tensor:
     storage: "Tensor | None" = None
     by_heads: bool = False
     """Laid out head by head, as concatenation and expansion leave it; projections lie token by token."""
+    part: "Tensor | None" = None
+    """The rank's own part of a gathered tensor: who needs the tensor later keeps the part and gathers it again."""
 
     @property
     def root(self) -> "Tensor":

@@ -42,6 +42,15 @@ class Layout(NamedTuple):
         return self.data * self.replicate
 
 
+def divides_as_megatron(train: TrainSpec) -> bool:
+    """Whether layers are divided as Megatron-LM and torchtitan do, which have what Accelerate has not.
+
+    Accelerate 1.15 has no pipeline, transformers 5.23 no sequence parallelism beside the tensor-parallel plans of its
+    models, and its expert parallelism takes the place of tensor parallelism.
+    """
+    return train.sequence_parallel or train.pipeline_parallel > 1 or train.expert_parallel > 1
+
+
 def layout_of(train: TrainSpec, cluster: Cluster) -> Layout:
     """The layout of settings on a cluster; ``data`` is what the other sizes leave.
 
