@@ -161,8 +161,33 @@ class Context(_Strict):
     mib: Figure
 
 
+class Machine(_Strict):
+    """The largest machine of this card that is commonly let: a full one, whose network is its adapters together."""
+
+    gpus: Annotated[int, Field(ge=1, le=64)]
+    adapters: Annotated[int, Field(ge=1, le=64)] | None = None
+    adapter_gbps: Positive | None = None
+    nvlink_gpus: Annotated[int, Field(ge=2, le=1024)] | None = None
+    """Cards that one NVLink fabric joins, where it reaches beyond the machine."""
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if (self.adapters is None) != (self.adapter_gbps is None):
+            raise ValueError("adapters and adapter_gbps come together")
+        if self.nvlink_gpus is not None and self.nvlink_gpus <= self.gpus:
+            raise ValueError("nvlink_gpus is only for a fabric that joins more cards than a machine has")
+        return self
+
+    @property
+    def network_bytes_per_s(self) -> float | None:
+        """Of all adapters together, one way."""
+        if self.adapters is None or self.adapter_gbps is None:
+            return None
+        return self.adapters * self.adapter_gbps * GB / 8
+
+
 class Source(_Strict):
-    sections: list[Literal["memory", "compute", "bandwidth", "link", "power", "context"]]
+    sections: list[Literal["memory", "compute", "bandwidth", "link", "power", "context", "machine"]]
     document: Line
     url: Annotated[str, Field(pattern=r"^https://[^\s]+$", max_length=300)] | None = None
     note: Line | None = None
@@ -186,6 +211,7 @@ class Profile(_Strict):
     power: Power
     context: Context
     throughput: Throughput | None = None
+    machine: Machine | None = None
     source: list[Source]
 
     @model_validator(mode="after")
@@ -193,7 +219,8 @@ class Profile(_Strict):
         if self.memory.torch_total_mib.value > self.memory.driver_total_mib.value:
             raise ValueError("memory.torch_total_mib is above memory.driver_total_mib")
         covered = {section for source in self.source for section in source.sections}
-        if missing := [section for section in SECTIONS if section not in covered]:
+        needed = (*SECTIONS, "machine") if self.machine else SECTIONS
+        if missing := [section for section in needed if section not in covered]:
             raise ValueError(f"no [[source]] covers {', '.join(missing)}")
         if strange := sorted(set(self.meanings) - {self.id, *self.aliases}):
             raise ValueError(f"meanings.{strange[0]} is not one of the aliases")
@@ -233,6 +260,17 @@ class Profile(_Strict):
             "estimated": self._estimated(),
             "warnings": self.warnings,
             "aliases": self.aliases,
+            **self._machine(),
+        }
+
+    def _machine(self) -> dict[str, Any]:
+        """Facts of the machine; a card without any stands in machines of eight without a network."""
+        if self.machine is None:
+            return {}
+        return {
+            "gpus_per_node": self.machine.gpus,
+            "network_bytes_per_s": self.machine.network_bytes_per_s,
+            "nvlink_gpus": self.machine.nvlink_gpus,
         }
 
     def _estimated(self) -> list[str]:

@@ -1,17 +1,13 @@
 """Cards as they are let: which of them can be used, in which numbers, and which of them can do most."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from planner.recommend.rules.gpu import CUDA_WHEELS_FROM
 from planner.spec import Gpu
 
-PER_MACHINE = {"gh200": 1, "gb200": 4}
-"""Cards that no machine holds eight of: a Grace Hopper superchip has one GPU, and a compute tray of the GB200 NVL72
-four (NVIDIA's data sheets)."""
-
-
 FULL_MACHINE = 8
-"""Cards of a full machine of all other kinds."""
+"""Cards of a full machine of most kinds."""
 
 
 def served(gpu: Gpu) -> bool:
@@ -19,24 +15,35 @@ def served(gpu: Gpu) -> bool:
     return gpu.compute_capability is None or gpu.compute_capability >= CUDA_WHEELS_FROM
 
 
-def is_let(gpu: Gpu, count: int) -> bool:
-    """Whether so many of the card are let together.
+def is_let(gpu: Gpu, count: int, network_gbps: float | None = None) -> bool:
+    """Whether so many of the card are let together: in one machine, or in full ones whose network is known.
 
     >>> from planner.hardware import load_gpu
-    >>> is_let(load_gpu("gh200"), 2), is_let(load_gpu("gb200"), 4), is_let(load_gpu("a100"), 16)
-    (False, True, True)
+    >>> is_let(load_gpu("gb200"), 4), is_let(load_gpu("gb200"), 6), is_let(load_gpu("a100"), 16)
+    (True, False, True)
+    >>> is_let(load_gpu("4090"), 16), is_let(load_gpu("4090"), 16, network_gbps=25)
+    (False, True)
     """
-    return count <= PER_MACHINE.get(gpu.id, count)
+    if count <= gpu.gpus_per_node:
+        return True
+    networked = network_gbps is not None or gpu.network_bytes_per_s is not None
+    return networked and count % gpu.gpus_per_node == 0
 
 
-def counts_of(gpu: Gpu, most: int) -> tuple[int, ...]:
+def counts_of(gpu: Gpu, most: int, network_gbps: float | None = None) -> tuple[int, ...]:
     """Numbers of cards in which a kind is let: doubled up to a full machine, then full machines, doubled.
 
     >>> from planner.hardware import load_gpu
-    >>> counts_of(load_gpu("a100"), 8), counts_of(load_gpu("a100"), 20), counts_of(load_gpu("gb200"), 8)
-    ((1, 2, 4, 8), (1, 2, 4, 8, 16), (1, 2, 4))
+    >>> counts_of(load_gpu("a100"), 8), counts_of(load_gpu("a100"), 20), counts_of(load_gpu("4090"), 16)
+    ((1, 2, 4, 8), (1, 2, 4, 8, 16), (1, 2, 4, 8))
     """
-    return tuple(count for count in (2**power for power in range(11)) if count <= most and is_let(gpu, count))
+    doubled = (2**power for power in range(11))
+    return tuple(count for count in doubled if count <= most and is_let(gpu, count, network_gbps))
+
+
+def in_one(gpu: Gpu, count: int) -> Gpu:
+    """The card as if one machine held ``count`` of it: for bytes, which do not depend on machines."""
+    return gpu if count <= gpu.gpus_per_node else replace(gpu, gpus_per_node=count)
 
 
 def most_capable(gpus: Iterable[Gpu]) -> Gpu:

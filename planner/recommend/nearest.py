@@ -48,11 +48,11 @@ def _too_large(question: RentRequest, ask: Ask, methods: tuple[Method, ...], lar
     line = f"nothing that can be rented in {most} has the memory for {named} of {ask.model.name}"
     wider = _more(question, ask, methods, largest, estimate)
     others = (one for one in ADAPTERS if one not in methods)
-    let = counts_of(largest, question.max_gpus)[-1]
+    let = counts_of(largest, question.max_gpus, question.request.network_gbps)[-1]
     other = next((one for one in others if _fits(ask, one, largest, let, estimate)), None)
     said = [] if other is None else [f"{other} fits on {let} × {largest.id} (--method {other})"]
     said += [] if wider is None else [f"{wider[0]} on {wider[1]} (--max-gpus {wider[1]})"]
-    all_of_them = counts_of(largest, MOST_CARDS)[-1]
+    all_of_them = counts_of(largest, MOST_CARDS, question.request.network_gbps)[-1]
     return f"{line}: {', '.join(said) or f'nor would {all_of_them} × {largest.id}; try a shorter --seq-len'}"
 
 
@@ -60,7 +60,7 @@ def _more(
     question: RentRequest, ask: Ask, methods: tuple[Method, ...], largest: Gpu, estimate: Estimator
 ) -> tuple[Method, int] | None:
     """The first method that fits on more of the largest cards, and the least number in full machines, doubled."""
-    let = counts_of(largest, MOST_CARDS)
+    let = counts_of(largest, MOST_CARDS, question.request.network_gbps)
     machine = min(largest.gpus_per_node, let[-1])
     more = (count for count in let if count >= machine and count > question.max_gpus)
     return next(

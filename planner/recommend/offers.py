@@ -7,7 +7,7 @@ from planner.errors import UnsupportedScenario
 from planner.estimators import Estimator
 from planner.hardware import list_gpus, load_gpu
 from planner.recommend.candidates import candidate
-from planner.recommend.cards import is_let, most_capable, served
+from planner.recommend.cards import in_one, is_let, most_capable, served
 from planner.recommend.changes import RANKS, hourly, way
 from planner.recommend.request import Ask, Setting
 from planner.result import Verdict, Way
@@ -116,7 +116,7 @@ def _smallest(ask: Ask, kind: Gpu, method: Method, sharding: str, goal: Verdict,
             return False
 
     for counts in (ONE_MACHINE, SEVERAL_MACHINES):
-        more = [count for count in counts if count > ask.cluster.world_size]
+        more = [n for n in counts if n > ask.cluster.world_size and is_let(kind, n, ask.request.network_gbps)]
         if more and reaches(more[-1]):
             return _first(more, reaches)
     return None
@@ -160,7 +160,7 @@ def _affordable(ask: Ask, method: Method, estimate: Estimator, counts: tuple[int
         Offer(gpu, count, usd)
         for gpu in gpus
         for count, bytes_ in least.items()
-        if is_let(gpu, count)
+        if is_let(gpu, count, ask.request.network_gbps)
         and bytes_ is not None
         and bytes_ <= gpu.memory_bytes
         and (usd := _usd(gpu, count)) is not None
@@ -181,7 +181,7 @@ def _usd(gpu: Gpu, count: int) -> float | None:
 
 def _allocated(ask: Ask, gpu: Gpu, count: int, method: Method, estimate: Estimator) -> int | None:
     try:
-        variant = sharded(ask, gpu, count, _shardings(ask)[0], method)
+        variant = sharded(ask, in_one(gpu, count), count, _shardings(ask)[0], method)
         return candidate(variant, method, estimate).estimate.peak.allocated_bytes
     except UnsupportedScenario:
         return None

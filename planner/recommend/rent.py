@@ -17,7 +17,7 @@ from planner.prices import age, staleness
 from planner.prices.amounts import parse_hours, parse_usd
 from planner.prices.source import is_live
 from planner.recommend.candidates import candidate, candidates
-from planner.recommend.cards import FULL_MACHINE, counts_of, is_let, most_capable, served
+from planner.recommend.cards import FULL_MACHINE, counts_of, in_one, is_let, most_capable, served
 from planner.recommend.informed import informed
 from planner.recommend.nearest import nearest
 from planner.recommend.offers import MOST_CARDS
@@ -190,7 +190,7 @@ def _snapshot(question: RentRequest, gpus: Iterable[Gpu]) -> tuple[Let, ...]:
         Let(replace(gpu, price=price), count)
         for gpu in gpus
         if (price := _ranking_price(gpu.price)) is not None
-        for count in counts_of(gpu, question.max_gpus)
+        for count in counts_of(gpu, question.max_gpus, question.request.network_gbps)
     )
 
 
@@ -202,7 +202,7 @@ def _live(question: RentRequest, gpus: list[Gpu]) -> tuple[Let, ...]:
     return tuple(
         Let(replace(known[name], price=one.price), count, one.provider, one.region)
         for (name, count), one in found.items()
-        if count <= question.max_gpus
+        if count <= question.max_gpus and is_let(known[name], count, question.request.network_gbps)
     )
 
 
@@ -240,7 +240,9 @@ def _rentals(
 ) -> Iterator[Rental]:
     """Every card, number and method that runs, tuned; those whose weights alone are too large are not tried."""
     counts = {let.count for let in lets}
-    least = {(one, count): _weights(ask.on(best, count), one, estimate) for one in methods for count in counts}
+    least = {
+        (one, count): _weights(ask.on(in_one(best, count), count), one, estimate) for one in methods for count in counts
+    }
     for let in lets:
         for method in methods:
             asked = ask.on(let.gpu, let.count)

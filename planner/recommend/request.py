@@ -80,10 +80,11 @@ class Ask:
 
     def on(self, gpu: Gpu, world_size: int) -> "Ask":
         """The same question on ``world_size`` cards of another kind; user's settings are kept, but for sharding."""
-        gpus, nodes = machines(gpu, world_size)
         name = self.request.gpu if gpu.id == self.cluster.gpu.id else gpu.id
-        request = replace(self.request, gpu=name, gpus=world_size, nodes=nodes if nodes > 1 else None)
-        return replace(self, request=request, cluster=replace(self.cluster, gpu=gpu, gpus=gpus, nodes=nodes))
+        request = replace(self.request, gpu=name, gpus=world_size, nodes=None)
+        cluster = cluster_of(request, gpu)
+        nodes = cluster.nodes if cluster.nodes > 1 else None
+        return replace(self, request=replace(request, nodes=nodes), cluster=cluster)
 
     def using(self, method: Method, settings: Mapping[str, Setting]) -> "Ask":
         """The same question for one method, with ``settings`` laid over the user's own."""
@@ -193,13 +194,26 @@ def machines(gpu: Gpu, gpus: int, nodes: int | None = None) -> tuple[int, int]:
 def cluster_of(request: Request, gpu: Gpu) -> Cluster:
     """The hardware of a request whose card is ``gpu``."""
     gpus, nodes = machines(gpu, request.gpus, request.nodes)
-    return Cluster(
+    cluster = Cluster(
         gpu=gpu,
         gpus=gpus,
         nodes=nodes,
         headroom_bytes=request.headroom_bytes,
         network_gbps=request.network_gbps,
         host_memory_bytes=request.host_memory_bytes,
+    )
+    _check_network(cluster)
+    return cluster
+
+
+def _check_network(cluster: Cluster) -> None:
+    """Several machines have a network, and it is known."""
+    if cluster.nodes == 1 or cluster.network_bytes_per_s is not None:
+        return
+    gpu, count = cluster.gpu, cluster.world_size
+    raise UsageError(
+        f"--gpus {count} of {gpu.id} stand in {cluster.nodes} machines, whose network is not known: add "
+        f"--network-gbps 100, or take --gpus {min(count, gpu.gpus_per_node)} --nodes 1"
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from planner.hardware import list_gpus, load_gpu
+from planner.recommend.cards import is_let
 from planner.recommend.offers import servable, sharded
 from planner.recommend.request import Ask
 from planner.spec import METHODS, OPTIMIZERS, Attend, Autocast, Float, Gpu, Kernels, Loss, Method, Quant, TrainSpec
@@ -110,10 +111,11 @@ def _hardware(ask: Ask, train: TrainSpec) -> Iterator[Single]:
         return
     gpu, count = _as_sold(ask), ask.cluster.world_size
     kinds = (train.sharding,) if count > 1 else ("ddp", "fsdp")
-    for kind in kinds:
+    known = ask.request.network_gbps
+    for kind in kinds if is_let(gpu, _one_more(gpu, count), known) else ():
         yield _moved(ask, gpu, _one_more(gpu, count), kind, train.method)
     larger = next_larger(ask)
-    if larger is not None:
+    if larger is not None and is_let(larger, count, known):
         yield _moved(ask, larger, count, train.sharding, train.method)
 
 

@@ -105,6 +105,8 @@ class Gpu:
     network_bytes_per_s: float | None = None
     """Of such a machine's network adapters together, one way; ``None`` where machines of this card have none to
     speak of."""
+    nvlink_gpus: int | None = None
+    """Cards that one NVLink fabric joins, where it reaches beyond a machine."""
     resolution: str | None = field(default=None, compare=False)
     """What the name that was asked for stands for, as one line to show."""
 

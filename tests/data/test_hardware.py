@@ -61,7 +61,7 @@ def test_names_are_unique_in_the_whole_folder_however_they_are_written() -> None
 def test_every_section_has_a_public_source(name: str) -> None:
     covered = {section for source in CARDS[name]["source"] for section in source["sections"]}
 
-    assert covered == set(SECTIONS)
+    assert covered == {*SECTIONS, *({"machine"} & CARDS[name].keys())}
     assert "/work" not in str(CARDS[name])
 
 
@@ -159,6 +159,36 @@ def test_a_bridge_is_no_fabric() -> None:
 
     assert (bridged.nvlink_bytes_per_s, bridged.bridge_bytes_per_s) == (None, 300e9)
     assert any("bridge" in warning for warning in bridged.warnings)
+
+
+@pytest.mark.parametrize(
+    ("name", "cards", "gbps"),
+    [
+        ("a100-80gb", 8, 8 * 200),
+        ("a100-40gb", 8, 400),
+        ("h100", 8, 8 * 400),
+        ("b200", 8, 8 * 400),
+        ("gb200", 4, 4 * 400),
+        ("gh200", 1, 200),
+        ("mi300x", 8, 8 * 400),
+        ("l4", 8, 100),
+        ("v100-16gb", 8, 25),
+        ("rtx4090", 8, None),
+        ("h100-pcie", 8, None),
+        ("jetson-orin-nx-16gb", 1, None),
+    ],
+)
+def test_machines_as_they_are_let(name: str, cards: int, gbps: float | None) -> None:
+    gpu = GPUS[name]
+
+    assert (gpu.gpus_per_node, gpu.network_bytes_per_s) == (cards, gbps and gbps * 1e9 / 8)
+
+
+def test_no_network_is_faster_than_the_fabric_inside_the_machine() -> None:
+    networked = [gpu for gpu in GPUS.values() if gpu.network_bytes_per_s and gpu.nvlink_bytes_per_s]
+
+    assert all(gpu.network_bytes_per_s <= gpu.nvlink_bytes_per_s * gpu.gpus_per_node / 4 for gpu in networked)
+    assert GPUS["gb200"].nvlink_gpus == 72
 
 
 @pytest.mark.parametrize(

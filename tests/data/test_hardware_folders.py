@@ -152,6 +152,9 @@ BAD_PROFILES = {
     "lanes alone": ("pcie_gen = 4\n", "", "link: pcie_gen and pcie_lanes come together"),
     "escape codes": ('name = "NVIDIA', 'name = "\\u001b[31mNVIDIA', "name: should match pattern"),
     "meaning of no alias": ("[memory]", '[meanings]\nnobody = "x"\n\n[memory]', "meanings.nobody is not one"),
+    "machine without a source": ('sections = ["machine"]', 'sections = ["power"]', "no [[source]] covers machine"),
+    "adapters alone": ("adapters = 1\n", "", "machine: adapters and adapter_gbps come together"),
+    "a fabric within": ("gpus = 8\n", "gpus = 8\nnvlink_gpus = 8\n", "machine: nvlink_gpus is only for a fabric"),
     "two faults": (
         "tdp_w = 72",
         "tdp_w = -1\nwatts = 72",

@@ -268,17 +268,18 @@ def test_more_than_one_machine_when_eight_cards_are_too_few() -> None:
     """700 GiB: 32 cards of 24 are tight, and 32 * 24 / 1.1 = 698."""
     estimate = needs(lambda s: 700 / s.cluster.world_size)
 
-    tight, fits = more_cards(ask(), "lora", estimate)
+    tight, fits = more_cards(ask(network_gbps=100.0), "lora", estimate)
 
+    assert more_cards(ask(), "lora", estimate) == (), "nobody knows their network"
     assert (tight.gpus, fits.gpus) == (32, 40)
-    assert "--gpus 40 --nodes 5" in fits.command
+    assert "--gpus 40 --nodes 5 --method lora --sharding fsdp --network-gbps 100" in fits.command
 
 
 def test_a_cluster_is_found_for_what_64_cards_cannot_hold() -> None:
     """2,000 GiB over cards of 24, with 10 % to spare: 2000 * 1.1 / 24 = 92 cards, so 96."""
     estimate = needs(lambda s: 2000 / s.cluster.world_size)
 
-    found = more_cards(ask(), "lora", estimate)
+    found = more_cards(ask(network_gbps=100.0), "lora", estimate)
 
     assert [(way.gpus, way.candidate.verdict) for way in found] == [(96, "fits")]
 

@@ -169,7 +169,9 @@ def test_more_cards_are_counted_in_full_machines() -> None:
     found = answer("llama-3.1-405b", 10_000_000, max_gpus=16, methods=("lora",))
 
     assert any(one.gpus == 16 for one in all_of(found))
-    assert all(one.candidate.scenario.cluster.nodes == -(-one.gpus // 8) for one in all_of(found))
+    clusters = [one.candidate.scenario.cluster for one in all_of(found)]
+    assert all(cluster.nodes == -(-cluster.world_size // cluster.gpu.gpus_per_node) for cluster in clusters)
+    assert all(cluster.nodes == 1 or cluster.network_bytes_per_s for cluster in clusters)
 
 
 def test_what_is_too_large_is_told_what_would_work() -> None:
