@@ -71,8 +71,8 @@ def beside(train: TrainSpec, stage: int) -> Fraction:
 def model_part(model: ModelSpec, train: TrainSpec) -> ModelSpec:
     """The model as one of its tensor-parallel and expert-parallel ranks holds it, every layer of it.
 
-    Megatron divides the rows of the vocabulary's tables; transformers' plans divide the head's and keep embeddings
-    whole, unless both are one table.
+    The rows of embedding and head are divided, by Megatron after padding. Megatron's loss takes the logits in parts,
+    transformers gathers them (5.23 distributed/tensor_parallel.py, colwise_gather_output).
     """
     t, blocks = train.tensor_parallel, model.blocks
     if train.expert_parallel > 1:
@@ -80,15 +80,13 @@ def model_part(model: ModelSpec, train: TrainSpec) -> ModelSpec:
     if t == 1:
         return replace(model, blocks=blocks)
     blocks = tuple(tensor_part(block, t) for block in blocks)
-    if not divides_as_megatron(train):
-        head = model.lm_head if model.tie_word_embeddings else replace(model.lm_head, d_out=-(-model.vocab_size // t))
-        return replace(model, blocks=blocks, lm_head=head)
-    rows = padded_vocabulary(model.vocab_size, t) // t
+    megatron = divides_as_megatron(train)
+    rows = padded_vocabulary(model.vocab_size, t) // t if megatron else -(-model.vocab_size // t)
     words, *others = model.embeddings
     return replace(
         model,
         blocks=blocks,
-        vocab_size=rows,
+        vocab_size=rows if megatron else model.vocab_size,
         embeddings=(Table(words.name, (rows, *words.shape[1:])), *others),
         lm_head=replace(model.lm_head, d_out=rows),
     )

@@ -36,7 +36,7 @@ def swap(r: Recorder, x: Tensor, *, copies: int = 1) -> Tensor:
     """Ulysses' all-to-all: every head of a part of the sequence for some heads of all of it, or back.
 
     The bytes stay the same, in a new tensor, beside the copy that is sent; ``copies`` of key and value heads where
-    there are fewer than ranks. Source: deepspeed 0.19 runtime/sequence_parallel/ulysses_sp.py, UlyssesSPAttentionHF.forward.
+    there are fewer than ranks. Source: deepspeed 0.19 runtime/sequence_parallel/ulysses_sp.py, UlyssesSPAttentionHF.
     """
     if r.recipe.ranks.ulysses == 1:
         return x

@@ -6,6 +6,7 @@ from planner.build.installed import naming_newer, needed, require
 from planner.build.quiet import quiet, tidy
 from planner.result import Estimate
 from planner.spec import Scenario
+from planner.stacks.layouts import refuse_recording
 from planner.trace.cache import Cache, default_cache
 from planner.trace.judgement import Finding, Traced, judge
 from planner.trace.keys import finding_key, trace_key
@@ -20,6 +21,7 @@ def trace(
     cache: Cache | None = None,
 ) -> Traced:
     """``planner.trace.estimator.trace``, once for each scenario and set of installed libraries."""
+    refuse_recording(scenario.train)
 
     def make() -> Traced:
         require(*needed(scenario))
