@@ -34,8 +34,8 @@ def gpt_layer(h: int, heads: int) -> Block:
     )
 
 
-def half_precision(attention: Attend, ranks: Ranks = Ranks()) -> Recipe:
-    """Full training in 16 bit without autocast."""
+def half_precision(attention: Attend, *, sequence: int = 1) -> Recipe:
+    """Full training in 16 bit without autocast, by ranks that hold the stream in ``sequence`` parts."""
     return Recipe(
         full=True,
         stream_bytes=2,
@@ -57,7 +57,7 @@ def half_precision(attention: Attend, ranks: Ranks = Ranks()) -> Recipe:
         repeats_kv=False,
         fused_experts=True,
         stored_bytes=2,
-        ranks=ranks,
+        ranks=Ranks(sequence=sequence),
     )
 
 

@@ -1,4 +1,4 @@
-"""Layouts that cannot run are refused in one line that names the nearest one that can; the others settle what is open."""
+"""Layouts that cannot run are refused in one line with the nearest that can; the others settle what is open."""
 
 import importlib
 from typing import Any
@@ -12,7 +12,10 @@ from tests.parallel.samples import scenario
 
 REFUSED = [
     # llama-3.1-8b: 32 layers, 32 heads, 8 for keys and values, hidden 4096, MLP 14336; mixtral-8x7b: 8 experts
-    ("llama-3.1-8b", "full", 8, {"tensor_parallel": 3}, "groups of 3 ranks do not divide 8 GPUs: use --gpus 6 or --gpus 9"),
+    (
+        "llama-3.1-8b", "full", 8, {"tensor_parallel": 3},
+        "groups of 3 ranks do not divide 8 GPUs: use --gpus 6 or --gpus 9",
+    ),
     (
         "llama-3.1-8b", "full", 8, {"tensor_parallel": 4, "pipeline_parallel": 4},
         "groups of 4 x 4 = 16 ranks do not divide 8 GPUs: use --gpus 16",
@@ -23,8 +26,8 @@ REFUSED = [
     ),
     (
         "llama-3.1-8b", "full", 16, {"tensor_parallel": 16},
-        "--tensor-parallel 16 does not divide the 8 key-value heads of llama-3.1-8b: use 8, or --sequence-parallel, under "
-        "which they are copied",
+        "--tensor-parallel 16 does not divide the 8 key-value heads of llama-3.1-8b: use 8, or --sequence-parallel, "
+        "under which they are copied",
     ),
     (
         "llama-3.1-8b", "full", 12, {"ulysses_parallel": 12},
@@ -82,8 +85,8 @@ REFUSED = [
     ),
     (
         "llama-3.1-8b", "qlora", 8, {"pipeline_parallel": 2},
-        "no engine with stages, sequence parallelism or experts on ranks of their own trains bitsandbytes' weights: use "
-        "--method lora, or --sharding fsdp alone",
+        "no engine with stages, sequence parallelism or experts on ranks of their own trains bitsandbytes' weights: "
+        "use --method lora, or --sharding fsdp alone",
     ),
     (
         "llama-3.1-8b", "full", 8, {"context_parallel": 2, "ulysses_parallel": 2},

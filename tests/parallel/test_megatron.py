@@ -6,7 +6,6 @@ import pytest
 
 from planner.closed_form.divided import tensor_part
 from planner.formulas.blocks import block_tape
-from planner.formulas.operations import Ranks
 from planner.formulas.parallel import (
     Megatron,
     Recompute,
@@ -35,7 +34,7 @@ S, B = 2048, 1
 
 def kept(h: int, a: int, t: int, *, sequence: bool, fused: bool) -> int:
     """Bytes that the tape of one rank's layer keeps."""
-    recipe = half_precision("flash" if fused else "eager", Ranks(sequence=t if sequence else 1))
+    recipe = half_precision("flash" if fused else "eager", sequence=t if sequence else 1)
     tape = block_tape(tensor_part(gpt_layer(h, a), t), h, recipe)
     return tape.saved_by_owner(own_source=True).total.bytes(b=B, s=S)
 
@@ -67,7 +66,7 @@ def test_fused_attention_keeps_what_selective_recomputation_does(a: int, h: int,
 
 @pytest.mark.parametrize("sequence", [False, True])
 def test_full_recomputation_keeps_the_layers_input(sequence: bool) -> None:
-    tape = block_tape(gpt_layer(6144, 64), 6144, half_precision("flash", Ranks(sequence=8 if sequence else 1)))
+    tape = block_tape(gpt_layer(6144, 64), 6144, half_precision("flash", sequence=8 if sequence else 1))
 
     printed = layer_activations(s=S, b=B, h=6144, a=64, t=8, sequence=sequence, recompute="full")
     assert tape.source.size.bytes(b=B, s=S) == printed
