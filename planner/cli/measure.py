@@ -24,6 +24,7 @@ from planner.measure.here import (
     as_it_can_run,
     card_of_device,
     check_cap,
+    check_devices,
     check_flash,
     check_libraries,
     check_measurable,
@@ -180,7 +181,8 @@ def _measured(values: Values, progress: Progress) -> tuple[Measured, Extrapolati
         found, notes = depths.whole, (NOTHING_RAN_WHOLE, *notes)
     else:
         if device.kind == "cpu":
-            check_room(prediction.peak_bytes, run.layers or scenario.model.num_hidden_layers)
+            layers = run.layers or scenario.model.num_hidden_layers
+            check_room(prediction.peak_bytes, layers, scenario.cluster.world_size)
         found = take(scenario, run, device, progress, run.layers)
         notes = (*([ALL_FITS] if run.auto else []), *notes)
     rows = compare(prediction, found)
@@ -272,6 +274,7 @@ def _snapshot(text: str | None) -> str | None:
 def check(scenario: Scenario, device: Device, run: Run, *, exact: bool) -> None:
     """Refuse before anything starts what cannot run here."""
     check_measurable(scenario, run.layers)
+    check_devices(device, scenario.cluster.world_size)
     check_libraries(scenario, exact=exact)
     check_flash(device, scenario)
     check_cap(device, run.cap_bytes)

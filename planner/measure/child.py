@@ -1,7 +1,8 @@
 """A child process that may die: started, watched, ended; what it reported until then, and how it went.
 
 The child writes one JSON object a line into a file, each as soon as it is true, so that nothing is lost with it. It
-reads its standard input, which nobody writes to: when the parent is gone, that ends, and the child leaves too.
+reads its standard input, which nobody writes to: when the parent is gone, that ends, and the child leaves too. Several
+ranks are children of a launcher, which is ours: see ``planner.measure.ranks``.
 """
 
 import json
@@ -10,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,7 +30,8 @@ LEAVING_SECONDS = 15.0
 """A child that has said its last word, or was killed, and is still there after that is left to the system."""
 KILLED = -9
 """The status of a process that SIGKILL ended, or will end."""
-LAST_EVENTS = ("done", "refused", "out_of_memory", "failed")
+BAD_EVENTS = ("refused", "out_of_memory", "failed")
+LAST_EVENTS = ("done", *BAD_EVENTS)
 LAST_WORDS = 4000
 """Characters of the child's stderr that are worth keeping."""
 
@@ -46,7 +48,8 @@ QUIET = {
 class Ended(NamedTuple):
     """Everything that a child reported, and how it ended: its exit status, below zero for a signal.
 
-    ``timed_out`` before it said its last word; ``lingered``: it had said that, and had to be ended.
+    ``timed_out`` before it said its last word; ``lingered``: it had said that, and had to be ended; ``stopped``: a rank
+    that said nothing and was ended because another one had.
     """
 
     lines: tuple[Line, ...]
@@ -54,6 +57,7 @@ class Ended(NamedTuple):
     timed_out: bool
     log: str
     lingered: bool = False
+    stopped: bool = False
 
     def first(self, event: str) -> Line | None:
         """The first report of one kind."""
@@ -69,20 +73,30 @@ def run_child(task: Task, *, timeout: float, tell: Tell) -> Ended:
 
     Raise ``UsageError`` where there is no room for its messages.
     """
-    with _folder(task) as folder:
+    with task_folder(task) as folder:
         with (folder / "log").open("wb") as log:
             child = _start(folder, log)
             try:
-                lines, running = _watch(child, folder / "report", time.monotonic() + timeout, tell)
+                (lines,), running = watch(child, [folder / "report"], time.monotonic() + timeout, tell)
             finally:
-                status = _end(child)
-        words = (folder / "log").read_text(encoding="utf-8", errors="replace")[-LAST_WORDS:]
-    spoken = any(line["event"] in LAST_EVENTS for line in lines)
+                status = end(child)
+        words = last_words(folder)
+    spoken = has_spoken(lines)
     return Ended(tuple(lines), status, running and not spoken, words, lingered=running and spoken)
 
 
+def has_spoken(lines: Sequence[Line]) -> bool:
+    """Whether a child has said its last word."""
+    return any(line["event"] in LAST_EVENTS for line in lines)
+
+
+def last_words(folder: Path) -> str:
+    """The end of what a child wrote to its standard error."""
+    return (folder / "log").read_text(encoding="utf-8", errors="replace")[-LAST_WORDS:]
+
+
 @contextmanager
-def _folder(task: Task) -> Iterator[Path]:
+def task_folder(task: Task) -> Iterator[Path]:
     """A temporary folder with the task in it."""
     with ExitStack() as stack:
         try:
@@ -100,34 +114,51 @@ def _start(folder: Path, log: Any) -> "subprocess.Popen[bytes]":
 
     No module comes from the folder that the user happens to be in.
     """
+    command = ["planner.measure.step", str(folder / "task"), str(folder / "report")]
+    return spawn(command, log, {**os.environ, **surroundings(folder)})
+
+
+def surroundings(folder: Path) -> Mapping[str, str]:
+    """Environment variables of children; torch makes a folder on import."""
+    return {**QUIET, "TORCHINDUCTOR_CACHE_DIR": str(folder)}
+
+
+def spawn(module: Sequence[str], log: Any, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    """A module with its arguments as a process that leads a session and reads from us."""
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "planner.measure.step", str(folder / "task"), str(folder / "report")],
+        [sys.executable, "-P", "-m", *module],
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=log,
-        env={**os.environ, **QUIET, "TORCHINDUCTOR_CACHE_DIR": str(folder)},  # which torch makes on import
+        env=dict(environment),
         start_new_session=True,
     )
 
 
-def _watch(child: "subprocess.Popen[bytes]", report: Path, deadline: float, tell: Tell) -> tuple[list[Line], bool]:
-    """All reports, and whether the child was still there when its time was up."""
-    lines: list[Line] = []
+def watch(
+    child: "subprocess.Popen[bytes]", reports: Sequence[Path], deadline: float, tell: Tell
+) -> tuple[list[list[Line]], bool]:
+    """All lines of each report, and whether the child was still there when its time was up.
+
+    Where all have said their last word, or one a bad one, little time is left.
+    """
+    found: list[list[Line]] = [[] for _ in reports]
     while True:
         running = child.poll() is None
-        for line in _whole_lines(report)[len(lines) :]:
-            lines.append(line)
-            tell(line)
-            if line["event"] in LAST_EVENTS:
-                deadline = min(deadline, time.monotonic() + LEAVING_SECONDS)
+        for lines, report in zip(found, reports, strict=True):
+            for line in whole_lines(report)[len(lines) :]:
+                lines.append(line)
+                tell(line)
+                if line["event"] in BAD_EVENTS or (line["event"] in LAST_EVENTS and all(map(has_spoken, found))):
+                    deadline = min(deadline, time.monotonic() + LEAVING_SECONDS)
         if not running:
-            return lines, False
+            return found, False
         if time.monotonic() > deadline:
-            return lines, True
+            return found, True
         time.sleep(CHECK_SECONDS)
 
 
-def _whole_lines(report: Path) -> list[Line]:
+def whole_lines(report: Path) -> list[Line]:
     """Reports so far; a last line that is still being written waits, one that was cut off is lost."""
     try:
         text = report.read_text(encoding="utf-8")
@@ -136,16 +167,18 @@ def _whole_lines(report: Path) -> list[Line]:
     return [json.loads(line) for line in text.split("\n")[:-1]]
 
 
-def _end(child: "subprocess.Popen[bytes]") -> int:
+def end(child: "subprocess.Popen[bytes]") -> int:
     """End what still runs; its status. One that a driver keeps from dying is not waited for."""
     if child.poll() is None:
-        with suppress(ProcessLookupError):
-            if hasattr(os, "killpg"):
-                os.killpg(child.pid, signal.SIGKILL)
-            else:
-                child.kill()
+        kill_session(child.pid)
     with suppress(subprocess.TimeoutExpired):
         child.wait(LEAVING_SECONDS)
     if child.stdin is not None:
         child.stdin.close()
     return KILLED if child.returncode is None else child.returncode
+
+
+def kill_session(leader: int) -> None:
+    """End a process that leads a session, and those of its helpers that stayed in its group."""
+    with suppress(ProcessLookupError, PermissionError):
+        (os.killpg if hasattr(os, "killpg") else os.kill)(leader, getattr(signal, "SIGKILL", signal.SIGTERM))

@@ -13,6 +13,9 @@ from planner.result import Phase
 
 PREFIX = "planner phase: "
 
+Event = tuple[int, str, int]
+"""Of the profiler: when (ns), what, and bytes that came or went."""
+
 
 class Counter(Protocol):
     """Counts from ``begin`` to ``begin`` within ``counting``, whose list is filled when it ends."""
@@ -77,13 +80,9 @@ class CpuCounter:
 
     def _peaks(self, profiler: Any) -> Iterator[PhasePeak]:
         """The highest level of each phase, in order; a phase begins where its range does."""
-        events = sorted(
-            ((event.start_ns(), event.name(), event.nbytes()) for event in profiler.profiler.kineto_results.events()),
-            key=lambda event: event[0],
-        )
         phase: Any = None
         highest = self.level
-        for _, name, count in events:
+        for _, name, count in sorted(self._events(profiler.profiler.kineto_results), key=lambda event: event[0]):
             if name == "[memory]":
                 self.level += count
                 highest = max(highest, self.level)
@@ -93,6 +92,44 @@ class CpuCounter:
                 phase, highest = name.removeprefix(PREFIX), self.level
         if phase is not None:
             yield PhasePeak(phase, highest)
+
+    def _events(self, results: Any) -> Iterator[Event]:
+        """Everything that was seen, in no order."""
+        yield from ((event.start_ns(), event.name(), event.nbytes()) for event in results.events())
+
+
+class RankCounter(CpuCounter):
+    """The same for a rank whose neighbours it reaches by gloo, which copies in threads of its own what it reduces.
+
+    Only what the rank's own thread allocates counts, whoever releases it: the profiler does not see all that gloo's
+    threads release. A place that is allocated anew has been released.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._live: dict[int, int] = {}
+
+    def _events(self, results: Any) -> Iterator[Event]:
+        """See ``CpuCounter``; the changes of each place have to be followed in their order."""
+        events = sorted(_flat(results.experimental_event_tree()), key=lambda event: event.start_time_ns)
+        own = next((event.start_tid for event in events if event.name.startswith(PREFIX)), None)
+        for event in events:
+            change = self._change(event, event.start_tid == own) if event.name == "[memory]" else 0
+            yield event.start_time_ns, event.name, change
+
+    def _change(self, event: Any, own: bool) -> int:
+        """By how much an allocation or a release changes the level."""
+        place, size = event.extra_fields.ptr, event.extra_fields.alloc_size
+        released = self._live.pop(place, 0)
+        if size > 0 and own:
+            self._live[place] = size
+        return self._live.get(place, 0) - released
+
+
+def _flat(events: Any) -> Iterator[Any]:
+    for event in events:
+        yield event
+        yield from _flat(event.children)
 
 
 class CudaCounter:
@@ -147,22 +184,25 @@ class CudaCounter:
         return PhasePeak("load", torch.cuda.memory_allocated(), torch.cuda.memory_reserved(), self._in_use())
 
 
-def counter_for(device: DeviceKind, room: Room | None = None) -> Counter:
-    """How bytes are counted on a device, which had this ``room`` when it was empty."""
-    return CudaCounter(room.others_bytes or 0 if room else 0) if device == "cuda" else CpuCounter()
+def counter_for(device: DeviceKind, room: Room | None = None, ranks: int = 1) -> Counter:
+    """How bytes are counted on a device, which had this ``room`` when it was empty, on one of so many ranks."""
+    if device == "cuda":
+        return CudaCounter(room.others_bytes or 0 if room else 0)
+    return RankCounter() if ranks > 1 else CpuCounter()
 
 
 def cuda_here() -> Device | None:
-    """The first CUDA device, if any."""
+    """The CUDA device that this process uses, if any: the first, or a rank's own."""
     if not torch.cuda.is_available():
         return None
-    found = torch.cuda.get_device_properties(0)
-    return Device("cuda", found.name, found.total_memory, (found.major, found.minor), found.multi_processor_count)
+    found, count = torch.cuda.get_device_properties(torch.cuda.current_device()), torch.cuda.device_count()
+    capability = (found.major, found.minor)
+    return Device("cuda", found.name, found.total_memory, capability, found.multi_processor_count, count)
 
 
 def cuda_room(driver: Driver) -> Room:
     """The device with a context and nothing else; ``driver`` was asked before there was one."""
     torch.cuda.synchronize()
     free, total = torch.cuda.mem_get_info()
-    others = driver.used_on(str(getattr(torch.cuda.get_device_properties(0), "uuid", "")))
+    others = driver.used_on(str(getattr(torch.cuda.get_device_properties(torch.cuda.current_device()), "uuid", "")))
     return Room(total, free, max(total - free - (others or 0), 0), others)

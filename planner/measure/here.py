@@ -13,7 +13,7 @@ from planner.errors import UnsupportedScenario, UsageError, show
 from planner.local.card import LOCAL, cpu_card, profile_of
 from planner.local.processor import processor_name, total_bytes
 from planner.measure.task import Device
-from planner.spec import Gpu, Scenario
+from planner.spec import Gpu, Scenario, TrainSpec
 from planner.units import format_bytes
 
 DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
@@ -68,14 +68,59 @@ def card_of_device(device: Device, gpus: Iterable[Gpu] = ()) -> Gpu:
 
 
 def check_measurable(scenario: Scenario, layers: int | None) -> None:
-    """Raise ``PlannerError`` for what one process on one device, with the libraries' own code, cannot show."""
+    """Raise ``PlannerError`` for what this machine, with the libraries' own code, cannot show."""
     depth = scenario.model.num_hidden_layers
     if layers is not None and not 1 <= layers <= depth:
         raise UsageError(f"--layers {show(layers)} is outside 1 to {depth}, the depth of {scenario.model.name}")
-    if scenario.cluster.world_size != 1 or scenario.train.sharding != "none":
-        raise UnsupportedScenario("plan measure runs on one device: leave out --gpus, --nodes and --sharding")
+    check_ranks(scenario)
     if scenario.train.kernels != "eager":
         raise UnsupportedScenario("plan measure has no fused kernels: use --kernels eager")
+
+
+ENGINES = ("ddp", "fsdp")
+"""Shardings that ranks of this machine run."""
+
+
+def check_ranks(scenario: Scenario) -> None:
+    """Raise ``UnsupportedScenario`` for cards elsewhere, and for an engine that ranks here do not run."""
+    cluster, train = scenario.cluster, scenario.train
+    if cluster.nodes > 1:
+        raise UnsupportedScenario(
+            f"plan measure runs on this machine, not on {cluster.nodes}: use --gpus {cluster.gpus} --nodes 1"
+        )
+    _check_parallel(train)
+    if cluster.world_size == 1:
+        if train.sharding != "none":
+            raise UnsupportedScenario(f"--sharding {train.sharding} takes several cards: add --gpus 2")
+        return
+    if train.sharding not in ENGINES:
+        raise UnsupportedScenario(f"plan measure cannot run --sharding {train.sharding}: use --sharding fsdp or ddp")
+    if train.shards_by_fsdp and scenario.stack.fsdp_version != 2:
+        raise UnsupportedScenario(
+            f"stack {scenario.stack.name} uses FSDP version {scenario.stack.fsdp_version}, and only version 2 can be "
+            "measured: use another --stack, or --sharding ddp"
+        )
+
+
+def _check_parallel(train: TrainSpec) -> None:
+    """Settings of many cards that the job's builder does not know."""
+    for name in ("tensor_parallel", "pipeline_parallel", "context_parallel", "ulysses_parallel", "expert_parallel"):
+        if getattr(train, name) > 1:
+            raise UnsupportedScenario(f"plan measure has no --{name.replace('_', '-')}: leave it out")
+    if train.offload:
+        raise UnsupportedScenario("plan measure has no --offload: leave it out")
+
+
+def check_devices(device: Device, ranks: int) -> None:
+    """Raise ``UnsupportedScenario`` for more ranks than devices; processors may take several, up to ``MOST_RANKS``."""
+    if device.kind == "cuda" and ranks > device.count:
+        cards = "1 device" if device.count == 1 else f"{device.count} devices"
+        raise UnsupportedScenario(f"--gpus {ranks}: torch sees {cards} here: use --gpus {device.count}")
+    if ranks > MOST_RANKS and device.kind == "cpu":
+        raise UnsupportedScenario(f"--gpus {ranks}: a processor stands in for {MOST_RANKS} cards at most")
+
+
+MOST_RANKS = 8
 
 
 def check_libraries(scenario: Scenario, *, exact: bool) -> None:

@@ -19,13 +19,13 @@ def check_weights(scenario: Scenario) -> None:
         weights = estimate(scenario).phases["load"].total
     except UnsupportedScenario:
         return
-    check_room(weights, scenario.model.num_hidden_layers)
+    check_room(weights, scenario.model.num_hidden_layers, scenario.cluster.world_size)
 
 
-def check_room(peak_bytes: int, layers: int) -> None:
-    """Raise ``UnsupportedScenario`` when a step of ``layers`` layers that peaks so high does not fit here."""
+def check_room(peak_bytes: int, layers: int, ranks: int = 1) -> None:
+    """Raise ``UnsupportedScenario`` when a step of ``layers`` layers that peaks so high on every rank does not fit."""
     free = available_bytes()
-    needed = peak_bytes + PROCESS_BYTES
+    needed = ranks * (peak_bytes + PROCESS_BYTES)
     if free is not None and needed > free:
         hint = "use --layers N to measure the first N layers only" if layers > 1 else "use fewer or shorter sequences"
         raise UnsupportedScenario(

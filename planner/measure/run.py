@@ -8,7 +8,9 @@ from typing import Any
 from planner import errors
 from planner.errors import PlannerError, UnsupportedScenario
 from planner.measure.child import Ended, Line, Tell, run_child
+from planner.measure.gather import gathered
 from planner.measure.here import cpu_here, may_have_gpu
+from planner.measure.ranks import run_ranks
 from planner.measure.task import Device, DeviceKind, Task
 from planner.measure.values import (
     Environment,
@@ -90,6 +92,8 @@ def measure(
 ) -> Measurement:
     """``steps`` real optimizer steps of the first ``layers`` layers, or of all; never raises for how they end.
 
+    On as many ranks as the scenario has cards.
+
     What the arguments mean is said by ``planner.measure.task.Task``. Raise ``PlannerError`` where the child refuses the
     scenario, or cannot pretend the cap.
     """
@@ -104,7 +108,10 @@ def measure(
         cap_bytes=cap_bytes,
         snapshot=snapshot,
     )
-    return measurement_of(task, run_child(task, timeout=timeout, tell=tell))
+    if task.ranks == 1:
+        return measurement_of(task, run_child(task, timeout=timeout, tell=tell))
+    ends = run_ranks(task, timeout=timeout, tell=tell)
+    return gathered([measurement_of(task, ended) for ended in ends], ends)
 
 
 def measurement_of(task: Task, ended: Ended) -> Measurement:
@@ -167,6 +174,8 @@ def _outcome(ended: Ended) -> tuple[Outcome, str]:
         return "failed", line["text"]
     if ended.timed_out:
         return "timed_out", "the time was up"
+    if ended.stopped:
+        return "killed", "ended with the other ranks"
     if ended.status == -signal.SIGABRT and BAD_ALLOC in ended.log:
         return "out_of_memory", f"{BAD_ALLOC} outside Python"
     if ended.status > 0 and BITSANDBYTES in ended.log:
@@ -199,7 +208,9 @@ def _last_place(ended: Ended) -> Place | None:
 
 def _device(line: Line) -> Device:
     capability = tuple(line["capability"]) if line["capability"] else None
-    return Device(line["kind"], line["name"], line["total_bytes"], capability, line["multiprocessors"])
+    return Device(
+        line["kind"], line["name"], line["total_bytes"], capability, line["multiprocessors"], line.get("count", 1)
+    )
 
 
 def _peaks(phases: Sequence[Sequence[object]]) -> tuple[PhasePeak, ...]:

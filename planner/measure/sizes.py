@@ -11,9 +11,9 @@ from planner.trace.run import quantisation_states
 
 
 def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
-    """Bytes of the distinct storages behind ``tensors``."""
-    sizes = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-    return sum(sizes.values())
+    """Bytes of the distinct storages behind ``tensors``; of one that is divided among ranks, this rank's part."""
+    storages = (getattr(tensor, "_local_tensor", tensor).untyped_storage() for tensor in tensors)
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def standing_bytes(job: Job) -> Mapping[str, int]:

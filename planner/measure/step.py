@@ -1,7 +1,8 @@
 """The child: ``python -m planner.measure.step TASK REPORT`` does what the file TASK says, and writes into REPORT.
 
 The last line of REPORT is ``done``, or says why not: ``refused`` (a scenario that cannot run), ``out_of_memory`` or
-``failed``.
+``failed``. One of several ranks has a file of its own, REPORT.RANK, whose first line is its process: see
+``planner.measure.ranks``.
 """
 
 import json
@@ -17,18 +18,22 @@ from typing import Any
 from planner.build.installed import require
 from planner.errors import PlannerError
 from planner.measure.here import LIBRARIES
-from planner.measure.task import FOLDER_PREFIX, read_task
+from planner.measure.task import FOLDER_PREFIX, read_task, report_of
 
 
 def main(arguments: Sequence[str]) -> int:
     """Do the task; the exit status is 0 unless the report says why not."""
-    task, path = read_task(Path(arguments[0])), Path(arguments[1])
-    with path.open("a", encoding="utf-8") as file:
+    task = read_task(Path(arguments[0]))
+    rank = int(os.environ["RANK"]) if task.ranks > 1 else 0
+    who = {"rank": rank} if task.ranks > 1 else {}
+    with report_of(Path(arguments[1]), rank, task.ranks).open("a", encoding="utf-8") as file:
 
         def report(event: str, **facts: Any) -> None:
-            file.write(json.dumps({"event": event, **facts}) + "\n")
+            file.write(json.dumps({"event": event, **facts, **who}) + "\n")
             file.flush()
 
+        if task.ranks > 1:
+            report("process", id=os.getpid())
         try:
             require(*LIBRARIES)
             without_kernels_hub()

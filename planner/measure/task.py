@@ -17,13 +17,17 @@ FOLDER_PREFIX = "plan-measure-"
 
 
 class Device(NamedTuple):
-    """A device by torch's name, with what it calls itself, its memory, and what kernels ask of a card."""
+    """A device by torch's name, with what it calls itself, its memory, and what kernels ask of a card.
+
+    ``count``: how many devices of its kind torch sees; it is the first of them, or a rank's own.
+    """
 
     kind: DeviceKind
     name: str
     total_bytes: int
     capability: tuple[int, int] | None = None
     multiprocessors: int | None = None
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +48,20 @@ class Task:
     lengths: tuple[int, ...] = ()
     cap_bytes: int | None = None
     snapshot: str | None = None
+
+    @property
+    def ranks(self) -> int:
+        """Processes that do the task together: to measure, one for each card of the scenario."""
+        return self.scenario.cluster.world_size if self.kind == "measure" and self.scenario is not None else 1
+
+
+def report_of(path: Path, rank: int, ranks: int) -> Path:
+    """Where a rank reports, when ``path`` is where a single process does.
+
+    >>> report_of(Path("report"), 1, 2).name, report_of(Path("report"), 0, 1).name
+    ('report.1', 'report')
+    """
+    return path.with_name(f"{path.name}.{rank}") if ranks > 1 else path
 
 
 class _Pickler(pickle.Pickler):

@@ -89,6 +89,9 @@ class Measurement:
     in one line, and ``log`` is the last of what the child wrote to stderr. ``host_bytes``: the most that the child had
     resident in main memory. ``warmup``: how many steps the median leaves out. ``snapshot``: the file of the memory
     history, or ``snapshot_error`` why there is none though it was asked for.
+
+    Of several ranks, ``ranks`` has what each of them reported, in order, and the whole is the one of ``rank``: the
+    fullest, or the one that ended the run.
     """
 
     scenario: Scenario
@@ -110,6 +113,8 @@ class Measurement:
     host_bytes: int | None = None
     snapshot: str | None = None
     snapshot_error: str = ""
+    rank: int | None = None
+    ranks: tuple["Measurement", ...] = ()
 
     @property
     def steady(self) -> tuple[StepPeaks, ...]:

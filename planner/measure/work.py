@@ -24,6 +24,7 @@ from planner.errors import PlannerError, UnsupportedScenario
 from planner.measure.cap import cap_cuda, capped_process, prepare_process
 from planner.measure.counters import Counter, counter_for, cuda_here, cuda_room
 from planner.measure.driver import Driver, ask_driver
+from planner.measure.engine import Wrap, engine, local_rank
 from planner.measure.here import cpu_here
 from planner.measure.history import history
 from planner.measure.process import allocator_text, peak_resident_bytes, system_text
@@ -122,8 +123,8 @@ def reserved_by_step(phases: tuple[Usage, ...]) -> dict[str, dict[Phase, int]]:
 def measure(task: Task, report: Report) -> None:
     """Build the job and take its steps; report where it is, and what each step took."""
     counter = _prepared(task, report)
-    with quiet_collector(), history(task.snapshot, report):
-        run = _Run(task, counter, report)
+    with engine(task) as wrap, quiet_collector(), history(task.snapshot, report):
+        run = _Run(task, counter, report, wrap)
         run.load()
         for number in range(task.steps):
             run.step(number)
@@ -135,6 +136,8 @@ def measure(task: Task, report: Report) -> None:
 def _prepared(task: Task, report: Report) -> Counter:
     """Say where this is; make the device as large as it shall be, before anything is on it."""
     on_cuda = task.device == "cuda"
+    if on_cuda and task.ranks > 1:
+        torch.cuda.set_device(local_rank())
     report("versions", found=installed_versions())
     driver = ask_driver() if on_cuda else Driver()
     device = cuda_here() if on_cuda else cpu_here()
@@ -145,7 +148,7 @@ def _prepared(task: Task, report: Report) -> Counter:
     if not on_cuda:
         if task.cap_bytes is not None:
             prepare_process()
-        return counter_for(task.device)
+        return counter_for(task.device, ranks=task.ranks)
     room = cuda_room(driver)
     report("room", **room._asdict())
     cap_cuda(task.cap_bytes, room)
@@ -161,8 +164,8 @@ def environment(driver: Driver) -> Environment:
 class _Run:
     """One job while it is loaded and stepped; ``gradients`` are the bytes that the last optimizer step found."""
 
-    def __init__(self, task: Task, counter: Counter, report: Report) -> None:
-        self.task, self.counter, self.report = task, counter, report
+    def __init__(self, task: Task, counter: Counter, report: Report, wrap: Wrap | None) -> None:
+        self.task, self.counter, self.report, self.wrap = task, counter, report, wrap
         self.job: Any = None
         self.gradients = 0
 
@@ -172,7 +175,9 @@ class _Run:
         place, attention = device_place(task.device), semantics_for(task).attention
         with self.counter.counting(), self._capped():
             self._begin(0, "load")
-            self.job = assemble(scenario_of(task), place, attention=attention, layers=task.layers)
+            self.job = assemble(
+                scenario_of(task), place, attention=attention, layers=task.layers, after_materialising=self.wrap
+            )
             self.counter.forget()
         self._tell("load", phases=[self.counter.standing()])
 

@@ -1,0 +1,56 @@
+"""The launcher: ``python -m planner.measure.launch REPORT ARGUMENTS`` is ``accelerate launch ARGUMENTS``.
+
+It is accelerate's own command, called here to catch what torch's elastic agent knows of ranks that ended: REPORT gets a
+line for each of those that ended first, with the exit status, below zero for a signal.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from planner.build.installed import require
+from planner.errors import PlannerError
+from planner.measure.here import LIBRARIES
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Launch, and wait for all ranks."""
+    path, *command = arguments
+    with Path(path).open("a", encoding="utf-8") as file:
+
+        def report(event: str, **facts: Any) -> None:
+            file.write(json.dumps({"event": event, **facts}) + "\n")
+            file.flush()
+
+        try:
+            require(*LIBRARIES)
+        except PlannerError as error:
+            report("refused", kind=type(error).__name__, text=str(error))
+            return 1
+        return launch(command, report)
+
+
+def launch(command: Sequence[str], report: Any) -> int:
+    """``accelerate launch`` by accelerate 1.15 commands/launch.py, main."""
+    from accelerate.commands.launch import launch_command, launch_command_parser  # noqa: PLC0415  (it loads torch)
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # noqa: PLC0415
+
+    try:
+        launch_command(launch_command_parser().parse_args(list(command)))
+    except ChildFailedError as error:
+        for ended in ends_of(error.failures):
+            report("rank_ended", **ended)
+        return 1
+    return 0
+
+
+def ends_of(failures: Mapping[int, Any]) -> Iterator[dict[str, int]]:
+    """Rank and exit status of each rank that the agent saw end by itself."""
+    for rank, failure in failures.items():
+        yield {"rank": rank, "status": failure.exitcode}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
