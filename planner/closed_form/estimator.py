@@ -3,6 +3,7 @@
 from dataclasses import replace
 from types import MappingProxyType
 
+from planner.closed_form import gathering
 from planner.closed_form.backward import backward_phase
 from planner.closed_form.forward import forward_phase
 from planner.closed_form.load import load_phase
@@ -38,13 +39,18 @@ def _of_rank(rank: Rank) -> Estimate:
     step = prepare(rank.scenario, rank.beside)
     phases: dict[Phase, Memory] = {
         "load": load_phase(step),
-        "forward": forward_phase(step),
-        "loss": loss_phase(step),
-        "backward": backward_phase(step),
+        **_passes(step),
         "optimizer_step": optimizer_phase(step),
         **moment_phases(step),
     }
     return Estimate("closed-form", step.profile.inventory.parameters, MappingProxyType(phases), _peak(step, phases))
+
+
+def _passes(step: Step) -> dict[Phase, Memory]:
+    """Forward, loss and backward."""
+    if step.shards.units is not None:
+        return gathering.phases(step, step.shards.units)
+    return {"forward": forward_phase(step), "loss": loss_phase(step), "backward": backward_phase(step)}
 
 
 def _refuse(scenario: Scenario) -> None:

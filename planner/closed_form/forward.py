@@ -9,16 +9,18 @@ from planner.result import Memory
 
 def forward_phase(step: Step) -> Memory:
     """Layer inputs (checkpointed) or everything saved, and the last layer's own peak."""
-    return max((_in_layer(step, turn) for turn in step.profile.turns), key=lambda memory: memory.total)
+    buffers = step.shards.forward
+    return max((in_layer(step, turn, buffers) for turn in step.profile.turns), key=lambda memory: memory.total)
 
 
-def _in_layer(step: Step, turn: Turn) -> Memory:
+def in_layer(step: Step, turn: Turn, buffers: int) -> Memory:
+    """The largest instant of a layer, with an engine's ``buffers``."""
     part = step.profile.layers[turn.kind]
     before = between_layers(step, turn.kept_before, layer_inputs=turn.before + 1)
     instant = step.largest(part.forward if step.scenario.train.gradient_checkpointing else part.recompute)
     if turn.before:
         before = before._replace(activations=before.activations + step.bytes(part.aside))
-    return step.plus(before, instant, extra=step.profile.autocast_cache + step.shards.forward)
+    return step.plus(before, instant, extra=step.profile.autocast_cache + buffers)
 
 
 def between_layers(step: Step, kept: Instant, *, layer_inputs: int, again: bool = False) -> Memory:
@@ -52,4 +54,6 @@ def standing_gradients(step: Step) -> int:
         return 0
     if not train.shards_by_fsdp or step.scenario.stack.name == "plain":
         return step.shards.gradients
+    if step.shards.units is not None:
+        return step.shards.units.total("whole")
     return inventory.gradients if train.autocast == "none" else COMPUTE_BYTES * inventory.trainable

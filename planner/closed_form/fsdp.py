@@ -1,21 +1,26 @@
 """One rank under FSDP: its shards, and the layers and gradients that it holds whole for a while."""
 
-from planner.closed_form.profile import Profile
-from planner.closed_form.rank import COMPUTE_BYTES, Shards, divisible, states
-from planner.formulas.sharding import divisors, fsdp_gathered
-from planner.spec import Scenario
+from planner.closed_form.inventory import Inventory
+from planner.closed_form.profile import Profile, key_of, storage_of
+from planner.closed_form.rank import COMPUTE_BYTES, Shards, divisible, optimizer_of, states
+from planner.closed_form.units import Sharing, Units, units_of
+from planner.formulas.sharding import divisors
+from planner.formulas.states import Trainable
+from planner.spec import FLOAT_BYTES, Scenario, TrainSpec
 
 
 def fsdp(scenario: Scenario, profile: Profile) -> Shards:
     """FSDP of the version that the stack uses, over the ranks of the layout that shard."""
-    divided = divisors(scenario.train.sharding, scenario.layout.shard)
-    buffers = _version_1 if scenario.stack.fsdp_version == 1 else _version_2
-    return buffers(scenario, profile, states(scenario, profile, divided))
+    return _version_1(scenario, profile) if scenario.stack.fsdp_version == 1 else _version_2(scenario, profile)
 
 
-def _version_1(scenario: Scenario, profile: Profile, shards: Shards) -> Shards:
+# ---------------------------------------------------------------- version 1
+
+
+def _version_1(scenario: Scenario, profile: Profile) -> Shards:
     """Root unit (embedding, final norm, head) gathered from forward to the end of backward, and one layer at a time."""
     model, inventory = scenario.model, profile.inventory
+    shards = states(scenario, profile, divisors(scenario.train.sharding, scenario.layout.shard))
     outer = sum(table.params for table in model.embeddings) + model.hidden_size
     root = COMPUTE_BYTES * (outer + (0 if model.tie_word_embeddings else model.lm_head.params))
     layer = int(profile.largest_block * _gathered_bytes_per_param(scenario))
@@ -27,16 +32,54 @@ def _version_1(scenario: Scenario, profile: Profile, shards: Shards) -> Shards:
     return shards._replace(forward=root + layer, loss=root, backward=root + layer + whole)
 
 
-def _version_2(scenario: Scenario, profile: Profile, shards: Shards) -> Shards:
-    """Gathered layers and head; in backward also the layer's whole gradients and their reduce-scatter input."""
-    gathered = int(fsdp_gathered(block=profile.largest_block, outer=0, e=1) * _gathered_bytes_per_param(scenario))
-    tail = scenario.model.lm_head.params * profile.head_bytes
-    whole = 2 * COMPUTE_BYTES * profile.largest_block if scenario.train.method == "full" else 0
-    return shards._replace(forward=gathered, loss=tail + gathered // 2, backward=gathered + tail + whole)
-
-
 def _gathered_bytes_per_param(scenario: Scenario) -> float:
     """A gathered layer weighs 16 bits a parameter, or 4 in packed form; replicated weights are not gathered."""
     if not scenario.train.quantized:
         return COMPUTE_BYTES
     return 0.5 if divisible(scenario.train) else 0.0
+
+
+# ---------------------------------------------------------------- version 2
+
+
+def _version_2(scenario: Scenario, profile: Profile) -> Shards:
+    """Every tensor divided by itself; what stays whole besides is what the engine cannot divide."""
+    train, inventory = scenario.train, profile.inventory
+    units = _units(scenario)
+    frozen, trained = units.total("frozen"), units.total("trained")
+    optimizer = optimizer_of(train, _local(inventory, scenario.layout.shard), inventory.trained_bytes, 1)
+    return Shards(
+        weights=frozen + _undivided(train, inventory) + (0 if train.uses_adapters else trained),
+        adapters=trained if train.uses_adapters else 0,
+        gradients=trained,
+        optimizer=optimizer.states,
+        managed=optimizer.managed,
+        largest_gradient=max(tensor.numel * (tensor.e or inventory.trained_bytes) for tensor in inventory.trained),
+        update=optimizer.temporary,
+        units=units,
+    )
+
+
+def _units(scenario: Scenario) -> Units:
+    key, train = key_of(scenario), scenario.train
+    word = FLOAT_BYTES[train.quant_storage] if train.quantized and divisible(train) else 0
+    weight_alone = train.loss != "full" and scenario.stack.name == "trl" and train.uses_adapters
+    sharing = Sharing(
+        ranks=scenario.layout.shard,
+        compute=COMPUTE_BYTES if key.mixed_shards else 0,
+        quant_storage=word,
+        called=not weight_alone,
+        reshard=train.reshard_after_forward,
+        replicated=scenario.layout.replicate > 1,
+    )
+    return units_of(scenario.model, storage_of(key, scenario.stack), sharing)
+
+
+def _local(inventory: Inventory, ranks: int) -> tuple[Trainable, ...]:
+    """What the optimizer sees on the first rank."""
+    return tuple(tensor._replace(rows=-(-tensor.rows // ranks)) for tensor in inventory.trained)
+
+
+def _undivided(train: TrainSpec, inventory: Inventory) -> int:
+    """Scales of packed weights, and with integers as their storage the packed weights themselves."""
+    return inventory.scales if divisible(train) else inventory.quantized_weights

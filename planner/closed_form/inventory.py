@@ -23,6 +23,8 @@ class Storage(NamedTuple):
     double_quant: bool
     fused_experts: bool
     adapter_bytes: int
+    saved_bytes: int
+    """Of modules that are trained as copies."""
     rank: int
     targets: tuple[str, ...]
     modules_to_save: tuple[str, ...]
@@ -115,7 +117,7 @@ def _trained(model: ModelSpec, storage: Storage) -> Iterator[Trainable]:
         yield from _all_tensors(model)
     else:
         yield from _adapter_tensors(model, storage)
-        yield from _saved_modules(model, storage.modules_to_save, storage.outer_bytes)
+        yield from _saved_modules(model, storage.modules_to_save, storage.saved_bytes)
 
 
 def _all_tensors(model: ModelSpec) -> Iterator[Trainable]:

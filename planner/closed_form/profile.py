@@ -24,7 +24,7 @@ from planner.formulas.tape import (
     gradients_before_recompute,
     total,
 )
-from planner.spec import FLOAT_BYTES, Behaviour, Block, ModelSpec, Scenario
+from planner.spec import FLOAT_BYTES, Behaviour, Block, ModelSpec, Scenario, TrainSpec
 
 NO_ADAPTERS = Adapters(modules=frozenset(), parameters=frozenset(), saved=frozenset(), per_rank=0, saved_params=0)
 
@@ -47,6 +47,8 @@ class ProfileKey(NamedTuple):
     kernels: str
     mixed_shards: bool
     """FSDP's own mixed precision: fp32 shards of what is trained, 16-bit copies for compute."""
+    units: bool
+    """FSDP2 gathers and frees the head and every layer apart."""
     several: bool
     """More than one sequence in the micro-batch."""
     checkpointing: bool
@@ -90,6 +92,10 @@ class Profile:
     layers: tuple[Part, ...]
     hidden: Part
     loss: Part
+    scoring: tuple[Instant, ...]
+    """The part of the loss's backward before the head's own begins; empty where nobody asks for it."""
+    heading: tuple[Instant, ...]
+    """The part from there on."""
     held_logits: Size
     hidden_bytes: int
     """Element size of the last hidden state."""
@@ -102,6 +108,8 @@ class Profile:
     stream: Size
     turns: tuple[Turn, ...]
     """The first and the last layer of each kind: one of them holds the largest instant."""
+    inner_turns: tuple[Turn, ...]
+    """Neighbours of these, where what an engine gathers for them differs."""
     all_kept: Instant
     """What lasts of all layers, besides their inputs."""
     largest_block: int
@@ -130,27 +138,42 @@ def key_of(scenario: Scenario) -> ProfileKey:
         train.attention,
         scenario.cluster.gpu.supports_flash or scenario.cluster.gpu.is_cpu,  # a processor's kernel shares heads
         train.kernels,
-        train.shards_by_fsdp and train.autocast != "none" and train.method == "full",
+        _mixed_shards(train, scenario.stack),
+        train.shards_by_fsdp and scenario.stack.fsdp_version == 2,
         train.micro_batch_size > 1,
         train.gradient_checkpointing,
         ranks_on_tape(scenario),
     )
 
 
+def _mixed_shards(train: TrainSpec, stack: Behaviour) -> bool:
+    """Version 1 gives each unit one dtype, and what it does with adapters we leave as it is on one card."""
+    mixed = train.shards_by_fsdp and train.autocast != "none"
+    return mixed and (train.method == "full" or stack.fsdp_version == 2)
+
+
 def storage_of(key: ProfileKey, stack: Behaviour) -> Storage:
-    """How the parameters are stored under a profile's settings."""
+    """How the parameters are stored under a profile's settings.
+
+    FSDP's mixed precision makes fp32 what is trained, but not on a quantised base: accelerate 1.15
+    utils/fsdp_utils.py, fsdp2_prepare_model.
+    """
     weight = FLOAT_BYTES[key.weights_dtype]
     quantized = key.method == "qlora"
     upcast = stack.kbit_upcast if quantized else "none"
+    widened = key.mixed_shards and not quantized
+    full = widened and key.method == "full"
+    outer = 4 if upcast == "all" or full else weight
     return Storage(
         method=key.method,
-        weight_bytes=4 if key.mixed_shards else weight,
-        norm_bytes=4 if upcast != "none" or key.mixed_shards else weight,
-        outer_bytes=4 if upcast == "all" or key.mixed_shards else weight,
+        weight_bytes=4 if full else weight,
+        norm_bytes=4 if upcast != "none" or full else weight,
+        outer_bytes=outer,
         quant=key.quant,
         double_quant=key.double_quant,
         fused_experts=stack.fused_experts,
-        adapter_bytes=FLOAT_BYTES[key.adapter_dtype],
+        adapter_bytes=4 if widened else FLOAT_BYTES[key.adapter_dtype],
+        saved_bytes=4 if widened else outer,
         rank=key.lora_rank,
         targets=key.lora_targets,
         modules_to_save=key.modules_to_save,
@@ -173,7 +196,8 @@ def recipe_of(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Recipe:
     storage = storage_of(key, stack)
     compute = 2 if key.autocast != "none" or key.mixed_shards or key.quant else FLOAT_BYTES[key.weights_dtype]
     weight = 2 if key.mixed_shards else FLOAT_BYTES[key.weights_dtype]
-    upcast = key.quant != "" and stack.kbit_upcast != "none"
+    upcast = key.quant != "" and stack.kbit_upcast != "none" and not key.mixed_shards
+    adapter = 2 if key.mixed_shards else FLOAT_BYTES[key.adapter_dtype]
     recipe = Recipe(
         full=key.method == "full",
         stream_bytes=4 if upcast else weight,
@@ -181,7 +205,7 @@ def recipe_of(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Recipe:
         norm_bytes=2 if key.mixed_shards else storage.norm_bytes,
         compute_bytes=compute,
         autocast=key.autocast != "none",
-        adapter_bytes=0 if key.method == "full" else FLOAT_BYTES[key.adapter_dtype],
+        adapter_bytes=0 if key.method == "full" else adapter,
         rank=key.lora_rank,
         modules=placed.modules,
         stacked=placed.parameters,
@@ -212,6 +236,8 @@ def _profile(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Profile:
     hidden = hidden_tape(model, recipe)
     full, logits = loss_tape_of(model, key, stack, recipe)
     held = (logits,)
+    held_again = held if stack.holds_logits else ()
+    scoring, heading = _around_head(full, held_again) if key.units else ((), ())
     tied = model.tie_word_embeddings and key.method == "full"
     return Profile(
         inventory=inventory,
@@ -219,7 +245,9 @@ def _profile(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Profile:
         recipe=recipe,
         layers=layers,
         hidden=_part(hidden, own_source=True),
-        loss=_part(full, own_source=True, held=held, held_in_backward=held if stack.holds_logits else ()),
+        loss=_part(full, own_source=True, held=held, held_in_backward=held_again),
+        scoring=scoring,
+        heading=heading,
         held_logits=logits.size if stack.holds_logits else ZERO,
         hidden_bytes=hidden.result.e,
         head_trained=_head_trained(model, key),
@@ -227,7 +255,8 @@ def _profile(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Profile:
         tied_grad=model.embeddings[0].params * recipe.weight_bytes if tied else 0,
         autocast_cache=_autocast_cache(model, inventory, recipe) if key.checkpointing else 0,
         stream=Size(token=model.hidden_size // recipe.ranks.sequence * recipe.stream_bytes),
-        turns=_turns(model, layers),
+        turns=_turns(model, layers, _places(model)),
+        inner_turns=_turns(model, layers, _neighbours(model)) if key.units else (),
         all_kept=_kept_by(model.layout, layers),
         largest_block=max(block_params(block) for block in model.blocks),
     )
@@ -307,9 +336,32 @@ def _fuses_adapters(recipe: Recipe) -> bool:
     return "lora" in recipe.fused or (recipe.quant != "" and "lora_quantized" in recipe.fused)
 
 
-def _turns(model: ModelSpec, layers: tuple[Part, ...]) -> tuple[Turn, ...]:
-    places = {model.layout.index(kind) for kind in range(len(layers))}
-    places |= {len(model.layout) - 1 - model.layout[::-1].index(kind) for kind in range(len(layers))}
+def _around_head(tape: Tape, held: tuple[Tensor, ...]) -> tuple[tuple[Instant, ...], tuple[Instant, ...]]:
+    """Instants of the loss's backward before the head's own begins, and from there on."""
+    head = next(place for place, op in enumerate(tape.ops) if op.output.name == "logits") + 1
+    below = Tape(tape.source, tape.ops[:head])
+    kept = below.saved_by_owner(own_source=True)
+    above = backward_instants(Tape(below.result, tape.ops[head:]), held=held, own_source=True)
+    scoring = tuple(
+        Instant(kept.activations + one.activations, kept.logits + one.logits, one.temporaries) for one in above
+    )
+    return scoring, backward_instants(below, held=held, own_source=True)
+
+
+def _places(model: ModelSpec) -> set[int]:
+    """The first and the last layer of each kind."""
+    kinds = range(len(model.blocks))
+    last = len(model.layout) - 1
+    return {place for kind in kinds for place in (model.layout.index(kind), last - model.layout[::-1].index(kind))}
+
+
+def _neighbours(model: ModelSpec) -> set[int]:
+    """Layers beside the first and the last."""
+    last = len(model.layout) - 1
+    return ({1, last - 1} & set(range(last + 1))) - _places(model)
+
+
+def _turns(model: ModelSpec, layers: tuple[Part, ...], places: set[int]) -> tuple[Turn, ...]:
     return tuple(
         Turn(
             model.layout[place],

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from planner.closed_form.inventory import Inventory
 from planner.closed_form.profile import Profile
+from planner.closed_form.units import Units
 from planner.formulas.sharding import Divided, shard
 from planner.formulas.states import OptimizerBytes, Trainable, optimizer_bytes
 from planner.spec import Scenario, TrainSpec
@@ -13,7 +14,10 @@ COMPUTE_BYTES = 2
 
 
 class Shards(NamedTuple):
-    """Bytes on one rank. The last five are buffers, counted as temporaries in the phases that they name."""
+    """Bytes on one rank. Five are buffers, counted as temporaries in the phases that they name.
+
+    ``units``: what FSDP2 gathers and reduces, whose buffers come and go inside the phases.
+    """
 
     weights: int
     adapters: int
@@ -26,6 +30,7 @@ class Shards(NamedTuple):
     loss: int = 0
     backward: int = 0
     update: int = 0
+    units: Units | None = None
 
 
 def states(scenario: Scenario, profile: Profile, divided: Divided) -> Shards:

@@ -3,6 +3,7 @@
 Symbols: ``N`` ranks, ``P`` parameters, ``e`` bytes per element.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 DEEPSPEED_MAX_LIVE = 1_000_000_000
@@ -87,17 +88,110 @@ def zero3_live_parameters(*, params: int, h: int, e: int) -> int:
     return e * min(params, DEEPSPEED_MAX_LIVE) + int(0.9 * h * h) * e
 
 
-def fsdp_gathered(*, block: int, outer: int, e: int) -> int:
-    """Bytes of gathered weights: the current layer, the one prefetched, and the head's group.
+# ---------------------------------------------------------------- FSDP2
 
-    Shapes:    two layers of ``block`` parameters; ``outer`` parameters of final norm and head
-    Formula:   e * (2 * block + outer)
-    Source:    torch distributed/fsdp/_fully_shard/_fsdp_param_group.py (backward prefetch of one group);
-               accelerate 1.15 utils/fsdp_utils.py (embedding and [norm, head] in groups of their own)
-    Valid:     FSDP2 with transformer-block wrapping
-    Excludes:  this rank's own shard
 
-    >>> fsdp_gathered(block=218_112_000, outer=525_340_672, e=2)
-    1923129344
+class Piece(NamedTuple):
+    """``copies`` equal tensors of a unit that FSDP2 gathers and reduces as one.
+
+    ``rows`` is the dimension that is divided, the first; ``columns`` counts the elements of a row, of a stacked tensor
+    of experts those of one expert. A shard's element has ``stored`` bytes, a gathered one's ``computed``.
     """
-    return e * (2 * block + outer)
+
+    rows: int
+    columns: int
+    copies: int
+    stored: int
+    computed: int
+    trained: bool
+
+    @property
+    def numel(self) -> int:
+        """Elements of all copies."""
+        return self.rows * self.columns * self.copies
+
+    def chunk(self, ranks: int) -> int:
+        """Elements of all copies on the fullest rank, which is the first; others are padded to as many.
+
+        >>> Piece(rows=8, columns=100, copies=1, stored=2, computed=2, trained=False).chunk(64)
+        100
+        """
+        return -(-self.rows // ranks) * self.columns * self.copies
+
+
+def fsdp_shard(pieces: Iterable[Piece], ranks: int) -> int:
+    """Bytes of one rank's shards.
+
+    Shapes:    of a tensor (rows, columns) the first rank holds (ceil(rows / N), columns)
+    Formula:   sum of ceil(rows/N) * columns * stored
+    Source:    torch 2.13 distributed/fsdp/_fully_shard/_fsdp_param.py, _init_sharded_param (Shard(0), padded)
+    Valid:     the default placement; a stacked tensor of E experts is divided into at most E parts
+    Excludes:  what the engine leaves whole: scales of 4-bit tensors, packed integers
+
+    >>> fsdp_shard([Piece(128256, 4096, 1, 4, 2, True), Piece(4096, 1, 65, 4, 2, True)], 512)
+    4114432
+    """
+    return sum(piece.chunk(ranks) * piece.stored for piece in pieces)
+
+
+def fsdp_gathered(pieces: Iterable[Piece], ranks: int) -> int:
+    """Bytes of a unit that is gathered: of the collective's output, and again of the tensors that it is copied into.
+
+    Shapes:    one flat buffer of N padded chunks; then as many bytes in a tensor for each parameter
+    Formula:   N * sum of ceil(rows/N) * columns * computed
+    Source:    torch 2.13 distributed/fsdp/_fully_shard/_fsdp_collectives.py, foreach_all_gather and
+               foreach_all_gather_copy_out
+    Valid:     two ranks and more
+    Excludes:  this rank's own shard, and the copy of it in the dtype of compute (``fsdp_cast``)
+
+    >>> experts = Piece(rows=8, columns=4096 * 28672, copies=1, stored=2, computed=2, trained=False)
+    >>> fsdp_gathered([experts], 8), fsdp_gathered([experts], 64)
+    (1879048192, 15032385536)
+    """
+    return ranks * sum(piece.chunk(ranks) * piece.computed for piece in pieces)
+
+
+def fsdp_cast(pieces: Iterable[Piece], ranks: int) -> int:
+    """Bytes of a rank's shards in the dtype of compute, before they are gathered.
+
+    Shapes:    one flat tensor of the shards whose own dtype is another
+    Formula:   sum of ceil(rows/N) * columns * computed
+    Source:    torch 2.13 distributed/fsdp/_fully_shard/_fsdp_collectives.py, _get_param_all_gather_inputs
+    Valid:     under a mixed-precision policy; nothing is copied without one
+    Excludes:  the collective's output, into which it is copied
+
+    >>> fsdp_cast([Piece(128256, 4096, 1, 4, 2, True)], 8)
+    131334144
+    """
+    return sum(piece.chunk(ranks) * piece.computed for piece in pieces if piece.stored != piece.computed)
+
+
+def fsdp_gradients(pieces: Iterable[Piece]) -> int:
+    """Bytes of a unit's whole gradients, as autograd makes them: in the dtype of compute, not padded.
+
+    Shapes:    those of the trained tensors
+    Formula:   sum of rows * columns * computed
+    Source:    torch 2.13 distributed/fsdp/_fully_shard/_fsdp_param_group.py, post_backward
+    Valid:     until they are reduced, or through every micro-step of ``no_sync``
+    Excludes:  the reduction's buffers
+
+    >>> fsdp_gradients([Piece(4096, 4096, 2, 4, 2, True), Piece(4096, 4096, 1, 2, 2, False)])
+    67108864
+    """
+    return sum(piece.numel * piece.computed for piece in pieces if piece.trained)
+
+
+def fsdp_reduced(pieces: Iterable[Piece], ranks: int) -> int:
+    """Bytes of what a reduce-scatter puts out, in the dtype of compute; its input is N times as large.
+
+    Shapes:    one flat buffer of this rank's padded chunks
+    Formula:   sum of ceil(rows/N) * columns * computed
+    Source:    torch 2.13 distributed/fsdp/_fully_shard/_fsdp_collectives.py, foreach_reduce; accelerate 1.15
+               utils/dataclasses.py, set_mixed_precision (one dtype for parameters and reduction)
+    Valid:     where trained shards have another dtype, a copy in that becomes their gradients; else it does itself
+    Excludes:  that copy
+
+    >>> fsdp_reduced([Piece(4096, 4096, 1, 4, 2, True)], 8)
+    4194304
+    """
+    return sum(piece.chunk(ranks) * piece.computed for piece in pieces if piece.trained)

@@ -35,6 +35,8 @@ QUICK = 3
 
 CARD = "a100-80gb-sxm"
 OLD_CARD = "t4"
+MACHINE = 8
+"""Cards in one machine."""
 
 LONG: Mapping[str, Any] = MappingProxyType({"micro_batch_size": 1, "seq_len": 2048})
 SEVERAL: Mapping[str, Any] = MappingProxyType({"micro_batch_size": 4, "seq_len": 512})
@@ -89,6 +91,8 @@ class GridCase(NamedTuple):
     stack: str
     card: str
     settings: Mapping[str, Any]
+    ranks: int = 1
+    """Cards in all; from 8 on, in machines of 8."""
 
     @property
     def id(self) -> str:
@@ -98,11 +102,13 @@ class GridCase(NamedTuple):
         'gpt2 full trl t4 seq_len=1024'
         """
         told = [f"{name}={value}" for name, value in self.settings.items()]
-        return " ".join([self.model, self.method, self.stack, self.card, *told])
+        several = [f"x{self.ranks}"] if self.ranks > 1 else []
+        return " ".join([self.model, self.method, self.stack, self.card, *several, *told])
 
     def scenario(self) -> Scenario:
         """The question for both estimators; raise ``PlannerError`` for what cannot be asked."""
-        cluster = Cluster(gpu=load_gpu(self.card))
+        nodes = max(self.ranks // MACHINE, 1)
+        cluster = Cluster(gpu=load_gpu(self.card), gpus=self.ranks // nodes, nodes=nodes)
         return resolve(load_model(self.model).model, cluster, self.method, self.settings, self.stack)
 
 

@@ -4,10 +4,15 @@ import pytest
 
 from planner.formulas.sharding import (
     Divided,
+    Piece,
     ddp_buckets,
     deepspeed_reduce_buffers,
     divisors,
+    fsdp_cast,
     fsdp_gathered,
+    fsdp_gradients,
+    fsdp_reduced,
+    fsdp_shard,
     shard,
     zero3_live_parameters,
 )
@@ -67,8 +72,39 @@ def test_zero3_keeps_at_most_a_billion_parameters_gathered(params: int, h: int, 
     assert zero3_live_parameters(params=params, h=h, e=2) == expected
 
 
-def test_fsdp_gathers_two_layers_and_the_last_group() -> None:
-    # Llama-3.1-8B: layers of 218,112,000, norm and head 4096 + 128256*4096 = 525,340,672; twice the one and the other,
-    # two bytes each
-    assert 4096 + 128256 * 4096 == 525_340_672
-    assert fsdp_gathered(block=218_112_000, outer=525_340_672, e=2) == 1_923_129_344
+# Llama-3.1-8B: embedding and head of 128256 x 4096; Mixtral's w1 and w3 of 8 experts as one tensor
+TABLE = Piece(rows=128256, columns=4096, copies=1, stored=4, computed=2, trained=True)
+EXPERTS = Piece(rows=8, columns=28672 * 4096, copies=1, stored=2, computed=2, trained=False)
+NORMS = Piece(rows=4096, columns=1, copies=65, stored=4, computed=2, trained=True)
+
+
+@pytest.mark.parametrize(
+    ("piece", "ranks", "expected"),
+    [
+        (TABLE, 8, 16032 * 4096),  # divides evenly
+        (TABLE, 512, 251 * 4096),  # 250.5 rows each: the first ranks hold 251
+        (EXPERTS, 8, 28672 * 4096),  # an expert each
+        (EXPERTS, 64, 28672 * 4096),  # no rank holds less than one, and 56 hold none
+        (NORMS, 512, 8 * 65),
+        (NORMS, 8192, 1 * 65),
+    ],
+)
+def test_rows_are_rounded_up_tensor_by_tensor(piece: Piece, ranks: int, expected: int) -> None:
+    assert piece.chunk(ranks) == expected
+    assert fsdp_shard([piece], ranks) == piece.stored * expected
+
+
+@pytest.mark.parametrize("ranks", [2, 8, 64, 512])
+def test_what_is_gathered_is_padded_to_the_ranks(ranks: int) -> None:
+    assert fsdp_gathered([TABLE, EXPERTS], ranks) == 2 * ranks * (TABLE.chunk(ranks) + EXPERTS.chunk(ranks))
+    assert fsdp_gathered([TABLE], ranks) >= 2 * TABLE.numel
+    assert fsdp_gathered([EXPERTS], 64) == 8 * fsdp_gathered([EXPERTS], 8)
+
+
+def test_only_other_dtypes_are_copied_before_they_are_gathered() -> None:
+    assert fsdp_cast([TABLE, EXPERTS], 8) == 2 * TABLE.chunk(8)
+
+
+def test_gradients_are_whole_in_the_dtype_of_compute_and_reduced_to_a_shard() -> None:
+    assert fsdp_gradients([TABLE, EXPERTS, NORMS]) == 2 * (TABLE.numel + 4096 * 65)
+    assert fsdp_reduced([TABLE, EXPERTS], 512) == 2 * 251 * 4096

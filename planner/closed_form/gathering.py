@@ -1,0 +1,132 @@
+"""Phases under FSDP2, whose buffers come and go inside them: the moments at which a rank can hold most."""
+
+from planner.closed_form.forward import between_layers, in_layer
+from planner.closed_form.loss import end_of_layers, head_bytes
+from planner.closed_form.profile import Turn
+from planner.closed_form.step import Step
+from planner.closed_form.units import Units
+from planner.formulas.tape import Instant
+from planner.result import Memory, Phase
+
+
+def phases(step: Step, units: Units) -> dict[Phase, Memory]:
+    """Forward, loss and backward, each at its largest moment."""
+    moments: dict[Phase, list[Memory]] = {
+        "forward": _forward(step, units),
+        "loss": _loss(step, units),
+        "backward": [*_head(step, units), *_layers(step, units), *_end(step, units)],
+    }
+    return {name: max(found, key=lambda memory: memory.total) for name, found in moments.items()}
+
+
+def _forward(step: Step, units: Units) -> list[Memory]:
+    """The embedding's, every layer's beginning and the layer itself."""
+    moments = [_plus(between_layers(step, Instant(), layer_inputs=1), units.at_embedding())]
+    for turn in _turns(step):
+        before = between_layers(step, turn.kept_before, layer_inputs=turn.before + 1)
+        moments += [_plus(before, units.entering(turn.before)), in_layer(step, turn, units.in_layer(turn.before))]
+    return moments
+
+
+def _loss(step: Step, units: Units) -> list[Memory]:
+    """The head's beginning, head and loss."""
+    before = end_of_layers(step)
+    entering, working = _plus(before, units.entering_head()), _plus(before, units.at_head())
+    if step.scenario.train.loss == "full":
+        return [entering, step.plus(working, step.largest(step.profile.loss.recompute))]
+    hidden, head = step.plus(working, step.profile.hidden.kept), head_bytes(step)
+    made = hidden._replace(
+        gradients=hidden.gradients + head.gradients,
+        activations=hidden.activations + head.forward - head.forward_logits - head.gradients,
+        logits=hidden.logits + head.forward_logits,
+    )
+    return [entering, made]
+
+
+def _layers(step: Step, units: Units) -> list[Memory]:
+    return [moment for turn in _turns(step) for moment in _layer(step, units, turn)]
+
+
+def _turns(step: Step) -> tuple[Turn, ...]:
+    return step.profile.turns + step.profile.inner_turns
+
+
+def _plus(memory: Memory, temporaries: int, gradients: int = 0) -> Memory:
+    return memory._replace(temporaries=memory.temporaries + temporaries, gradients=memory.gradients + gradients)
+
+
+# ---------------------------------------------------------------- gradients
+
+
+def accumulates_whole(step: Step) -> bool:
+    """Whole gradients stand until the last micro-step, which alone reduces them."""
+    return step.scenario.train.grad_accumulation > 1 and step.scenario.stack.name != "plain"
+
+
+def _standing(step: Step, units: Units, place: int) -> int:
+    """Gradients besides those of a layer that is at work, when the layers after it are reduced."""
+    train = step.scenario.train
+    if train.grad_accumulation > 1 and not accumulates_whole(step):
+        return units.total("trained") + units.summed(place)
+    head = units.tail.whole if units.tied else 0  # it waits for the embedding's
+    found = units.gradients_after(place) + head
+    if accumulates_whole(step):
+        return found + units.root.whole + units.embedding.whole + head + units.of_layers("whole", 0, place + 1)
+    return found
+
+
+def _made(step: Step, count: int) -> int:
+    """New whole gradients: added into those that stand one after the other, where some do."""
+    return min(count, step.shards.largest_gradient) if accumulates_whole(step) else count
+
+
+# ---------------------------------------------------------------- backward
+
+
+def _head(step: Step, units: Units) -> list[Memory]:
+    """The loss before the head asks for the last layer, the head itself, and its reduction."""
+    before = end_of_layers(step, again=True)
+    left = _plus(before, units.leaving_head(stands=accumulates_whole(step)))
+    if step.scenario.train.loss == "full":
+        before = before._replace(logits=0)
+        scoring, heading = step.largest(step.profile.scoring), step.largest(step.profile.heading)
+        head = step.plus(_plus(before, units.heading()), heading, extra=_made(step, heading.weight_grad))
+        return [step.plus(_plus(before, units.scoring()), scoring), head, left]
+    hidden, head_of = step.plus(_plus(before, units.heading()), step.profile.hidden.kept), head_bytes(step)
+    fused = hidden._replace(
+        gradients=hidden.gradients + head_of.gradients,
+        activations=hidden.activations + head_of.kept - head_of.gradients,
+        logits=hidden.logits + head_of.backward_logits,
+        temporaries=hidden.temporaries + head_of.backward - head_of.kept - head_of.backward_logits,
+    )
+    return [fused, left]
+
+
+def _layer(step: Step, units: Units, turn: Turn) -> list[Memory]:
+    """A layer's parameters arrive, it is computed again, its gradients are made and reduced."""
+    place, part = turn.before, step.profile.layers[turn.kind]
+    checkpointing = step.scenario.train.gradient_checkpointing
+    lasting = step.profile.all_kept if checkpointing else turn.kept_before
+    done = Instant() if checkpointing else part.kept
+    memory = between_layers(step, lasting, layer_inputs=place + 1, again=True)
+    memory = memory._replace(gradients=_standing(step, units, place))
+    stream = step.bytes(step.profile.stream)
+    reentrant = stream if checkpointing and step.scenario.stack.reentrant_checkpoint else 0
+    working = units.in_backward(place) + reentrant
+    instant = step.largest(part.backward)
+    moments = [
+        _plus(step.plus(memory, done), units.entering_backward(place) + stream),
+        step.plus(memory, instant, extra=working + _made(step, instant.weight_grad)),
+        _plus(memory, units.leaving_backward(place, stands=accumulates_whole(step)) + stream),
+    ]
+    if checkpointing:
+        again = step.largest(part.recompute)
+        moments.append(step.plus(memory, again, extra=working + step.bytes(part.waiting)))
+    return moments
+
+
+def _end(step: Step, units: Units) -> list[Memory]:
+    """Gradients of all layers are reduced; the embedding's, or those of the matrix that it is tied to, are not."""
+    static = step.static()._replace(logits=step.held_logits, gradients=_standing(step, units, -1))
+    stream = step.bytes(step.profile.stream)
+    return [_plus(static, moment + stream) for moment in units.ends(stands=accumulates_whole(step))]
