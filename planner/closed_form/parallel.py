@@ -12,7 +12,7 @@ from typing import NamedTuple
 from planner.closed_form.divided import expert_part, tensor_part
 from planner.formulas.operations import Ranks
 from planner.formulas.parallel import chunks_in_flight, padded_vocabulary, stage_layers
-from planner.spec import ModelSpec, Scenario, Table, TrainSpec
+from planner.spec import FLOAT_BYTES, ModelSpec, Scenario, Table, TrainSpec
 from planner.spec.layout import divides_as_megatron
 
 
@@ -65,6 +65,20 @@ def beside(train: TrainSpec, stage: int) -> Fraction:
     v = train.virtual_stages
     chunks = chunks_in_flight(stage=stage, p=train.pipeline_parallel, m=train.grad_accumulation, v=v)
     return Fraction(max(chunks - v, 0), v)
+
+
+def undivided_gradient(scenario: Scenario) -> int:
+    """Bytes of a table's gradient beyond the rank's rows: transformers makes that of the words whole on every rank.
+
+    The gradient is a replicated DTensor beside a divided parameter, unless head and words are one table: transformers
+    5.23 distributed/tensor_parallel.py, EmbeddingParallel. FSDP2 divides it when the layer's backward ends.
+    """
+    train, model = scenario.train, scenario.model
+    divided = train.tensor_parallel > 1 and not divides_as_megatron(train)
+    if not divided or train.method != "full" or model.tie_word_embeddings:
+        return 0
+    rows, width = model.embeddings[0].shape
+    return (model.vocab_size - rows) * width * FLOAT_BYTES[train.weights_dtype]
 
 
 @lru_cache(maxsize=1024)

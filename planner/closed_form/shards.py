@@ -1,6 +1,7 @@
 """States and buffers of one rank, by the engine that shares the work among ranks."""
 
 from planner.closed_form.fsdp import fsdp
+from planner.closed_form.parallel import undivided_gradient
 from planner.closed_form.profile import Profile
 from planner.closed_form.rank import Shards, states
 from planner.closed_form.zero import zero
@@ -14,7 +15,8 @@ def shard_states(scenario: Scenario, profile: Profile) -> Shards:
 
 
 def _none(scenario: Scenario, profile: Profile) -> Shards:
-    return states(scenario, profile, divisors("none", 1))
+    found = states(scenario, profile, divisors("none", 1))
+    return found._replace(gradients=found.gradients + undivided_gradient(scenario))
 
 
 def _ddp(scenario: Scenario, profile: Profile) -> Shards:
