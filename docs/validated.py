@@ -6,9 +6,10 @@ from functools import cache
 from docs.tables import code, percent, table
 from planner.hardware import load_gpu
 from planner.render.markdown import escape
-from planner.throughput.rates import constants
+from planner.render.validated import words_of
+from planner.throughput.constants import constants
 from planner.throughput.record import IN_WORDS, records
-from planner.validation import Group, Report, Score, Table, held_by_source, validate_held_out
+from planner.validation import Far, Group, Report, Score, Table, held_by_source, load_anchors, validate_held_out
 from planner.validation.against import Agreement, Deviation, compare
 from planner.validation.grid import grid
 from planner.validation.heldout import neighbour_scores
@@ -101,6 +102,67 @@ def _fits(group: Group) -> str:
 
 def _names(ids: tuple[str, ...]) -> str:
     return ", ".join(map(code, ids)) or "none"
+
+
+def validation_several() -> str:
+    """Runs on several GPUs by source."""
+    rows = [
+        (
+            code(one.source),
+            words_of(one),
+            one.runs,
+            one.n,
+            percent(one.median_error),
+            percent(one.worst_error, sign=True),
+            len(one.far),
+            code(one.worst_case),
+        )
+        for one in report().several
+    ]
+    names = ("source", "as", "runs", "numbers", "median", "worst", "far off", "worst case")
+    return table(names, rows, right=[2, 3, 4, 5, 6])
+
+
+def validation_far() -> str:
+    """Numbers of several GPUs that are far off, and why: runs with one reason together."""
+    groups: dict[tuple[str, str], list[Far]] = {}
+    for one in report().several:
+        for far in one.far:
+            groups.setdefault((far.metric, far.why), []).append(far)
+    rows = [
+        ("<br>".join(f"{code(far.case)} {percent(far.error, sign=True)}" for far in found), metric, escape(why))
+        for (metric, why), found in groups.items()
+    ]
+    return table(("runs", "metric", "why"), rows)
+
+
+def validation_spare() -> str:
+    """Reserved and device bytes of several GPUs, as shipped and held out."""
+    rows = [
+        (
+            code(one.source),
+            one.runs,
+            one.n,
+            percent(one.shipped_median),
+            percent(one.shipped_worst, sign=True),
+            percent(one.held_out_median),
+            percent(one.held_out_worst, sign=True),
+        )
+        for one in report().spare
+    ]
+    names = ("source", "runs", "n", "median", "worst", "held out: median", "worst")
+    return table(names, rows, right=[2, 3, 4, 5, 6])
+
+
+def validation_assumed() -> str:
+    """What sources of runs on several GPUs leave open, and how it is filled in."""
+    rows = [
+        (code(case.id), escape(case.assumed))
+        for file in load_anchors()
+        for case in (*file.cases, *file.stand_ins)
+        if case.assumed
+    ]
+    return table(("run", "not stated, and how it is put"), rows)
 
 
 def validation_unmodelled() -> str:
@@ -270,12 +332,16 @@ SECTIONS: Mapping[str, Callable[[], str]] = {
     "traced_phases": traced_phases,
     "traced_refusals": traced_refusals,
     "traced_summary": traced_summary,
+    "validation_assumed": validation_assumed,
+    "validation_far": validation_far,
     "validation_fits": validation_fits,
     "validation_held": validation_held,
     "validation_neighbours": validation_neighbours,
     "validation_own": validation_own,
     "validation_scores": validation_scores,
+    "validation_several": validation_several,
     "validation_sources": validation_sources,
+    "validation_spare": validation_spare,
     "validation_timed": validation_timed,
     "validation_times": validation_times,
     "validation_kinds": validation_kinds,

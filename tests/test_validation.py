@@ -15,10 +15,12 @@ from planner.result import Estimate
 from planner.spec import Scenario
 from planner.validation import AnchorFile, Case, Published, Report, load_anchors, validate, validate_traced
 from planner.validation.anchors import anchors_dir
-from planner.validation.checks import signed_error
+from planner.validation.checks import Kind, signed_error
 from planner.validation.schema import Reason
+from planner.validation.several import FAR, stale
+from planner.validation.shared_spare import Line, Reading, line_of, readings
 
-ROWS = 627 + 192
+ROWS = 627 + 247
 """Rows of the collected sources that hold a memory metric or a stated outcome, and those that tell a time alone."""
 
 FILES = load_anchors()
@@ -89,6 +91,13 @@ BROKEN = [
         'behaviour={holds_logits=false}\nsettings={}\noutcome="ran"\nconfidence="A"\n',
         "no option sets a behaviour",
         id="a stand-in that no user can ask",
+    ),
+    pytest.param(
+        '[source]\ntitle="x"\nrepository="https://x"\nfile="x"\ndate="x"\n'
+        '[[case]]\nid="a"\nmodel="x"\nmethod="full"\ngpu="x"\ngpus=1\nstack="plain"\noff="x"\n'
+        'settings={}\noutcome="ran"\nconfidence="A"\n',
+        "off explains runs on several GPUs",
+        id="a reason on one GPU",
     ),
 ]
 
@@ -202,7 +211,7 @@ def test_a_file_has_one_origin(tmp_path: Path) -> None:
 def test_rows_that_tell_a_time_alone_are_counted_and_not_predicted(report: Report) -> None:
     alone = [row for file in FILES for row in file.unmodelled if row.reason == "time"]
 
-    assert len(alone) == 192
+    assert len(alone) == 247
     assert all(row.timed and not row.published for row in alone)
     assert sum(item.n for item in report.timed) == sum(len(row.timed) for file in FILES for row in file.rows)
     assert {item.metric for item in report.timed} == {"seconds", "tokens_per_s", "samples_per_s"}
@@ -218,6 +227,62 @@ def test_rows_that_tell_a_time_alone_are_counted_and_not_predicted(report: Repor
 def test_an_error_counts_from_the_nearer_end_of_the_band(predicted: int, error: float) -> None:
     # a GB that may be 10**9 or 2**30 bytes: [100, 107]
     assert signed_error(predicted, Published("device", 100, 107)) == pytest.approx(error)
+
+
+# ---------------------------------------------------------------- several GPUs
+
+
+def test_every_number_of_several_gpus_that_is_far_off_says_why_and_no_other(report: Report) -> None:
+    assert stale((*report.own.checks, *report.stand_ins.checks)) == ()
+
+
+def test_a_reason_that_is_missing_or_outlived_is_found(report: Report) -> None:
+    (far,) = [check for check in report.stand_ins.checks if check.case.id == "atorch-llama2-7b-fsdp-full-x8"]
+    near = replace(far, error=-FAR)
+    silent = replace(far, case=replace(far.case, off=None))
+
+    assert stale([far]) == ()
+    assert stale([near]) == ("atorch-llama2-7b-fsdp-full-x8: is no longer far off",)
+    assert stale([silent]) == ("atorch-llama2-7b-fsdp-full-x8: does not say why",)
+    assert stale([replace(silent, case=replace(silent.case, gpus=1))]) == ()
+
+
+def test_several_gpus_are_counted_once_by_source(report: Report) -> None:
+    checks = [check for check in (*report.own.checks, *report.stand_ins.checks) if check.case.gpus > 1]
+
+    assert sum(one.n for one in report.several) == len(checks)
+    assert sum(one.runs for one in report.several) == len({check.case.id for check in checks})
+    assert sum(len(one.far) for one in report.several) == sum(abs(check.error) > FAR for check in checks)
+    assert all(one.median_error <= abs(one.worst_error) for one in report.several)
+
+
+def test_a_line_is_found_through_adapter_runs_alone() -> None:
+    def reading(varying: int, kept: int, *, adapters: bool = True, kind: Kind = "value") -> Reading:
+        print_ = Published("device", 1000 + 70 + kept, 1000 + 70 + kept)
+        return Reading("x", kind, adapters, varying, 1000, 70, print_)
+
+    exact = [reading(varying, varying // 4 + 30) for varying in (100, 200, 400)]
+    others = [reading(300, 900, adapters=False), reading(300, 900, kind="bound")]
+
+    found = line_of([*exact, *others])
+
+    assert found == pytest.approx((0.25, 30))
+    assert [one.error(Line(0.25, 30)) for one in exact] == [0.0, 0.0, 0.0]
+    assert line_of(others) is None
+
+
+def test_a_held_out_line_has_not_seen_its_source(report: Report) -> None:
+    checks = (*report.own.checks, *report.stand_ins.checks)
+    others = [check for check in checks if check.case.source.id != "fms-a100-liger"]
+    expected = line_of(readings(others, estimate))
+    assert expected is not None
+
+    own = [one for one in readings(checks, estimate) if one.source == "fms-a100-liger" and one.adapters]
+    (score,) = [one for one in report.spare if (one.source, one.runs) == ("fms-a100-liger", "adapters")]
+
+    assert score.n == len(own) == 24
+    assert score.held_out_worst == max((one.error(expected) for one in own), key=abs)
+    assert abs(score.shipped_worst) < abs(score.held_out_worst)
 
 
 # ---------------------------------------------------------------- traced

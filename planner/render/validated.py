@@ -7,9 +7,10 @@ from planner.calibration import COVERAGE
 from planner.render import words
 from planner.render.sheet import Cell, Column, Sheet, row
 from planner.validation.heldout import held_by_source
+from planner.validation.several import FAR
 
 if TYPE_CHECKING:
-    from planner.validation import Group, Report, Score
+    from planner.validation import Group, Report, Score, Several, SpareScore
 
 OUTCOMES = (("ran", "ran"), ("oom", "ran out of memory"))
 FEW = 8
@@ -26,6 +27,9 @@ def validation_sheets(report: "Report") -> list[Sheet]:
         held_sheet(own),
         scores_sheet("Stand-ins: other trainers, put as the nearest question", [], others.scores),
         fits_sheet("Verdicts on stand-ins", others),
+        several_sheet(report.several),
+        far_sheet(report.several),
+        spare_sheet(report.spare),
         unscored_sheet(report),
         timed_sheet(report),
     ]
@@ -86,6 +90,78 @@ def held_sheet(group: "Group") -> Sheet:
     return Sheet("Intervals", columns, tuple(rows), rules=(len(rows) - 1,) if rows else (), notes=(note,))
 
 
+def several_sheet(found: Iterable["Several"]) -> Sheet:
+    """Runs on several GPUs, all metrics of a source together."""
+    columns = (
+        Column("source"),
+        Column("as"),
+        Column("runs", numeric=True),
+        Column("numbers", numeric=True),
+        Column("median", numeric=True),
+        Column("worst", numeric=True),
+        Column("far off", numeric=True),
+        Column("worst case", optional=True),
+    )
+    rows = tuple(
+        row(
+            (
+                Cell(one.source, "strong"),
+                words_of(one),
+                str(one.runs),
+                str(one.n),
+                f"{one.median_error:.1%}",
+                f"{one.worst_error:+.1%}",
+                str(len(one.far)),
+                one.worst_case,
+            )
+        )
+        for one in found
+    )
+    return Sheet("Several GPUs, by source", columns, rows)
+
+
+def words_of(one: "Several") -> str:
+    """Whether runs of a source are of our stacks or stand in."""
+    return "stand-ins" if one.stand_ins else "our stacks"
+
+
+def far_sheet(found: Iterable["Several"]) -> Sheet:
+    """Every number of several GPUs that is far off, and why."""
+    columns = (Column("run"), Column("metric"), Column("error", numeric=True), Column("why", wraps=True))
+    rows = tuple(
+        row((Cell(far.case, "strong"), far.metric, f"{far.error:+.1%}", far.why)) for one in found for far in one.far
+    )
+    return Sheet(f"Several GPUs: numbers off by more than {FAR:.0%}, and why", columns, rows)
+
+
+def spare_sheet(found: Iterable["SpareScore"]) -> Sheet:
+    """What the allocator keeps on several GPUs: with the shipped line, and with one that has not seen the source."""
+    columns = (
+        Column("source"),
+        Column("runs"),
+        Column("n", numeric=True),
+        Column("median", numeric=True),
+        Column("worst", numeric=True),
+        Column("held out: median", numeric=True),
+        Column("worst", numeric=True),
+    )
+    rows = tuple(
+        row(
+            (
+                Cell(one.source, "strong"),
+                one.runs,
+                str(one.n),
+                f"{one.shipped_median:.1%}",
+                f"{one.shipped_worst:+.1%}",
+                f"{one.held_out_median:.1%}",
+                f"{one.held_out_worst:+.1%}",
+            )
+        )
+        for one in found
+    )
+    return Sheet("Several GPUs: reserved and device bytes, whose share was fitted", columns, rows)
+
+
 def unscored_sheet(report: "Report") -> Sheet:
     """Rows that are kept and not predicted."""
     columns = (
@@ -138,6 +214,8 @@ def report_document(report: "Report") -> dict[str, object]:
         "headline": None if report.headline is None else _score_document(report.headline),
         "own": _group_document(report.own),
         "stand_ins": _group_document(report.stand_ins),
+        "several": [_several_document(one) for one in report.several],
+        "spare": [one._asdict() for one in report.spare],
         "unscored": [
             {"reason": item.reason, "detail": item.detail, "n": item.n, "sources": list(item.sources)}
             for item in report.unscored
@@ -161,6 +239,11 @@ def _group_document(group: "Group") -> dict[str, object]:
         "ran_but_refused": list(group.fits.ran_but_refused),
         "oom_but_fits": list(group.fits.oom_but_fits),
     }
+
+
+def _several_document(one: "Several") -> dict[str, object]:
+    names = ("source", "stand_ins", "runs", "n", "median_error", "worst_error", "worst_case")
+    return {**{name: getattr(one, name) for name in names}, "far": [far._asdict() for far in one.far]}
 
 
 _SCORE = ("source", "metric", "cards", "kind", "n", "median_error", "p95_error", "worst_error")

@@ -9,6 +9,8 @@ from planner.validation.anchors import AnchorFile, Case, Device, Published, Sour
 from planner.validation.checks import Check, Judged
 from planner.validation.heldout import Held, held_by_source, validate_held_out
 from planner.validation.report import Group, Report, validate, validate_traced
+from planner.validation.several import Far, Several
+from planner.validation.shared_spare import SpareScore
 from planner.validation.summary import Score, Table, TimedRows, Unscored
 
 __all__ = [
@@ -16,13 +18,16 @@ __all__ = [
     "Case",
     "Check",
     "Device",
+    "Far",
     "Group",
     "Held",
     "Judged",
     "Published",
     "Report",
     "Score",
+    "Several",
     "Source",
+    "SpareScore",
     "Table",
     "Timed",
     "TimedRows",

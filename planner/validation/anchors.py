@@ -94,8 +94,9 @@ class Case:
     ``settings`` are ``TrainSpec`` fields as the source states them; ``behaviour`` is where the run
     differed from its trainer's habits. ``at_most``: ``seq_len`` is the longest that the source allows,
     so the published bytes are a lower bound on the prediction. ``stand_in``: why the run of a trainer that we do
-    not model is put as this question, ``None`` for a run of one of our stacks. ``gpu_assumed``: the source names no
-    card, so the outcome says nothing about ``gpu``.
+    not model is put as this question, ``None`` for a run of one of our stacks. ``assumed``: what its source leaves
+    open, and how it is filled in. ``gpu_assumed``: the source names no card, so the outcome says nothing about
+    ``gpu``. ``off``: why the prediction for several GPUs lies as far off as it does.
     """
 
     id: str
@@ -115,6 +116,8 @@ class Case:
     confidence: Confidence
     stand_in: str | None
     gpu_assumed: bool
+    assumed: str | None = None
+    off: str | None = None
     stated: Mapping[str, Any] = field(default_factory=dict)
     """What else its source says, in the source's words."""
 
@@ -225,6 +228,8 @@ def _case(source: Source, row: CaseTable) -> Case:
         confidence=row.confidence,
         stand_in=row.stand_in,
         gpu_assumed=row.gpu_assumed,
+        assumed=row.assumed,
+        off=row.off,
         stated=row.stated,
     )
 

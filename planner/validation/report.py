@@ -17,6 +17,8 @@ from planner.result import Estimate, Evidence
 from planner.spec import Scenario
 from planner.validation.anchors import AnchorFile, Case, Source, load_anchors
 from planner.validation.checks import SCORED, Bounds, Check, Judged, check, is_headline, scenario_of
+from planner.validation.several import Several, several
+from planner.validation.shared_spare import SpareScore, spare_scores
 from planner.validation.summary import Score, Table, TimedRows, Unscored, score, scores, table, timed, unscored
 
 Tell = Callable[[float, str], None]
@@ -41,7 +43,8 @@ class Report:
 
     ``own``: runs of the stacks that we model. ``stand_ins``: runs of other trainers, put as the nearest question;
     none where they were not asked for. ``headline`` is the allocated bytes of single-GPU Hugging Face runs whose
-    settings are all published (confidence A). ``notes``: what a reader must know of the evidence.
+    settings are all published (confidence A). ``notes``: what a reader must know of the evidence. ``several``: runs on
+    several GPUs by source; ``spare``: what the allocator keeps there, judged by sources that were not fitted.
     """
 
     evidence: Evidence
@@ -52,6 +55,8 @@ class Report:
     stand_ins: Group
     unmodelled: int
     headline: Score | None
+    several: tuple[Several, ...]
+    spare: tuple[SpareScore, ...]
     unscored: tuple[Unscored, ...]
     timed: tuple[TimedRows, ...]
 
@@ -79,7 +84,7 @@ def validate(
     files = chosen(load_anchors(folder), sources)
     own = _group([case for file in files for case in file.cases], estimator, bounds)
     others = _group([case for file in files for case in file.stand_ins], estimator, bounds)
-    return _report(files, own, others)
+    return _report(files, own, others, spare=spare_scores((*own.checks, *others.checks), estimator))
 
 
 def validate_traced(
@@ -110,6 +115,7 @@ def _report(
     stand_ins: Group,
     evidence: Evidence = "closed-form",
     notes: tuple[str, ...] = (),
+    spare: tuple[SpareScore, ...] = (),
 ) -> Report:
     unmodelled = [row for file in files for row in file.unmodelled]
     return Report(
@@ -121,6 +127,8 @@ def _report(
         stand_ins=stand_ins,
         unmodelled=len(unmodelled),
         headline=score([one for one in own.checks if is_headline(one)]),
+        several=(*several(own.checks), *several(stand_ins.checks)),
+        spare=spare,
         unscored=unscored(unmodelled),
         timed=timed(files),
     )

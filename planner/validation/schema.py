@@ -149,7 +149,11 @@ class BehaviourTable(_Strict):
 
 
 class CaseTable(RowTable):
-    """A run as a scenario."""
+    """A run as a scenario.
+
+    ``assumed``: what its source leaves open, and how it is filled in. ``off``: why a prediction for several GPUs lies
+    as far from the print as it does.
+    """
 
     model: Line
     method: Method
@@ -158,6 +162,8 @@ class CaseTable(RowTable):
     gpus: Annotated[int, Field(ge=1)]
     stack: Line
     stand_in: Line | None = None
+    assumed: Line | None = None
+    off: Line | None = None
     settings: dict[str, Setting]
     behaviour: BehaviourTable = BehaviourTable()
     bound: Literal["at_most"] | None = None
@@ -166,6 +172,12 @@ class CaseTable(RowTable):
     def _stands_in_by_options_alone(self) -> Self:
         if self.stand_in and self.behaviour != BehaviourTable():
             raise ValueError("a stand-in is put in options, and no option sets a behaviour")
+        return self
+
+    @model_validator(mode="after")
+    def _explains_several_cards(self) -> Self:
+        if self.off and self.gpus == 1:
+            raise ValueError("off explains runs on several GPUs, and this one had one")
         return self
 
 
