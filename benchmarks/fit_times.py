@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from planner.hardware import write_index
-from planner.throughput.rates import FILE as RATES
+from planner.throughput.constants import FILE as RATES
 from planner.throughput.record import FILE as RECORD
 from planner.validation.time_fit import fit, held_out
 from planner.validation.time_record import profile_texts, rates_text, record_text, records_of

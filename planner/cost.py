@@ -13,7 +13,7 @@ from planner.spec import FLOAT_BYTES, Gpu, Job, Lengths, ModelSpec, Price, Scena
 from planner.spec.packing import packed_rows
 from planner.throughput import Load
 
-SHARDED = ("fsdp", "zero1", "zero2", "zero3")
+SHARDED = ("fsdp", "hsdp", "zero1", "zero2", "zero3")
 """Sharding that divides the optimizer's states among the ranks."""
 
 COPIED_BY_EVERY_RANK = ("ddp", "zero1", "zero2")
@@ -151,7 +151,7 @@ def steps_of(scenario: Scenario, job: Job) -> int:
 
 def _micro_steps(scenario: Scenario, rows: int) -> int:
     """Micro-steps of one epoch on each rank."""
-    return ceil(rows / (scenario.train.micro_batch_size * scenario.cluster.world_size))
+    return ceil(rows / (scenario.train.micro_batch_size * scenario.layout.sequences))
 
 
 def passes(train: TrainSpec, job: Job) -> float:
@@ -287,7 +287,7 @@ def saved_bytes(scenario: Scenario, estimate: Estimate) -> int:
     train, counts = scenario.train, estimate.parameters
     width = FLOAT_BYTES[train.adapter_dtype if train.uses_adapters else train.weights_dtype]
     states = estimate.phases["optimizer_step"].optimizer + estimate.peak.managed_bytes
-    shards = scenario.cluster.world_size if train.sharding in SHARDED else 1
+    shards = scenario.layout.shard if train.sharding in SHARDED else 1
     return width * (counts.trainable if train.uses_adapters else counts.total) + states * shards
 
 

@@ -5,8 +5,8 @@ owners' separate peaks.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, get_args
 
 from planner.spec import MOMENTS, NO_JOB, Cluster, Job, ModelSpec, Moment, Scenario
 from planner.spec.dataset import Dataset
@@ -138,8 +138,8 @@ class Estimate:
         return self.phases[self.peak.phase]
 
 
-TimePart = Literal["compute", "dequantise", "launch", "communicate", "optimizer", "offload"]
-TIME_PARTS: tuple[TimePart, ...] = ("compute", "dequantise", "launch", "communicate", "optimizer", "offload")
+TimePart = Literal["compute", "dequantise", "launch", "communicate", "bubble", "optimizer", "offload"]
+TIME_PARTS: tuple[TimePart, ...] = get_args(TimePart)
 
 
 class TimeBasis(NamedTuple):
@@ -159,7 +159,8 @@ class StepTime:
     """One optimizer step, accumulation included, in seconds; ``low`` and ``high`` bound it.
 
     ``tokens_per_second``: of all GPUs together, padding included. ``parts``: seconds that each term would take by
-    itself; they overlap, so they sum to more. ``bound``: the part that sets the pace.
+    itself; they overlap, so they sum to more. ``bound``: the part that sets the pace. ``exchanges``: seconds of
+    ``communicate`` by the group of ranks that communicates.
     """
 
     seconds: float
@@ -169,6 +170,7 @@ class StepTime:
     parts: Mapping[TimePart, float]
     bound: TimePart
     basis: TimeBasis
+    exchanges: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

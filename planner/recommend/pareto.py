@@ -56,7 +56,7 @@ def seconds_per_sequence(one: Candidate) -> float:
     if one.step is None:
         return INFINITE
     train = one.scenario.train
-    return one.step.seconds / (train.micro_batch_size * train.grad_accumulation * one.scenario.cluster.world_size)
+    return one.step.seconds / (train.micro_batch_size * train.grad_accumulation * one.scenario.layout.sequences)
 
 
 def dollars(one: Candidate) -> float:

@@ -135,7 +135,9 @@ class StepDocument(TypedDict):
     """Time of one optimizer step, accumulation included.
 
     ``tokens_per_second``: of all GPUs, padding included. ``parts``: seconds of each term by itself; they overlap.
-    ``bound``: the part that sets the pace.
+    ``bound``: the part that sets the pace. ``exchanges``: seconds of ``communicate`` by the group of ranks: ``shard``
+    (data-parallel ranks that divide states or sum gradients), ``replicate``, ``tensor``, ``context``, ``ulysses``,
+    ``pipeline``, ``expert``.
     """
 
     seconds: float
@@ -144,6 +146,7 @@ class StepDocument(TypedDict):
     tokens_per_second: float
     parts: dict[TimePart, float]
     bound: TimePart
+    exchanges: dict[str, float]
     basis: TimeBasisDocument
 
 

@@ -192,6 +192,7 @@ def step_document(step: StepTime | None) -> StepDocument | None:
         "tokens_per_second": step.tokens_per_second,
         "parts": dict(step.parts),
         "bound": step.bound,
+        "exchanges": dict(step.exchanges),
         "basis": {"basis": basis.kind, "n": basis.n, "sources": list(basis.sources), "group": basis.group},
     }
 

@@ -12,10 +12,22 @@ PACED: dict[str, str] = {
     "dequantise": "dequantising",
     "launch": "kernel launches",
     "communicate": "the links",
+    "bubble": "the pipeline",
     "optimizer": "the optimizer",
     "offload": "paging",
 }
 """Parts of a step as what sets its pace."""
+
+AMONG: dict[str, str] = {
+    "shard": "data-parallel ranks",
+    "replicate": "replicas",
+    "tensor": "tensor-parallel ranks",
+    "context": "context-parallel ranks",
+    "ulysses": "Ulysses ranks",
+    "pipeline": "stages",
+    "expert": "expert-parallel ranks",
+}
+"""Groups of ranks that communicate."""
 
 
 STARTS = ("learning_rate", "global_batch", "epochs", "warmup", "scheduler")
@@ -91,11 +103,12 @@ def money(cost: Cost) -> str:
 def parts_sheet(plan: Plan) -> Sheet:
     """Seconds of each part of a step by itself, the step that they make up, and its bounds, by candidate."""
     timed = [(label, one.step) for label, one in zip(labels(plan), plan.candidates, strict=True) if one.step]
-    rows = [
-        row((PACED[part], *(Cell(brief(step.parts[part]) if step.parts[part] else "–") for _, step in timed)))
-        for part in TIME_PARTS
-        if any(step.parts[part] for _, step in timed)
-    ]
+    rows = []
+    for part in TIME_PARTS:
+        if any(step.parts[part] for _, step in timed):
+            rows.append(_seconds(PACED[part], [step.parts[part] for _, step in timed]))
+        if part == "communicate":
+            rows += _among([step for _, step in timed])
     rule, whole = len(rows), [_pace(step) for _, step in timed]
     for place, name in enumerate(("one optimizer step", "low–high", "tokens/s")):
         rows.append(row((name, *(cells[place] for cells in whole))))
@@ -103,6 +116,16 @@ def parts_sheet(plan: Plan) -> Sheet:
     notes = tuple(dict.fromkeys(note for _, step in timed for note in _sourced(step)))
     title = "Where the time of a step goes"
     return Sheet(title, columns, tuple(rows), rules=(rule,), notes=(*notes, OVERLAP) if timed else (NO_RATE,))
+
+
+def _among(steps: list[StepTime]) -> list[tuple[Cell, ...]]:
+    """Seconds on the links by group of ranks."""
+    axes = [axis for axis in AMONG if any(step.exchanges.get(axis) for step in steps)]
+    return [_seconds(f"  among {AMONG[axis]}", [step.exchanges.get(axis, 0.0) for step in steps]) for axis in axes]
+
+
+def _seconds(name: str, values: list[float]) -> tuple[Cell, ...]:
+    return row((name, *(Cell(brief(value) if value else "–") for value in values)))
 
 
 OVERLAP = "parts overlap: what computes, what is launched and what is sent run beside each other"

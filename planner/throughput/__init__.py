@@ -3,9 +3,10 @@
 from planner.errors import UnsupportedScenario
 from planner.result import Estimate, StepTime, TimeBasis
 from planner.spec import Scenario
-from planner.throughput.rates import constants, rates_of
+from planner.throughput.constants import constants
+from planner.throughput.rates import rates_of
 from planner.throughput.record import CROWDED, IN_WORDS, records, regime_of
-from planner.throughput.roofline import parts_of, seconds_of
+from planner.throughput.roofline import parts_of, seconds_by_axis, seconds_of
 from planner.throughput.work import Load, work_of
 
 __all__ = ["Load", "step_time"]
@@ -24,7 +25,7 @@ def step_time(scenario: Scenario, estimate: Estimate, load: Load | None = None) 
     except UnsupportedScenario:
         return None
     parts = parts_of(work, rates)
-    seconds = seconds_of(parts, rates.exposed)
+    seconds = seconds_of(work, rates, parts)
     regime = regime_of(scenario, work, parts, constants())
     record = records()[regime]
     crowded = CROWDED if is_tight(scenario, estimate) else 1.0
@@ -32,8 +33,9 @@ def step_time(scenario: Scenario, estimate: Estimate, load: Load | None = None) 
         seconds=seconds,
         low=seconds * record.low,
         high=seconds * record.high * crowded,
-        tokens_per_second=work.tokens * work.micro_steps * work.ranks / seconds,
+        tokens_per_second=work.tokens * work.micro_steps * work.sequences / seconds,
         parts=parts,
+        exchanges=seconds_by_axis(work, rates),
         bound=max(parts, key=lambda part: parts[part]),
         basis=TimeBasis("published", record.n, record.sources, IN_WORDS[regime])
         if record.n and regime != "prior"

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from planner.result import Estimate
 from planner.spec import Scenario, Share
-from planner.throughput.rates import Constants, Rates, constants, rates_of
+from planner.throughput.constants import Constants, constants
+from planner.throughput.rates import Rates, rates_of
 from planner.throughput.roofline import parts_of, seconds_of
 from planner.throughput.work import Work, work_of
 
@@ -64,4 +65,4 @@ def _corners() -> Iterator[tuple[Constants, float]]:
 def _seconds(work: Work, rates: Rates | None, products: float) -> float:
     assert rates is not None, "asked for jobs whose rates are known"
     rates = rates._replace(flops_per_s=rates.flops_per_s * products)
-    return seconds_of(parts_of(work, rates), rates.exposed)
+    return seconds_of(work, rates, parts_of(work, rates))

@@ -10,9 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from planner.closed_form.parallel import is_divided
 from planner.result import TimePart
 from planner.spec import Scenario
-from planner.throughput.rates import Constants
+from planner.throughput.constants import Constants
 from planner.throughput.work import Work
 
 FILE = Path(__file__).with_name("published.json")
@@ -20,11 +21,12 @@ FILE = Path(__file__).with_name("published.json")
 MANY_TOKENS = 4096
 """Tokens of a micro-step from which the device rather than the processor is what limits eager code."""
 
-Regime = Literal["offload", "nodes", "moe", "links", "launch", "prior", "few", "measured", "other"]
+Regime = Literal["offload", "parallel", "nodes", "moe", "links", "launch", "prior", "few", "measured", "other"]
 
 IN_WORDS: Mapping[Regime, str] = {
     "offload": "states paged over the bus",
-    "nodes": "several machines, whose network is not known",
+    "parallel": "models divided among ranks by more than their states",
+    "nodes": "several machines",
     "moe": "mixtures of experts",
     "links": "weights gathered without NVLink",
     "launch": "bound by the processor that starts kernels",
@@ -39,7 +41,8 @@ MEASURED = ("Ampere GA100", "Hopper GH100")
 
 LEAST: Mapping[Regime, float] = {
     "offload": 2.0,
-    "nodes": 2.0,
+    "parallel": 2.0,
+    "nodes": 1.6,
     "moe": 2.0,
     "links": 2.5,
     "launch": 2.0,
@@ -80,6 +83,8 @@ def regime_of(scenario: Scenario, work: Work, parts: Mapping[TimePart, float], k
     """The kind of run, hardest to know first."""
     if parts["offload"] > 0:
         return "offload"
+    if is_divided(scenario.train):
+        return "parallel"
     if scenario.cluster.nodes > 1:
         return "nodes"
     if scenario.model.is_moe:
@@ -98,4 +103,4 @@ def regime_of(scenario: Scenario, work: Work, parts: Mapping[TimePart, float], k
 def _gathers_slowly(scenario: Scenario, work: Work, parts: Mapping[TimePart, float]) -> bool:
     device = parts["compute"] + parts["dequantise"]
     slow = scenario.cluster.gpu.nvlink_bytes_per_s is None
-    return slow and work.gathered > 0 and parts["communicate"] > SHARE_OF_LINKS * device
+    return slow and work.gathers and parts["communicate"] > SHARE_OF_LINKS * device

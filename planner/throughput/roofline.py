@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from planner.formulas.collectives import Axis, exchange_seconds
 from planner.result import TimePart
 from planner.throughput.rates import Rates
 from planner.throughput.work import Work
@@ -25,35 +26,57 @@ def computing_seconds(work: Work, rates: Rates) -> float:
     return products + wide + work.attention / rates.attention_flops_per_s + work.moved / rates.bytes_per_s
 
 
+def seconds_by_axis(work: Work, rates: Rates) -> Mapping[Axis, float]:
+    """Seconds that the ranks of each group would exchange by themselves."""
+    found: dict[Axis, float] = {}
+    for one in work.exchanges:
+        found[one.axis] = found.get(one.axis, 0.0) + exchange_seconds(one, rates.routes[one.axis])
+    return MappingProxyType(found)
+
+
+def waiting_seconds(work: Work, rates: Rates) -> float:
+    """Seconds of exchanges that nothing runs beside: the next operation needs what they bring."""
+    return sum(exchange_seconds(one, rates.routes[one.axis]) for one in work.exchanges if not one.hidden)
+
+
 def parts_of(work: Work, rates: Rates) -> Mapping[TimePart, float]:
     """Seconds that each term of one optimizer step would take by itself."""
     update = work.updated / rates.bytes_per_s + work.update_products / rates.flops_per_s
-    return MappingProxyType(
-        {
-            "compute": work.micro_steps * computing_seconds(work, rates),
-            "dequantise": work.micro_steps * work.dequantised / rates.dequant_bytes_per_s,
-            "launch": work.micro_steps * (work.kernels * rates.kernel_s + work.collectives * rates.collective_s),
-            "communicate": (work.micro_steps * work.gathered + work.reduced) / rates.link_bytes_per_s,
-            "optimizer": update + work.update_kernels * rates.kernel_s,
-            "offload": work.paged / rates.host_bytes_per_s,
-        }
-    )
+    parts: dict[TimePart, float] = {
+        "compute": work.micro_steps * computing_seconds(work, rates),
+        "dequantise": work.micro_steps * work.dequantised / rates.dequant_bytes_per_s,
+        "launch": work.micro_steps * (work.kernels * rates.kernel_s + work.collectives * rates.collective_s),
+        "communicate": sum(seconds_by_axis(work, rates).values()),
+        "bubble": 0.0,
+        "optimizer": update + work.update_kernels * rates.kernel_s,
+        "offload": work.paged / rates.host_bytes_per_s,
+    }
+    if work.bubble:
+        parts["bubble"] = work.bubble * micro_seconds(parts, rates.exposed, waiting_seconds(work, rates))
+    return MappingProxyType(parts)
 
 
-def seconds_of(parts: Mapping[TimePart, float], exposed: float) -> float:
-    """The step: kernels run behind one another, launches beside them; links partly; the update after.
+def micro_seconds(parts: Mapping[TimePart, float], exposed: float, waiting: float = 0.0) -> float:
+    """All micro-steps: kernels run behind one another, launches beside them; links partly.
 
-    Shapes:    seconds of each term; exposed: share of the shorter that the longer does not hide
-    Formula:   device = ((compute + dequantise)^3 + launch^3)^(1/3)
-               max(device, communicate) + exposed * min(device, communicate) + optimizer + offload
+    Shapes:    seconds of each term; waiting: those of communicate that nothing hides; exposed: share of the shorter
+               that the longer does not hide
+    Formula:   device = ((compute + dequantise)^3 + launch^3)^(1/3) + waiting; links = communicate - waiting
+               max(device, links) + exposed * min(device, links)
     Source:    a smooth maximum of device and processor; overlap of links as measured (``rates.toml``, exposed)
     Valid:     prefetching engines (FSDP, ZeRO-3), bucketed all-reduce (DDP)
-    Excludes:  pipeline parallelism, input pipelines that cannot keep up
+    Excludes:  input pipelines that cannot keep up
 
-    >>> parts = {"compute": 3.0, "dequantise": 1.0, "launch": 0.0, "communicate": 1.0, "optimizer": 0.5, "offload": 0.0}
-    >>> seconds_of(parts, exposed=0.5)
-    5.0
+    >>> parts = {"compute": 3.0, "dequantise": 1.0, "launch": 0.0, "communicate": 3.0}
+    >>> micro_seconds(parts, exposed=0.5, waiting=1.0)
+    6.0
     """
-    device = ((parts["compute"] + parts["dequantise"]) ** SHARPNESS + parts["launch"] ** SHARPNESS) ** (1 / SHARPNESS)
-    longer, shorter = max(device, parts["communicate"]), min(device, parts["communicate"])
-    return float(longer + exposed * shorter + parts["optimizer"] + parts["offload"])
+    busy = (parts["compute"] + parts["dequantise"]) ** SHARPNESS + parts["launch"] ** SHARPNESS
+    device, links = float(busy ** (1 / SHARPNESS)) + waiting, parts["communicate"] - waiting
+    return max(device, links) + exposed * min(device, links)
+
+
+def seconds_of(work: Work, rates: Rates, parts: Mapping[TimePart, float]) -> float:
+    """The step: its micro-steps, the bubble of its pipeline, then the update and what waits for the bus."""
+    micro = micro_seconds(parts, rates.exposed, waiting_seconds(work, rates))
+    return micro + parts["bubble"] + parts["optimizer"] + parts["offload"]

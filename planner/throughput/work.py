@@ -6,9 +6,12 @@ Counts are linear in the tokens of a micro-step, so those of a model and a metho
 from functools import lru_cache
 from typing import NamedTuple
 
+from planner.closed_form.exchange import model_exchanges
+from planner.closed_form.parallel import is_divided, kinds_of_rank
 from planner.closed_form.profile import ProfileKey, key_of, loss_tape_of, profile_of, recipe_of
 from planner.formulas.adapters import adapters
 from planner.formulas.blocks import block_tape
+from planner.formulas.collectives import Exchange
 from planner.formulas.flops import (
     attention_flops,
     dequant_bytes,
@@ -18,17 +21,16 @@ from planner.formulas.flops import (
     linear_flops,
 )
 from planner.formulas.operations import Recipe
+from planner.formulas.parallel import bubble
 from planner.formulas.params import active_params, computed_in_vain, expert_params, model_params, outer_params
 from planner.formulas.sharding import divisors
 from planner.formulas.states import Trainable
 from planner.formulas.tape import Size
 from planner.formulas.traffic import moved
 from planner.formulas.updates import Update, update_of
-from planner.result import Estimate
+from planner.result import Estimate, Parameters
 from planner.spec import Attention, Behaviour, ModelSpec, Scenario, TrainSpec
-
-PACKED_BYTES = 0.5
-"""Of a 4-bit parameter as it travels; its scales are not sharded."""
+from planner.throughput.exchanges import data_exchanges
 
 
 class Load(NamedTuple):
@@ -42,15 +44,15 @@ class Work(NamedTuple):
     """One optimizer step of one GPU.
 
     Of one micro-step: FLOPs of 16-bit ``products``, of ``wide_products`` in fp32 and of ``attention``; bytes that the
-    products read of weights (``weights``), that other operations ``moved``, that ``dequantised`` and ``gathered``;
-    ``kernels`` and ``collectives`` started. Of the whole step:
-    bytes ``reduced`` among ranks, ``updated`` in memory and ``paged`` over the bus, FLOPs of the optimizer's own
-    ``update_products``, and its ``update_kernels``.
+    products read of weights (``weights``), that other operations ``moved`` and that ``dequantised``; ``kernels`` and
+    ``collectives`` started. Of the whole step: ``exchanges`` among ranks, bytes ``updated`` in memory and ``paged``
+    over the bus, FLOPs of the optimizer's own ``update_products``, and its ``update_kernels``. ``sequences``: groups of
+    ranks that see different tokens; ``bubble``: seconds in which a pipeline waits for each in which it works.
     """
 
     tokens: float
     micro_steps: int
-    ranks: int
+    sequences: int
     products: float
     wide_products: float
     attention: float
@@ -58,13 +60,18 @@ class Work(NamedTuple):
     moved: float
     dequantised: float
     kernels: float
-    gathered: float
     collectives: int
-    reduced: float
+    exchanges: tuple[Exchange, ...]
     updated: float
     update_products: float
     update_kernels: float
     paged: float
+    bubble: float = 0.0
+
+    @property
+    def gathers(self) -> bool:
+        """Whether weights travel in every micro-step."""
+        return any(one.axis == "shard" and one.kind == "all_gather" and one.hidden for one in self.exchanges)
 
 
 class Kind(NamedTuple):
@@ -94,17 +101,33 @@ class Counts(NamedTuple):
 
 
 def work_of(scenario: Scenario, estimate: Estimate, load: Load | None = None) -> Work:
-    """The step's work, at the load that data make or at full sequences."""
-    train, ranks = scenario.train, scenario.cluster.world_size
+    """The step's work, at the load that data make or at full sequences; of a divided model that of the busiest rank."""
+    train = scenario.train
     tokens, attended = load or Load(train.tokens, train.seq_len)
+    paged = _paged(scenario, estimate)
+    if not is_divided(train):
+        return _work(scenario, estimate.parameters, Load(tokens, attended), paged)
+    part = Load(tokens / (train.context_parallel * train.ulysses_parallel), attended)
+    ranks = (one.scenario for one in kinds_of_rank(scenario))
+    found = (_work(one, profile_of(one).inventory.parameters, part, paged) for one in ranks)
+    busiest = max(found, key=lambda work: work.products)
+    waits = bubble(p=train.pipeline_parallel, m=train.grad_accumulation, v=train.virtual_stages)
+    exchanges = (*busiest.exchanges, *model_exchanges(scenario))
+    return busiest._replace(tokens=tokens, bubble=float(waits), exchanges=exchanges)
+
+
+def _work(scenario: Scenario, parameters: Parameters, load: Load, paged: float) -> Work:
+    """Of one rank that holds ``parameters``."""
+    train = scenario.train
+    tokens, attended = load
     counts = _counts(scenario.model, key_of(scenario), train.loss, scenario.stack)
-    parameters, g = estimate.parameters, int(train.gradient_checkpointing)
-    update = _update(scenario, estimate)
+    g = int(train.gradient_checkpointing)
+    update = _update(scenario, parameters)
     moved_bytes = counts.moved.token * tokens + counts.moved.score * tokens * attended + counts.moved.fixed
     return Work(
         tokens=tokens,
         micro_steps=train.grad_accumulation,
-        ranks=ranks,
+        sequences=scenario.layout.sequences,
         products=tokens * counts.products,
         wide_products=tokens * counts.wide_products,
         attention=tokens * sum(_attention(kind, attended, g) for kind in counts.kinds),
@@ -112,13 +135,12 @@ def work_of(scenario: Scenario, estimate: Estimate, load: Load | None = None) ->
         moved=moved_bytes,
         dequantised=_dequantised(train, parameters.quantized, g),
         kernels=counts.kernels,
-        gathered=_gathered(scenario, estimate),
         collectives=_collectives(scenario),
-        reduced=_reduced(scenario, estimate),
+        exchanges=data_exchanges(scenario, parameters),
         updated=update.moved,
         update_products=update.products,
         update_kernels=update.kernels,
-        paged=_paged(scenario, estimate),
+        paged=paged,
     )
 
 
@@ -199,43 +221,20 @@ def _kind(attention: Attention, count: int, key: ProfileKey) -> Kind:
     return Kind(count, attention.num_attention_heads * attention.head_dim, attention.window, dense)
 
 
-def _shards_weights(scenario: Scenario) -> bool:
-    return divisors(scenario.train.sharding, scenario.cluster.world_size).weights > 1
-
-
 def _collectives(scenario: Scenario) -> int:
     """Gathers of each layer for forward and backward, and a sum of its gradients."""
-    return 3 * scenario.model.num_hidden_layers if _shards_weights(scenario) else 0
+    divided = divisors(scenario.train.sharding, scenario.layout.shard).weights > 1
+    return 3 * scenario.model.num_hidden_layers if divided else 0
 
 
-def _gathered(scenario: Scenario, estimate: Estimate) -> float:
-    """Bytes that one rank receives and sends in a micro-step: weights twice, gradients of what is trained once."""
-    if not _shards_weights(scenario):
-        return 0.0
-    train, parameters, ranks = scenario.train, estimate.parameters, scenario.cluster.world_size
-    stored = 2.0 * (parameters.total - parameters.quantized)
-    if train.quantized and train.quant_storage != "uint8":
-        stored += PACKED_BYTES * parameters.quantized
-    return (2 * stored + 2.0 * parameters.trainable) * (ranks - 1) / ranks
-
-
-def _reduced(scenario: Scenario, estimate: Estimate) -> float:
-    """Bytes of one all-reduce of the gradients; ZeRO 1 and 2 split it into two halves of the same sum."""
-    ranks = scenario.cluster.world_size
-    if ranks == 1 or _shards_weights(scenario):
-        return 0.0
-    width = profile_of(scenario).inventory.trained_bytes
-    return 2.0 * width * estimate.parameters.trainable * (ranks - 1) / ranks
-
-
-def _update(scenario: Scenario, estimate: Estimate) -> Update:
+def _update(scenario: Scenario, parameters: Parameters) -> Update:
     """What the optimizer does on one rank, the sums of accumulated gradients included."""
-    train, ranks = scenario.train, scenario.cluster.world_size
+    train, ranks = scenario.train, scenario.layout.shard
     inventory = profile_of(scenario).inventory
     e = 4 if train.sharding.startswith("zero") else inventory.trained_bytes
     return update_of(
         train.optimizer,
-        params=estimate.parameters.trainable / divisors(train.sharding, ranks).optimizer,
+        params=parameters.trainable / divisors(train.sharding, ranks).optimizer,
         tensors=_tensors(inventory.trained),
         e=e,
         hidden=scenario.model.hidden_size,

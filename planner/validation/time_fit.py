@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from planner.spec import Share
-from planner.throughput.rates import Constants, Family, constants
+from planner.throughput.constants import Constants, Family, constants
 from planner.throughput.record import MEASURED
 from planner.validation.timing import Timed, timed
 
@@ -25,7 +25,7 @@ START: Mapping[str, float] = MappingProxyType(
         "kernel": 45e-6,
         "collective": 1.5e-3,
         "nvlink": 0.4,
-        "network": 0.35,
+        "network": 0.5,
         "exposed": 0.5,
         f"{A100} products": 0.74,
         f"{A100} attention": 0.6,

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from planner.hardware import shipped_dir
-from planner.throughput.rates import FILE as RATES
-from planner.throughput.rates import Constants
+from planner.throughput.constants import FILE as RATES
+from planner.throughput.constants import Constants
 from planner.throughput.record import FILE as RECORD
 from planner.throughput.record import IN_WORDS, LEAST, Record, Regime
 from planner.validation.time_fit import A100, H100, Fitted, bare
@@ -160,9 +160,9 @@ def _speaks(one: Timed, name: str, known: Constants) -> bool:
         "dequantise": work.dequantised > 0,
         "kernel": bare(one).regime(known) == "launch",
         "collective": work.collectives > 0,
-        "nvlink": work.gathered > 0 and nodes == 1,
+        "nvlink": work.gathers and nodes == 1,
         "network": nodes > 1,
-        "exposed": work.gathered > 0,
+        "exposed": work.gathers,
     }[name]
 
 

@@ -82,6 +82,10 @@ CLOCKS: Mapping[tuple[str, str], float] = MappingProxyType(
 SLOWER_MEMORY: Mapping[str, float] = MappingProxyType({"H100 96GB": 2400 / 3350, "H100 95GiB": 2400 / 3350})
 """HBM2e in place of HBM3: 2.4 TB/s, at 500 W. pytorch/torchtitan docs/performance.md, "H100 96GB"."""
 
+NETWORKS: Mapping[tuple[str, str], float] = MappingProxyType({("llm-foundry", "A100 40GB"): 1600.0})
+"""Gb/s of a machine's adapters together where they are not those of the profile. mosaicml/llm-foundry
+scripts/train/benchmarking/README.md."""
+
 MACHINE = 8
 """Cards of one machine, in all sources."""
 

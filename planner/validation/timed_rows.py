@@ -29,6 +29,7 @@ from planner.validation.timed_facts import (
     MPT_SHAPES,
     MPT_VOCABULARY,
     NATURAL,
+    NETWORKS,
     PEFT_LOAD,
     SLOWER_MEMORY,
     TARGETS,
@@ -250,7 +251,12 @@ def _recomputed(checkpointing: object) -> float | None:
 def _scenario(row: Unmodelled) -> Scenario:
     stated = row.stated
     gpus = row.gpus or 1
-    cluster = Cluster(gpu=load_gpu(_card(row)), gpus=min(gpus, MACHINE), nodes=max(gpus // MACHINE, 1))
+    cluster = Cluster(
+        gpu=load_gpu(_card(row)),
+        gpus=min(gpus, MACHINE),
+        nodes=max(gpus // MACHINE, 1),
+        network_gbps=NETWORKS.get((row.source.id, str(row.gpu))),
+    )
     method: Method = "qlora" if row.method == "qlora" else "lora" if row.method == "lora" else "full"
     scenario = resolve(_model(row.model), cluster, method, _settings(row, method), _stack(row))
     fused = ("norm", "loss") if row.source.id == "llm-foundry" else scenario.stack.fused_parts
@@ -297,6 +303,7 @@ def _settings(row: Unmodelled, method: Method) -> dict[str, Any]:
         "kernels": "fused" if stated.get("torch_compile") or row.source.id == "llm-foundry" else "eager",
         "loss": "full",
         "sharding": _sharding(row),
+        "reshard_after_forward": "SHARD_GRAD_OP" not in str(stated.get("parallelism")),
     }
     if method != "full":
         settings |= {"lora_rank": stated.get("lora_rank", 8), "lora_targets": _targets(stated), "adapter_dtype": "bf16"}

@@ -6,8 +6,10 @@ from functools import cache
 from typing import NamedTuple
 
 from planner.closed_form import estimate
+from planner.formulas.collectives import Exchange
 from planner.spec import Scenario
-from planner.throughput.rates import Constants, constants, rates_of
+from planner.throughput.constants import Constants, constants
+from planner.throughput.rates import rates_of
 from planner.throughput.record import Regime, regime_of
 from planner.throughput.roofline import parts_of, seconds_of
 from planner.throughput.work import Work, work_of
@@ -16,8 +18,8 @@ from planner.validation.timed_rows import TimedRun, timed_rows
 BLENDED = ("products", "wide_products", "attention", "weights", "moved", "dequantised", "kernels")
 """Counts that grow with the share of the forward pass that is repeated."""
 
-WIDE_SUMS = 8 / 6
-"""Bytes of two 16-bit gathers and an fp32 sum of gradients, for each one with a 16-bit sum."""
+WIDE_SUMS = 2
+"""Bytes of an fp32 sum of gradients, for each one of a 16-bit sum."""
 
 
 class Timed(NamedTuple):
@@ -37,7 +39,7 @@ class Timed(NamedTuple):
         )
         if self.run.compiled:
             rates = rates._replace(kernel_s=rates.kernel_s * known.compiled.value)
-        return seconds_of(parts_of(self.work, rates), rates.exposed)
+        return seconds_of(self.work, rates, parts_of(self.work, rates))
 
     def regime(self, known: Constants) -> Regime:
         """The kind of run."""
@@ -65,7 +67,11 @@ def _work(run: TimedRun) -> Work:
         work = work._replace(**blend)
     if run.dense:
         work = work._replace(attention=2 * work.attention)
-    return work._replace(gathered=work.gathered * WIDE_SUMS) if run.wide_sums else work
+    return work._replace(exchanges=tuple(map(_widened, work.exchanges))) if run.wide_sums else work
+
+
+def _widened(one: Exchange) -> Exchange:
+    return one._replace(sent=WIDE_SUMS * one.sent) if one.kind == "reduce_scatter" else one
 
 
 def _whole(scenario: Scenario, run: TimedRun) -> Work:

@@ -8,7 +8,7 @@ from planner.hardware import load_gpu
 from planner.spec import Cluster, Method
 from planner.stacks import resolve
 from planner.throughput import step_time
-from planner.throughput.rates import constants
+from planner.throughput.constants import constants
 from planner.throughput.ratios import DEQUANTISE, KERNEL_S, Job, ratio
 from planner.validation.timing import Timed, timed
 

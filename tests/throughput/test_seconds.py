@@ -10,14 +10,24 @@ import pytest
 
 from planner.catalog import load_model
 from planner.closed_form import estimate
+from planner.formulas.collectives import Axis, Exchange, Kind, Route, exchange_seconds
 from planner.hardware import load_gpu
 from planner.result import TIME_PARTS, StepTime, TimePart
 from planner.spec import Cluster, Gpu, Method, Scenario, Share
 from planner.stacks import resolve
 from planner.throughput import Load, step_time
-from planner.throughput.rates import Rates, constants, link_of, peak_of, rates_of
+from planner.throughput.constants import constants
+from planner.throughput.links import route_of
+from planner.throughput.rates import Rates, peak_of, rates_of
 from planner.throughput.record import IN_WORDS, LEAST, records
-from planner.throughput.roofline import computing_seconds, parts_of, seconds_of
+from planner.throughput.roofline import (
+    computing_seconds,
+    micro_seconds,
+    parts_of,
+    seconds_by_axis,
+    seconds_of,
+    waiting_seconds,
+)
 from planner.throughput.work import Work, work_of
 from tests.throughput.small import card, llama
 
@@ -27,7 +37,7 @@ RATES = Rates(
     attention_flops_per_s=50.0,
     bytes_per_s=20.0,
     dequant_bytes_per_s=4.0,
-    link_bytes_per_s=5.0,
+    routes={"shard": Route(4, 4, inside=5.0, outside=None, hop_inside=0.01, hop_outside=0.0)},
     exposed=0.5,
     host_bytes_per_s=2.0,
     kernel_s=0.1,
@@ -36,7 +46,7 @@ RATES = Rates(
 WORK = Work(
     tokens=10,
     micro_steps=2,
-    ranks=4,
+    sequences=4,
     products=300,
     wide_products=10,
     attention=50,
@@ -44,9 +54,11 @@ WORK = Work(
     moved=40,
     dequantised=8,
     kernels=5,
-    gathered=10,
     collectives=3,
-    reduced=5,
+    exchanges=(
+        Exchange("shard", "all_gather", 4, sent=15, calls=20, hidden=True),
+        Exchange("shard", "all_reduce", 4, sent=5, calls=10, hidden=False),
+    ),
     updated=60,
     update_products=100,
     update_kernels=10,
@@ -61,32 +73,36 @@ def test_computing_adds_what_runs_one_after_another() -> None:
 
 
 def test_parts_by_hand() -> None:
-    """Two micro-steps: compute 2 * 7; dequantise 2 * 8 / 4; launch 2 * (5 * 0.1 + 3 * 0.5); communicate (2 * 10 + 5) /
-    5; optimizer 60 / 20 + 100 / 100 + 10 * 0.1; offload 4 / 2."""
+    """Two micro-steps: compute 2 * 7; dequantise 2 * 8 / 4; launch 2 * (5 * 0.1 + 3 * 0.5); communicate 15 / 5 + 20 * 3
+    * 0.01 and 5 / 5 + 10 * 6 * 0.01; optimizer 60 / 20 + 100 / 100 + 10 * 0.1; offload 4 / 2."""
     parts = parts_of(WORK, RATES)
 
     assert tuple(parts) == TIME_PARTS
     assert dict(parts) == pytest.approx(
-        {"compute": 14, "dequantise": 4, "launch": 4, "communicate": 5, "optimizer": 5, "offload": 2}
+        {"compute": 14, "dequantise": 4, "launch": 4, "communicate": 5.2, "bubble": 0, "optimizer": 5, "offload": 2}
     )
+    assert dict(seconds_by_axis(WORK, RATES)) == {"shard": pytest.approx(5.2)}
+    assert waiting_seconds(WORK, RATES) == pytest.approx(1.6)
 
 
 def test_the_step_by_hand() -> None:
-    """Device (18^3 + 4^3)^(1/3) = 18.0656; half of 5 shows beside it; 5 and 2 come after."""
-    assert seconds_of(parts_of(WORK, RATES), RATES.exposed) == pytest.approx(18.0656 + 2.5 + 7, abs=1e-3)
+    """Device (18^3 + 4^3)^(1/3) = 18.0656, and 1.6 that it waits; half of 3.6 shows beside it; 5 and 2 come after."""
+    assert seconds_of(WORK, RATES, parts_of(WORK, RATES)) == pytest.approx(18.0656 + 1.6 + 1.8 + 7, abs=1e-3)
+
+
+def test_a_pipeline_waits_for_a_share_of_what_it_works() -> None:
+    """Three quarters of 18.0656 + 1.6 + 1.8."""
+    piped = WORK._replace(bubble=0.75)
+    parts = parts_of(piped, RATES)
+
+    assert parts["bubble"] == pytest.approx(0.75 * 21.4656, abs=1e-3)
+    assert seconds_of(piped, RATES, parts) == pytest.approx(1.75 * 21.4656 + 7, abs=1e-3)
 
 
 def test_a_slow_link_sets_the_pace() -> None:
-    parts: dict[TimePart, float] = {
-        "compute": 2.0,
-        "dequantise": 0.0,
-        "launch": 0.0,
-        "communicate": 10.0,
-        "optimizer": 0.0,
-        "offload": 0.0,
-    }
+    parts: dict[TimePart, float] = {"compute": 2.0, "dequantise": 0.0, "launch": 0.0, "communicate": 10.0}
 
-    assert seconds_of(parts, 0.5) == 11
+    assert micro_seconds(parts, 0.5) == 11
 
 
 # ---------------------------------------------------------------- rates
@@ -143,23 +159,74 @@ def test_no_seconds_without_a_peak_or_a_link() -> None:
     assert step_time(alone, estimate(alone)) is None
 
 
+def route(one: Scenario, axis: Axis = "shard") -> Route:
+    found = route_of(axis, one, constants())
+    assert found is not None
+    return found
+
+
 def test_links_inside_a_machine() -> None:
     """A bridge joins two cards; four of them talk over PCIe."""
     known, bridged = constants(), card(bridge_bytes_per_s=50e9)
 
-    assert link_of(scenario(card(nvlink_bytes_per_s=300e9), gpus=4), known) == 300e9 * known.nvlink.value
-    assert link_of(scenario(bridged, gpus=2), known) == 50e9 * known.nvlink.value
-    assert link_of(scenario(bridged, gpus=4), known) == 32e9 * known.pcie.value
+    assert route(scenario(card(nvlink_bytes_per_s=300e9), gpus=4)).inside == 300e9 * known.nvlink.value
+    assert route(scenario(bridged, gpus=2)).inside == 50e9 * known.nvlink.value
+    assert route(scenario(bridged, gpus=4)).inside == 32e9 * known.pcie.value
 
 
 def test_machines_send_with_all_their_network_cards() -> None:
-    """Two machines of 8: a gather brings half of the bytes into each, and 15 / 16 into every card."""
+    """Two machines of 8 cards and 100 GB/s: a gather of 16 GB brings 15 into each card, and 8 into each machine."""
     known = constants()
-    fast = scenario(card(nvlink_bytes_per_s=1e15), gpus=8, nodes=2)
-    slow = scenario(card(nvlink_bytes_per_s=1e9), gpus=8, nodes=2)
+    fabric = card(nvlink_bytes_per_s=1e15, network_bytes_per_s=100e9)
+    found = route(scenario(fabric, gpus=8, nodes=2))
+    gather = Exchange("shard", "all_gather", 16, sent=15e9, calls=0, hidden=True)
 
-    assert link_of(fast, known) == pytest.approx(8 * 32e9 * known.network.value * (15 / 16) / (1 / 2))
-    assert link_of(slow, known) == 1e9 * known.nvlink.value
+    assert (found.within, found.machines) == (8, 2)
+    assert exchange_seconds(gather, found) == pytest.approx(8e9 / (100e9 * known.network.value))
+    assert exchange_seconds(gather, found._replace(inside=1e9)) == pytest.approx(15)
+
+
+def test_what_the_user_says_of_the_network_counts() -> None:
+    one = scenario(card(nvlink_bytes_per_s=300e9, network_bytes_per_s=100e9), gpus=8, nodes=2)
+    slow = replace(one, cluster=replace(one.cluster, network_gbps=80.0))
+
+    assert route(slow).outside == pytest.approx(route(one).outside / 10)  # type: ignore[operator]
+    assert route_of("shard", scenario(card(nvlink_bytes_per_s=300e9), gpus=8, nodes=2), constants()) is None
+
+
+def test_groups_side_by_side_share_the_network() -> None:
+    """Tensor-parallel groups of 8 fill a machine, so each of 8 data-parallel groups has an eighth of its network."""
+    known, gpu = constants(), card(nvlink_bytes_per_s=300e9, network_bytes_per_s=80e9)
+    one = scenario(gpu, "full", gpus=8, nodes=4, sharding="fsdp")
+    divided = replace(one, train=replace(one.train, tensor_parallel=8))
+
+    assert (route(divided).ranks, route(divided).within) == (4, 1)
+    assert route(divided).outside == pytest.approx(10e9 * known.network.value)
+    assert route(divided, "tensor").outside is None
+    assert route(divided, "tensor").inside == route(one).inside
+
+
+def test_a_fabric_may_join_several_machines() -> None:
+    """NVL72: 64 cards in 16 trays stand on one fabric, 144 on two."""
+    rack = load_gpu("gb200")
+    within = [route(scenario(rack, "full", gpus=4, nodes=n, sharding="fsdp")).within for n in (16, 36)]
+
+    assert within == [64, 72]
+
+
+@pytest.mark.parametrize(
+    ("kind", "hops"),
+    [
+        ("all_gather", 511 * 14e-6 + (4096 - 512) * 3.4e-6),
+        ("all_reduce", 2 * (9 * 14e-6 + 7 * 3.4e-6)),
+        ("send", 14e-6),
+    ],
+)
+def test_every_call_goes_around_the_ring(kind: Kind, hops: float) -> None:
+    """4,096 cards in 512 machines: a ring has 4,095 steps, 511 of them over the network; a tree has log2(512) = 9."""
+    found = route(scenario(load_gpu("h100"), "full", gpus=8, nodes=512, sharding="fsdp"))
+
+    assert exchange_seconds(Exchange("shard", kind, 4096, 0.0, calls=1, hidden=True), found) == pytest.approx(hops)
 
 
 def test_large_second_level_caches_are_a_prior_of_their_family() -> None:
@@ -198,7 +265,7 @@ def test_hard_kinds_are_wide() -> None:
     for name, least in LEAST.items():
         assert records()[name].low <= 1 / least + 1e-3
         assert records()[name].high >= least
-    assert {LEAST[name] for name in ("offload", "moe", "launch")} == {2.0}
+    assert {LEAST[name] for name in ("offload", "parallel", "moe", "launch")} == {2.0}
 
 
 @pytest.mark.parametrize("name", ["b200", "t4", "h200", "a100-80gb-pcie", "l40s"])

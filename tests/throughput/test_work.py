@@ -28,6 +28,9 @@ TOTAL = BLOCK + HEAD + 6_400 + 64
 FORWARD = 262_144
 
 
+Sent = tuple[str, str, float, int, bool]
+
+
 def scenario(method: Method = "full", *, model: ModelSpec = TINY, gpus: int = 1, **settings: Any) -> Scenario:
     facts = {"autocast": "none", **settings}
     if method != "full":
@@ -223,33 +226,120 @@ def test_states_page_only_where_they_do_not_fit() -> None:
 # ---------------------------------------------------------------- communication
 
 
-def test_sharded_weights_are_gathered_twice_and_gradients_summed_once_a_micro_step() -> None:
-    """Full, 4 ranks: (2 + 2 + 2) bytes of every parameter, of which three quarters come from others."""
-    found = work(gpus=4, sharding="fsdp", grad_accumulation=8)
+def exchanges(method: Method = "full", stack: str = "plain", nodes: int = 1, **settings: Any) -> tuple[Sent, ...]:
+    gpus = settings.pop("gpus")
+    facts = {"autocast": "none", "adapter_dtype": "bf16", **settings}
+    one = resolve(TINY, Cluster(gpu=card(24), gpus=gpus, nodes=nodes), method, facts, stack)
+    return tuple((x.axis, x.kind, x.sent, x.calls, x.hidden) for x in work_of(one, estimate(one)).exchanges)
 
-    assert found.gathered == 6 * TOTAL * 3 / 4
-    assert (found.reduced, found.collectives, found.micro_steps) == (0, 3, 8)
+
+def test_sharded_weights_are_gathered_twice_and_gradients_summed_once_a_micro_step() -> None:
+    """Full, 4 ranks, 8 micro-steps: two gathers of 2 bytes a parameter, of which three quarters come from others."""
+    assert exchanges(gpus=4, sharding="fsdp", grad_accumulation=8) == (
+        ("shard", "all_gather", 8 * 4 * TOTAL * 3 / 4, 16, True),
+        ("shard", "reduce_scatter", 8 * 2 * TOTAL * 3 / 4, 8, True),
+    )
+    assert work(gpus=4, sharding="fsdp").collectives == 3
+
+
+def test_gathered_weights_that_stay_are_gathered_once() -> None:
+    found = exchanges(gpus=4, sharding="fsdp", reshard_after_forward=False)
+
+    assert found[0] == ("shard", "all_gather", 2 * TOTAL * 3 / 4, 1, True)
+
+
+@pytest.mark.parametrize(
+    ("stack", "sharding", "sums"),
+    [
+        ("plain", "fsdp", 8),
+        ("trl", "fsdp", 1),
+        ("hf", "ddp", 1),
+        ("plain", "ddp", 8),
+        ("trl", "zero1", 1),
+        ("trl", "zero2", 8),
+        ("trl", "zero3", 8),
+    ],
+)
+def test_trainers_sum_gradients_once_a_step_and_deepspeed_as_its_stages_do(
+    stack: str, sharding: str, sums: int
+) -> None:
+    """2 bytes a parameter; an all-reduce is two halves, a reduce-scatter one."""
+    found = exchanges(stack=stack, gpus=4, sharding=sharding, grad_accumulation=8)
+    summed = next(sent for _, kind, sent, _, _ in found if kind != "all_gather")
+
+    assert summed == sums * (1 if sharding in ("fsdp", "zero3") else 2) * 2 * TOTAL * 3 / 4
+
+
+def test_hybrid_shards_gather_inside_the_machine_and_sum_among_machines() -> None:
+    """Two machines of 4: gathers among 4; of what is left after the reduce-scatter a quarter is summed by two."""
+    assert exchanges(gpus=4, nodes=2, sharding="hsdp") == (
+        ("shard", "all_gather", 4 * TOTAL * 3 / 4, 2, True),
+        ("shard", "reduce_scatter", 2 * TOTAL * 3 / 4, 1, True),
+        ("replicate", "all_reduce", 2 * 2 * TOTAL / 4 / 2, 1, True),
+    )
 
 
 def test_a_frozen_base_is_gathered_and_its_adapters_summed() -> None:
-    assert work("lora", gpus=2, sharding="zero3").gathered == (4 * TOTAL + 2 * ADAPTERS) / 2
+    gathered, summed = exchanges("lora", gpus=2, sharding="zero3")
+
+    assert gathered[2] == 4 * TOTAL / 2
+    assert summed[2] == 2 * ADAPTERS / 2
 
 
 def test_packed_weights_travel_only_where_they_are_sharded() -> None:
     quantized = BLOCK - 128
-    kept = 4 * (TOTAL - quantized) + 2 * ADAPTERS
+    kept = 4 * (TOTAL - quantized)
 
-    assert work("qlora", gpus=2, sharding="fsdp", quant_storage="uint8").gathered == kept / 2
-    assert work("qlora", gpus=2, sharding="fsdp", quant_storage="bf16").gathered == (kept + quantized) / 2
+    assert exchanges("qlora", gpus=2, sharding="fsdp", quant_storage="uint8")[0][2] == kept / 2
+    assert exchanges("qlora", gpus=2, sharding="fsdp", quant_storage="bf16")[0][2] == (kept + quantized) / 2
 
 
 @pytest.mark.parametrize("sharding", ["ddp", "zero1", "zero2"])
 def test_whole_weights_sum_their_gradients_once_a_step(sharding: str) -> None:
-    full, lora = work(gpus=4, sharding=sharding), work("lora", gpus=4, sharding=sharding)
+    full, lora = (exchanges(method, gpus=4, sharding=sharding) for method in ("full", "lora"))
 
-    assert full.reduced == 2 * 2 * TOTAL * 3 / 4
-    assert lora.reduced == 2 * 2 * ADAPTERS * 3 / 4
-    assert full.gathered == full.collectives == 0
+    assert full[0][:3] == ("shard", "all_reduce", 2 * 2 * TOTAL * 3 / 4)
+    assert lora[0][2] == 2 * 2 * ADAPTERS * 3 / 4
+    assert not work(gpus=4, sharding=sharding).gathers
+    assert work(gpus=4, sharding=sharding).collectives == 0
+
+
+def test_zero_gathers_what_was_updated_while_nothing_runs_beside() -> None:
+    found = exchanges(gpus=4, sharding="zero2")
+
+    assert found[1] == ("shard", "all_gather", 2 * TOTAL * 3 / 4, 1, False)
+    assert len(exchanges(gpus=4, sharding="ddp")) == 1
+
+
+def test_fp32_weights_travel_as_what_computes() -> None:
+    wide, mixed = (exchanges(gpus=4, sharding="fsdp", weights_dtype="fp32", autocast=a) for a in ("none", "bf16"))
+
+    assert wide[0][2] == 2 * mixed[0][2]
+    assert wide[1][2] == 2 * mixed[1][2]
+
+
+def test_alone_nobody_sends() -> None:
+    assert work().exchanges == ()
+
+
+# ---------------------------------------------------------------- divided models
+
+
+def test_tensor_parallel_ranks_share_the_products_and_pipelines_wait() -> None:
+    model = load_model("llama-3.2-1b").model
+    cluster = Cluster(gpu=card(80), gpus=8)
+    whole, tensor, stages = (
+        work_of(one, estimate(one))
+        for one in (
+            resolve(model, cluster, "full", {"autocast": "none", "grad_accumulation": 4, **more}, "plain")
+            for more in ({}, {"tensor_parallel": 4}, {"pipeline_parallel": 4, "sharding": "ddp"})
+        )
+    )
+
+    assert 0.25 <= tensor.products / whole.products < 0.3
+    assert (whole.sequences, tensor.sequences, stages.sequences) == (8, 2, 2)
+    assert (whole.bubble, tensor.bubble, stages.bubble) == (0, 0, 3 / 4)
+    assert stages.products < whole.products / 2
 
 
 @pytest.mark.parametrize(("sharding", "share"), [("ddp", 1), ("zero1", 4), ("fsdp", 4)])

@@ -193,7 +193,7 @@ class LargeBatch:
 
     def check(self, case: Case) -> Reason | None:
         train = case.train
-        sequences = train.micro_batch_size * train.grad_accumulation * case.scenario.cluster.world_size
+        sequences = train.micro_batch_size * train.grad_accumulation * case.scenario.layout.sequences
         if not train.uses_adapters or sequences <= LORA_BATCH:
             return None
         text = (
