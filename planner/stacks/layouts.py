@@ -55,7 +55,7 @@ def settle_layout(chosen: dict[str, Any], origins: dict[str, Origin], model: Mod
         wanted["sharding"] = "none"
     elif train.ulysses_parallel > 1:
         wanted["sharding"] = "zero3"
-    elif train.pipeline_parallel > 1:
+    elif max(train.pipeline_parallel, train.expert_parallel) > 1:
         wanted["sharding"] = "zero1"
     for name, value in wanted.items():
         if origins[name] != "user" and chosen[name] != value:
@@ -269,6 +269,11 @@ def _megatron(train: TrainSpec) -> None:
         raise UnsupportedScenario(
             "no engine with stages, sequence parallelism or experts on ranks of their own trains bitsandbytes' "
             "weights: use --method lora, or --sharding fsdp alone"
+        )
+    if train.expert_parallel > 1 and train.sharding in ("fsdp", "hsdp", "zero3"):
+        raise UnsupportedScenario(
+            f"experts on ranks of their own are planned as Megatron-LM and DeepSpeed-MoE have them, not under "
+            f"{train.sharding}: use --sharding zero1"
         )
     if train.pipeline_parallel > 1 and train.sharding in ("zero2", "zero3"):
         raise UnsupportedScenario(

@@ -105,6 +105,11 @@ REFUSED = [
         "--loss fused needs the whole head on each GPU: use --loss full",
     ),
     (
+        "mixtral-8x7b", "full", 8, {"expert_parallel": 8, "sharding": "fsdp"},
+        "experts on ranks of their own are planned as Megatron-LM and DeepSpeed-MoE have them, not under fsdp: use "
+        "--sharding zero1",
+    ),
+    (
         "llama-3.1-8b", "full", 8, {"pipeline_parallel": 2, "sharding": "zero2"},
         "DeepSpeed has no pipeline beside ZeRO-2, which divides gradients: use --sharding zero1",
     ),
@@ -169,6 +174,7 @@ SETTLED = [
     (8, {"tensor_parallel": 8}, {"sharding": "none", "loss": "full"}),
     (32, {"tensor_parallel": 8, "pipeline_parallel": 4}, {"sharding": "none", "grad_accumulation": 4}),
     (16, {"pipeline_parallel": 4}, {"sharding": "zero1", "grad_accumulation": 4, "loss": "full"}),
+    (16, {"tensor_parallel": 2, "sequence_parallel": True}, {"sharding": "fsdp"}),
     (16, {"context_parallel": 4}, {"sharding": "fsdp", "attention": "sdpa", "grad_accumulation": 1}),
     (16, {"ulysses_parallel": 4}, {"sharding": "zero3", "attention": "flash"}),
     (16, {"tensor_parallel": 4}, {"sharding": "fsdp"}),
