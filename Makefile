@@ -17,6 +17,7 @@ PIP  := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(
 
 NOTHING_FITS := 4
 GRID := tests/traced/grid.jsonl
+SHARDED := tests/traced/sharded.jsonl
 
 .PHONY: plan test validate clean
 
@@ -33,6 +34,8 @@ test: $(VENV)/installed-for-tests
 validate: $(VENV)/installed-for-tests
 	$(VENV)/bin/plan validate --against traced --out $(GRID).part
 	mv $(GRID).part $(GRID)
+	$(VENV)/bin/plan validate --against sharded --out $(SHARDED).part
+	mv $(SHARDED).part $(SHARDED)
 	$(VENV)/bin/python docs/generate.py
 
 clean:
@@ -46,7 +49,7 @@ $(VENV)/installed: pyproject.toml $(VENV)/bin/python
 # Liger without the Triton that it asks for, which a trace does without.
 $(VENV)/installed-for-tests: pyproject.toml constraints.txt $(VENV)/bin/python
 	@echo "installing what the tests need (torch among it: minutes, the first time)"
-	@$(PIP) --constraint constraints.txt --editable ".[trace,hub,pictures,local,test]"
+	@$(PIP) --constraint constraints.txt --editable ".[trace,zero,hub,pictures,local,test]"
 	@$(PIP) --constraint constraints.txt --no-deps liger-kernel
 	@touch $@ $(VENV)/installed
 

@@ -8,8 +8,9 @@ from planner.errors import PlannerError, UnsupportedScenario, UsageError
 from planner.spec import Behaviour, Scenario
 from planner.stacks import load_stack
 
-LIBRARIES = ("torch", "transformers", "accelerate", "peft", "trl", "bitsandbytes")
+LIBRARIES = ("torch", "transformers", "accelerate", "peft", "trl", "bitsandbytes", "deepspeed")
 INSTALL = 'pip install "finetune-planner[trace]"'
+INSTALL_ZERO = 'pip install "finetune-planner[trace,zero]"'
 
 OLDEST: Mapping[str, tuple[int, ...]] = {
     "torch": (2, 9),
@@ -18,6 +19,7 @@ OLDEST: Mapping[str, tuple[int, ...]] = {
     "peft": (0, 18),
     "trl": (1, 0),
     "bitsandbytes": (0, 48),
+    "deepspeed": (0, 19),
 }
 """What the builder and the recorder have been run with; anything older is refused."""
 
@@ -47,6 +49,8 @@ def needed(scenario: Scenario) -> tuple[str, ...]:
         names.append("bitsandbytes")
     if scenario.stack.name == "trl" and train.loss == "fused":
         names.append("trl")
+    if train.sharding.startswith("zero"):
+        names.append("deepspeed")
     return tuple(names)
 
 
@@ -81,7 +85,8 @@ def require(*names: str) -> dict[str, str]:
     found = installed_versions()
     missing = [name for name in names if name not in found]
     if missing:
-        raise UsageError(f"this needs {', '.join(missing)}: {INSTALL}")
+        install = INSTALL_ZERO if "deepspeed" in missing else INSTALL
+        raise UsageError(f"this needs {', '.join(missing)}: {install}")
     for name, least in OLDEST.items():
         if name in names and numbers(found[name]) < least:
             wanted = ".".join(map(str, least))

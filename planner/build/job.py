@@ -33,6 +33,8 @@ class Job:
     optimizer: Any
     loss: Loss
     place: Place
+    engine: Any = None
+    """DeepSpeed's engine, which runs backward and the update itself."""
     held: list[Any] = field(default_factory=list)
     at_layer: Callable[[int], AbstractContextManager[Any]] = lambda _number: nullcontext()
     """Under this, somebody who watches takes what happens for a decoder layer's doing."""
@@ -59,17 +61,23 @@ class Job:
         try:
             if self.scenario.train.grad_accumulation > 1:
                 with self._without_reduction():
-                    self._micro_step(begin, seq_len)
-            self._micro_step(begin, seq_len)
+                    self._micro_step(begin, seq_len, last=False)
+            self._micro_step(begin, seq_len, last=True)
         finally:
             hook.remove()
         begin("optimizer_step")
+        self._update()
+
+    def _update(self) -> None:
+        if self.engine is not None:
+            self.engine.step()  # which clips, and forgets gradients
+            return
         if self.scenario.stack.name != "plain":
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRAD_NORM)
         self.optimizer.step()
         self.optimizer.zero_grad()
 
-    def _micro_step(self, begin: Begin, seq_len: int | None) -> None:
+    def _micro_step(self, begin: Begin, seq_len: int | None, *, last: bool) -> None:
         begin("forward")
         batch = self.batch(seq_len)
         loss = self.loss(self.called, batch)
@@ -78,16 +86,27 @@ class Job:
             loss = loss / self.scenario.train.grad_accumulation
         begin("backward")
         self.recomputing = True
-        loss.backward()
+        self._backward(loss, last=last)
         self.recomputing = False
+
+    def _backward(self, loss: Any, *, last: bool) -> None:
+        """As the Trainer calls it: DeepSpeed's engine is told by accelerate 1.15 utils/deepspeed.py,
+        DeepSpeedEngineWrapper.backward, and does not divide the loss (transformers 5.23 trainer.py, training_step).
+        """
+        if self.engine is None:
+            loss.backward()
+        else:
+            self.engine.set_gradient_accumulation_boundary(is_boundary=last)
+            self.engine.backward(loss, scale_wrt_gas=False)
 
     @contextmanager
     def _without_reduction(self) -> Iterator[None]:
         """No reduction before the last micro-batch: accelerate 1.15 accelerator.py, no_sync. A bare loop does without.
 
-        Under FSDP2 every rank holds the whole gradients of all parameters until then.
+        Under FSDP2 every rank holds the whole gradients of all parameters until then. DeepSpeed's engine decides for
+        itself: transformers 5.23 trainer.py, where sync_context is chosen.
         """
-        if self.scenario.stack.name == "plain":
+        if self.scenario.stack.name == "plain" or self.engine is not None:
             yield
         elif hasattr(self.called, "set_requires_gradient_sync"):
             self.called.set_requires_gradient_sync(False)
@@ -117,11 +136,13 @@ def assemble(
     layers: int | None = None,
     adapter: Mapping[str, object] | None = None,
     after_materialising: Callable[[Any], Any] | None = None,
+    around_optimizer: Callable[[Any, Any], Any] | None = None,
 ) -> Job:
     """The job of a scenario with its tensors at ``place``, of the first ``layers`` layers when not of all.
 
     ``after_materialising`` may divide the model's parameters in place before the optimizer sees them, and returns what
-    the loop calls: the model, or a wrapper around it.
+    the loop calls: the model, or a wrapper around it. ``around_optimizer`` makes DeepSpeed's engine of both, which
+    divides them.
     """
     train = scenario.train
     check_kernels(scenario, real=place.real)
@@ -139,8 +160,11 @@ def assemble(
     put_kernels(model, scenario)
     loss = loss_of(model, scenario)
     enable_checkpoints(model, scenario)
-    if not train.shards_by_fsdp:  # whose own mixed precision takes its place: accelerator.py, _prepare_fsdp2
-        wrap_autocast(model, scenario, place.name)
+    if not train.shards_by_fsdp and around_optimizer is None:  # whose own mixed precision takes its place
+        wrap_autocast(model, scenario, place.name)  # accelerator.py, _prepare_fsdp2 and _prepare_deepspeed
     called = model if after_materialising is None else after_materialising(model)
     optimizer = make_optimizer(train.optimizer, model.named_parameters(), decayed_names(model))
-    return Job(scenario, model, called, optimizer, loss, place)
+    if around_optimizer is None:
+        return Job(scenario, model, called, optimizer, loss, place)
+    engine = around_optimizer(model, optimizer)
+    return Job(scenario, model, engine, engine.optimizer, loss, place, engine)

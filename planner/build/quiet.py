@@ -20,6 +20,7 @@ TALKERS = (
     "torch._subclasses.fake_tensor",
     "kernels",
     "datasets",
+    "DeepSpeed",
 )
 
 

@@ -12,7 +12,7 @@ from planner.errors import UnsupportedScenario
 from planner.result import Estimate, Parameters
 from planner.spec import ModelSpec, Scenario
 from planner.trace.judgement import Finding, Traced, highest_by_phase, judge, resolution, telling_step
-from planner.trace.layers import Depth, find_depth, signature, tells_layers_apart
+from planner.trace.layers import Depth, crosses_layers, find_depth, signature, tells_layers_apart
 from planner.trace.run import Run, record
 from planner.trace.semantics import semantics_on
 
@@ -33,7 +33,8 @@ def trace(scenario: Scenario, *, lengths: tuple[int, ...] = (), all_layers: bool
     check_versions(scenario.stack)
     check_positions(scenario.model, max(lengths, default=scenario.train.seq_len))
     adapter = scenario.train.adapter
-    depth = _every(scenario) if all_layers or tells_layers_apart(scenario, adapter) else depth_of(scenario)
+    apart = tells_layers_apart(scenario, adapter) or crosses_layers(scenario)
+    depth = _every(scenario) if all_layers or apart else depth_of(scenario)
     run = record(scenario, semantics_on(scenario), layers=depth.recorded, adapter=adapter, lengths=lengths)
     try:
         whole = extend(run.trace, depth.layers, period=depth.period, prefix=depth.prefix)

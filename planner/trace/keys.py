@@ -59,6 +59,7 @@ def trace_key(
             "stack": scenario.stack,
             "card": card,
             "ranks": cluster.world_size,
+            "layout": scenario.layout,
             "lengths": lengths,
             "all_layers": all_layers,
         }

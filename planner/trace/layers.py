@@ -95,3 +95,8 @@ def tells_layers_apart(scenario: Scenario, adapter: Mapping[str, object] | None)
     texts = [str(text) for names in named for text in (names if isinstance(names, list | tuple) else [names])]
     numbered = any("." in text and NUMBERED.search(text) for text in texts)
     return numbered or fields.get("peft_type") == "ADAPTION_PROMPT" or any(fields.get(name) for name in BY_LAYER)
+
+
+def crosses_layers(scenario: Scenario) -> bool:
+    """Whether an engine puts tensors of all layers into one: DeepSpeed's flat weights, gradients and buckets."""
+    return scenario.train.sharding.startswith("zero")

@@ -77,7 +77,8 @@ def fake_process_group(ranks: int) -> Iterator[None]:
     try:
         yield
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():  # DeepSpeed has destroyed it with its own
+            dist.destroy_process_group()
 
 
 def fsdp_communication() -> list[tuple[type, str]]:

@@ -55,6 +55,7 @@ def record(
             layers=layers,
             adapter=adapter,
             after_materialising=sharding.wrap,
+            around_optimizer=sharding.around,
         )
         recorder = Recorder(
             hidden=semantics.hidden,
@@ -67,14 +68,15 @@ def record(
         recorder.tell = lambda: tell(recorder.phase, recorder.step, len(steps), recorder.layer, depth)
         job.at_layer = recorder.inside
         seed(recorder, job)
-        sharding.seed(recorder)
+        sharding.seed(recorder, job)
         with ExitStack() as stack:
             stack.enter_context(naming_the_culprit(recorder, scenario))
             stack.enter_context(mode)
             stack.enter_context(recorder)
-            stack.enter_context(sharding.watched(recorder))
+            stack.enter_context(sharding.watched(recorder, job))
             stack.enter_context(watch_layers(recorder, job))
-            stack.enter_context(watch_gradients(recorder, job))
+            if job.engine is None:  # which moves them about, and says itself what it keeps
+                stack.enter_context(watch_gradients(recorder, job))
             stack.enter_context(watch_modules(recorder, job))
             take_steps(recorder, job, adapter, steps)
             managed = recorder.elsewhere(semantics.managed(job.optimizer))

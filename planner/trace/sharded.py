@@ -30,23 +30,27 @@ from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from torch.distributed.device_mesh import init_device_mesh
 
 from planner.allocator.events import OUTSIDE
+from planner.build.deepspeed import check_engine
+from planner.build.job import Job
 from planner.errors import UnsupportedScenario, first_line
 from planner.spec import Scenario, TrainSpec
 from planner.trace.fake import Answering
 from planner.trace.private import dtensor_shapes, fake_process_group, fsdp_communication
 from planner.trace.recorder import Recorder
+from planner.trace.zero import zero_engine
 
 
 class Engine(NamedTuple):
     """What a sharding engine does to a traced job.
 
-    ``wrap`` is ``assemble``'s ``after_materialising``, ``seed`` adds the buffers that stand from the start, and under
-    ``watched`` the recorder knows what the engine allocates.
+    ``wrap`` and ``around`` are ``assemble``'s ``after_materialising`` and ``around_optimizer``, ``seed`` adds the
+    buffers that stand from the start, and under ``watched`` the recorder knows what the engine allocates.
     """
 
     wrap: Callable[[Any], Any] | None = None
-    seed: Callable[[Recorder], None] = lambda _recorder: None
-    watched: Callable[[Recorder], AbstractContextManager[Any]] = lambda _recorder: nullcontext()
+    seed: Callable[[Recorder, Job], None] = lambda _recorder, _job: None
+    watched: Callable[[Recorder, Job], AbstractContextManager[Any]] = lambda _recorder, _job: nullcontext()
+    around: Callable[[Any, Any], Any] | None = None
 
 
 @contextmanager
@@ -56,8 +60,6 @@ def engine(scenario: Scenario, mode: Any) -> Iterator[Engine]:
     if sharding == "none":
         yield Engine()
         return
-    if sharding.startswith("zero"):
-        raise UnsupportedScenario(f"--sharding {sharding} cannot be traced yet: use --evidence closed-form")
     if sharding == "fsdp" and scenario.stack.fsdp_version != 2:
         raise UnsupportedScenario(
             f"stack {scenario.stack.name} uses FSDP version {scenario.stack.fsdp_version}, and only version 2 can be "
@@ -66,7 +68,12 @@ def engine(scenario: Scenario, mode: Any) -> Iterator[Engine]:
     if sharding == "fsdp" and scenario.train.quantized and scenario.train.quant == "int8":
         raise UnsupportedScenario("fully_shard takes the scales from 8-bit weights: use --quant nf4, or --sharding ddp")
     with fake_process_group(ranks):
-        yield _fsdp(scenario.train, ranks, mode) if sharding == "fsdp" else _ddp([])
+        if sharding.startswith("zero"):
+            check_engine(scenario)
+            with zero_engine(scenario, mode) as parts:
+                yield Engine(**parts)
+        else:
+            yield _fsdp(scenario.train, ranks, mode) if sharding == "fsdp" else _ddp()
 
 
 # ---------------------------------------------------------------- FSDP2
@@ -88,7 +95,7 @@ def _fsdp(train: TrainSpec, ranks: int, mode: Any) -> Engine:
                 ) from error
 
     @contextmanager
-    def watched(recorder: Recorder) -> Iterator[None]:
+    def watched(recorder: Recorder, _job: Job) -> Iterator[None]:
         with _communication(recorder), _quantisation_restored() if train.quantized else nullcontext():
             yield
 
@@ -194,7 +201,7 @@ BUCKET = 25 << 20
 """Bytes that close any further one. Same file, kDefaultBucketBytesCap."""
 
 
-def _ddp(model_of: list[Any]) -> Engine:
+def _ddp() -> Engine:
     """The reducer's buckets, written down: its C++ reads tensors' memory, which fake ones do not have.
 
     With ``gradient_as_bucket_view=False``, accelerate's default, gradients stay tensors of their own and are copied
@@ -205,19 +212,15 @@ def _ddp(model_of: list[Any]) -> Engine:
     beginning of a forward pass, some kilobytes, are left out.
     """
 
-    def wrap(model: Any) -> Any:
-        model_of[:] = [model]
-        return model
-
-    def seed(recorder: Recorder) -> None:
-        trained = [parameter for parameter in model_of.pop().parameters() if parameter.requires_grad]
+    def seed(recorder: Recorder, job: Job) -> None:
+        trained = [parameter for parameter in job.model.parameters() if parameter.requires_grad]
         sizes: dict[torch.dtype, list[int]] = {}
         for parameter in reversed(trained):
             sizes.setdefault(parameter.dtype, []).append(parameter.numel() * parameter.element_size())
         for size in (bucket for of_dtype in sizes.values() for bucket in buckets(of_dtype)):
             recorder.ledger.allocate(size, "temporaries", "DistributedDataParallel", OUTSIDE)
 
-    return Engine(wrap, seed)
+    return Engine(seed=seed)
 
 
 def buckets(sizes: Iterable[int]) -> list[int]:

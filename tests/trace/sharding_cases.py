@@ -63,6 +63,7 @@ class Case(NamedTuple):
     sharding: str = "fsdp"
     accumulation: int = 1
     checkpointing: bool = True
+    layers: int = 4
 
     @property
     def name(self) -> str:
@@ -103,7 +104,8 @@ def scenario(case: Case, ranks: int = 2) -> Scenario:
     }
     per_node, nodes = (ranks, 1) if ranks <= 8 else (8, ranks // 8)
     cluster = Cluster(gpu=load_gpu("h100"), gpus=per_node, nodes=nodes)
-    return resolve(model_from_config(CONFIGS[case.model], name=case.model), cluster, case.method, settings, "hf")
+    config = CONFIGS[case.model] | {"num_hidden_layers": case.layers}
+    return resolve(model_from_config(config, name=case.model), cluster, case.method, settings, "hf")
 
 
 class Held(NamedTuple):

@@ -91,7 +91,7 @@ def test_the_closed_form_says_the_same(settings: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "full", "sharding": "zero2", "gpus": 2}, "closed-form"),
+        ({"method": "full", "sharding": "zero2", "gpus": 2, "optimizer": "muon"}, "closed-form"),
         ({"method": "full", "stack": "hf", "loss": "chunked"}, "closed-form"),
         ({"method": "full", "model": "gpt2", "seq_len": 4096}, "learned positions for 1024 tokens, and 4096"),
         ({"method": "full", "stack": "hf,transformers=4.48.1"}, "transformers 4.48.1 is asked for and .* is installed"),

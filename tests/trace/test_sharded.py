@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from planner.allocator.events import OUTSIDE, Trace, peaks
-from planner.errors import UnsupportedScenario
 from planner.result import Memory
 from planner.spec import Scenario
 from planner.spec.training import QuantStorage
@@ -115,10 +114,3 @@ def test_packed_weights_are_divided_when_they_are_stored_as_floats(storage: Quan
     packed = sum(block.bytes for block in found.blocks if block.site.endswith("base_layer.weight"))
     whole = 4 * (2 * 256 * 256 + 2 * 64 * 256 + 3 * 768 * 256) // 2
     assert packed == (whole // 8 if divided else whole)
-
-
-def test_zero_is_refused() -> None:
-    question = scenario(CASES[0])
-    question = replace(question, train=replace(question.train, sharding="zero3"))
-    with pytest.raises(UnsupportedScenario, match="--evidence closed-form"):
-        run(question)

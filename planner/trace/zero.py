@@ -1,0 +1,146 @@
+"""One rank of DeepSpeed's ZeRO: its own engine on fake tensors, in a process group that only pretends to communicate.
+
+What the engine keeps is found by what is alive, not by the names of its attributes: after ``deepspeed.initialize``
+every fake tensor that stands is the model's, a master, a flat gradient, or a buffer for buckets.
+
+- Stages 1 and 2 put all trained weights into one flat 16-bit tensor for each parameter group, padded so that every
+  rank's part begins at a multiple of 4 bytes of NCCL's alignment, and hold one part of its fp32 master.
+- Stage 3 keeps a part of every tensor, those below the persistence threshold whole besides, flat gradients of all
+  its parts from the beginning, and a bucket to reduce with.
+
+The engine runs as on its "cpu" accelerator. Where that differs from CUDA's (``is_synchronized_device``,
+``resolves_data_dependency``, ``handles_memory_backpressure`` in deepspeed 0.19 runtime/zero) are streams, events and
+``record_stream``: they delay when memory can be used again, not what is referenced. So allocated bytes are CUDA's, but
+for leaf modules of experts, whose parts CUDA holds until the next fetch; and reserved bytes are a lower bound.
+"""
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from typing import Any
+from unittest.mock import patch
+
+from planner.allocator.events import OUTSIDE
+from planner.build.deepspeed import engine_of, on_cpu
+from planner.build.job import Job
+from planner.build.method import adapter_parameters
+from planner.spec import Scenario
+from planner.trace.fake import ELSEWHERE, Answering, copied_like_real_ones
+from planner.trace.private import FakeTensor
+from planner.trace.recorder import Recorder, storage_of
+
+
+@contextmanager
+def zero_engine(scenario: Scenario, mode: Any) -> Iterator[dict[str, Any]]:
+    """The parts of a sharding ``Engine``, as long as DeepSpeed's process group stands."""
+
+    def around(model: Any, optimizer: Any) -> Any:
+        with mode, Answering(), copied_like_real_ones():
+            return engine_of(scenario, model, optimizer)
+
+    def seed(recorder: Recorder, job: Job) -> None:
+        known = [(owner, site, tensor) for owner, site, tensors in standing(job) for tensor in tensors]
+        for owner, site, tensor in [*known, *(("temporaries", "DeepSpeed", tensor) for tensor in alive(mode))]:
+            if not recorder.knows(tensor):
+                recorder.add(storage_of(tensor), owner, site, OUTSIDE)
+
+    @contextmanager
+    def watched(recorder: Recorder, job: Job) -> Iterator[None]:
+        with recorder.following_resizes(), never_failing(), labelled(recorder, job):
+            yield
+
+    with on_cpu(), agreeing():
+        from deepspeed.comm import comm  # noqa: PLC0415  (only where it is used)
+
+        try:
+            yield {"around": around, "seed": seed, "watched": watched}
+        finally:
+            if comm.cdb is not None:
+                comm.destroy_process_group()
+                comm.cdb = None
+
+
+def standing(job: Job) -> Iterator[tuple[str, str, list[Any]]]:
+    """Owner, site and tensors of what the engine keeps and names: parts of weights, masters, gradients."""
+    adapters = adapter_parameters(job.model)
+    for name, parameter in job.model.named_parameters():
+        if hasattr(parameter, "ds_tensor"):
+            yield "adapters" if name in adapters else "weights", name, [parameter.ds_tensor]
+    yield "optimizer", "DeepSpeed: fp32 masters", masters(job.optimizer)
+    flat = getattr(job.optimizer, "grad_partitions_flat_buffer", None)
+    yield "gradients", "DeepSpeed: parts of gradients", [] if flat is None else [flat]
+
+
+def masters(optimizer: Any) -> list[Any]:
+    """The fp32 copies of a rank's part of what is trained. deepspeed 0.19 runtime/zero/stage_1_and_2.py, stage3.py."""
+    names = ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat")
+    return [master for name in names for master in getattr(optimizer, name, ())]
+
+
+def alive(mode: Any) -> list[Any]:
+    """Every fake tensor of this mode that something refers to, but for those that are nowhere."""
+    gc.collect()
+    fakes = [each for each in gc.get_objects() if isinstance(each, FakeTensor) and each.fake_mode is mode]
+    return [fake for fake in fakes if fake.device.type != ELSEWHERE]
+
+
+@contextmanager
+def labelled(recorder: Recorder, job: Job) -> Iterator[None]:
+    """What the update begins with, and what it hands to the optimizer inside, were gradients from the start.
+
+    Tensors below stage 3's persistence threshold are weights once they have been gathered, which they stay.
+    """
+
+    def averaged() -> Iterator[Any]:
+        yield from (p.grad for p in job.model.parameters() if p.grad is not None)
+        for group in job.optimizer.averaged_gradients.values():
+            yield from (part for part in group or () if part is not None)
+
+    def before_update() -> None:
+        recorder.relabel(averaged(), "gradients")
+        recorder.relabel((p for p in job.model.parameters() if getattr(p, "ds_persist", False)), "weights")
+
+    def before_step() -> None:
+        recorder.relabel((master.grad for master in masters(job.optimizer) if master.grad is not None), "gradients")
+
+    with _told(job.engine, before_update), _told(job.optimizer.optimizer, before_step):
+        yield
+
+
+def _told(stepping: Any, tell: Callable[[], None]) -> Any:
+    """A patch under which an object's ``step`` tells first."""
+    step = stepping.step
+
+    def told(*arguments: Any, **keywords: Any) -> Any:
+        tell()
+        return step(*arguments, **keywords)
+
+    return patch.object(stepping, "step", told)
+
+
+@contextmanager
+def never_failing() -> Iterator[None]:
+    """The test for infinite gradients runs, and finds none: it adds up what fake tensors do not have."""
+    from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3  # noqa: PLC0415
+    from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer  # noqa: PLC0415
+
+    with ExitStack() as stack:
+        for kind in (DeepSpeedZeroOptimizer, DeepSpeedZeroOptimizer_Stage3):
+            test = kind.has_overflow
+
+            def finite(self: Any, *arguments: Any, test: Any = test, **keywords: Any) -> bool:
+                return bool(test(self, *arguments, **keywords)) and False
+
+            stack.enter_context(patch.object(kind, "has_overflow", finite))
+        yield
+
+
+@contextmanager
+def agreeing() -> Iterator[None]:
+    """Ranks are not asked whether they do the same, which needs values: deepspeed 0.19 runtime/zero/utils.py."""
+    with ExitStack() as stack:
+        for name in ("stage3", "partition_parameters", "partitioned_param_coordinator"):
+            module = import_module(f"deepspeed.runtime.zero.{name}")
+            stack.enter_context(patch.object(module, "assert_ints_same_as_other_ranks", lambda _ints: None))
+        yield
