@@ -99,10 +99,10 @@ class CpuCounter:
 
 
 class RankCounter(CpuCounter):
-    """The same for a rank whose neighbours it reaches by gloo, which copies in threads of its own what it reduces.
+    """The same for a rank that reaches its neighbours by gloo, whose copies no GPU has: NCCL works in place.
 
-    Only what the rank's own thread allocates counts, whoever releases it: the profiler does not see all that gloo's
-    threads release. A place that is allocated anew has been released.
+    Only what the rank's own thread allocates outside of collectives counts, whoever releases it: the profiler does not
+    see all that gloo's threads release. A place that is allocated anew has been released.
     """
 
     def __init__(self) -> None:
@@ -111,11 +111,11 @@ class RankCounter(CpuCounter):
 
     def _events(self, results: Any) -> Iterator[Event]:
         """See ``CpuCounter``; the changes of each place have to be followed in their order."""
-        events = sorted(_flat(results.experimental_event_tree()), key=lambda event: event.start_time_ns)
-        own = next((event.start_tid for event in events if event.name.startswith(PREFIX)), None)
-        for event in events:
-            change = self._change(event, event.start_tid == own) if event.name == "[memory]" else 0
-            yield event.start_time_ns, event.name, change
+        events = sorted(_flat(results.experimental_event_tree()), key=lambda pair: pair[0].start_time_ns)
+        thread = next((event.start_tid for event, _ in events if event.name.startswith(PREFIX)), None)
+        for event, sent in events:
+            own = event.start_tid == thread and not sent
+            yield event.start_time_ns, event.name, self._change(event, own) if event.name == "[memory]" else 0
 
     def _change(self, event: Any, own: bool) -> int:
         """By how much an allocation or a release changes the level."""
@@ -126,10 +126,14 @@ class RankCounter(CpuCounter):
         return self._live.get(place, 0) - released
 
 
-def _flat(events: Any) -> Iterator[Any]:
+COLLECTIVE = "c10d::"
+
+
+def _flat(events: Any, sent: bool = False) -> Iterator[tuple[Any, bool]]:
+    """Every event of a tree, with whether it lies within a collective."""
     for event in events:
-        yield event
-        yield from _flat(event.children)
+        yield event, sent
+        yield from _flat(event.children, sent or event.name.startswith(COLLECTIVE))
 
 
 class CudaCounter:
