@@ -143,7 +143,7 @@ _WHOLE: Mapping[str, str] = MappingProxyType(
         "hf-perf-docs": "shape of the model is not in the catalogue",
         "qwen-vl": "a vision tower runs beside the language model",
         "training-hub": "epochs with loading and saving, batches of mixed lengths",
-        "lomo": "whether activations were checkpointed is not stated",
+        "lomo": "that activations were checkpointed is told by the bytes alone",
         "axolotl": "flex attention, cut cross entropy and offloaded checkpoints at once",
     }
 )
