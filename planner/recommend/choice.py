@@ -15,7 +15,7 @@ from planner.recommend.order import preference, worth
 from planner.recommend.request import Ask
 from planner.recommend.rules import RULES, Case
 from planner.recommend.thresholds import thresholds
-from planner.recommend.tuning import GOALS, first_tuned
+from planner.recommend.tuning import GOALS, first_tuned, offloaded
 from planner.recommend.ways import Ways, ways
 from planner.result import Candidate, Reason, Recommendation, Way
 from planner.spec import Method
@@ -37,28 +37,43 @@ def recommend(
         candidates, chosen = _with(candidates, chosen)
         found = found.led_by(chosen) if turned else found
     taken = None if chosen is None else chosen.candidate
+    method = None if taken is None else taken.scenario.train.method
     return candidates, Recommendation(
         candidate=None if taken is None else next(place for place, one in enumerate(candidates) if one is taken),
         reasons=_reasons(candidates, taken, ask, found, estimate),
         command=None if chosen is None else chosen.command,
         alternatives=() if chosen is None else alternatives(ask, chosen, order, estimate),
-        thresholds=thresholds(ask, candidates, None if taken is None else taken.scenario.train.method, estimate),
+        thresholds=thresholds(_as_chosen(ask, chosen), candidates, method, estimate),
         changes=found.changes,
         rent=found.rent,
     )
 
 
+def _as_chosen(ask: Ask, chosen: Way | None) -> Ask:
+    """The question with the offloading of the choice, without which its method would not run here."""
+    names = ("sharding", "offload") if chosen is not None and chosen.candidate.scenario.train.offload else ()
+    train = None if chosen is None else chosen.candidate.scenario.train
+    taken = {name: _spelled(getattr(train, name)) for name in names if name not in ask.request.settings}
+    return ask.planning(taken)
+
+
+def _spelled(value: str | tuple[str, ...]) -> str:
+    return value if isinstance(value, str) else ",".join(value)
+
+
 def choose(candidates: tuple[Candidate, ...], order: tuple[Method, ...], ask: Ask, estimate: Estimator) -> Way | None:
     """The first method that fits, else the first that is tight, with its open settings set for speed.
 
-    Of methods that only a trace knows, the candidates as asked.
+    Of methods that only a trace knows, the candidates as asked. Where nothing runs, with states in host memory.
     """
     ranked = sorted(candidates, key=lambda one: order.index(one.scenario.train.method))
-    found = first_tuned(ask, [one.scenario.train.method for one in ranked], estimate)
+    methods = tuple(one.scenario.train.method for one in ranked)
+    found = first_tuned(ask, methods, estimate)
     if found is not None:
         return found
     runs = (one for goal, one in product(GOALS, ranked) if RANKS[one.verdict] >= RANKS[goal])
-    return next((as_way(ask, ask.using(one.scenario.train.method, {}), one) for one in runs), None)
+    asked = next((as_way(ask, ask.using(one.scenario.train.method, {}), one) for one in runs), None)
+    return asked or offloaded(ask, worth(ask, candidates, order), estimate)
 
 
 def _with(candidates: tuple[Candidate, ...], chosen: Way) -> tuple[tuple[Candidate, ...], Way]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from planner.result import Candidate
 from planner.spec import MOMENTS_OF, Cluster
+from planner.spec.layout import divides_as_megatron, is_divided
 from planner.stacks.resolve import option
 from planner.units import format_bytes
 
@@ -13,7 +14,7 @@ TELLING = 1.25
 
 def remarks(candidates: Sequence[Candidate], settings: Mapping[str, object], cluster: Cluster) -> tuple[str, ...]:
     """Notes on candidates as they were asked for; ``settings`` are the user's own."""
-    return (*_idle(candidates, settings), *_gathered(candidates), *_plenty(candidates, cluster))
+    return (*_idle(candidates, settings), *_divided(candidates), *_gathered(candidates), *_plenty(candidates, cluster))
 
 
 def _idle(candidates: Sequence[Candidate], settings: Mapping[str, object]) -> Iterator[str]:
@@ -22,6 +23,21 @@ def _idle(candidates: Sequence[Candidate], settings: Mapping[str, object]) -> It
     for name, moments in MOMENTS_OF.items():
         if name != "moments" and settings.get(name) is not None and not planned & {*moments}:
             yield f"{option(name)} changes nothing without --moments {' or '.join(moments)}"
+
+
+def _divided(candidates: Sequence[Candidate]) -> Iterator[str]:
+    """Whose layout of ranks the numbers are of, where it is not the trainer's own."""
+    for candidate in candidates:
+        train, stack = candidate.scenario.train, candidate.scenario.stack.name
+        if divides_as_megatron(train):
+            yield (
+                f"layers lie on the GPUs as Megatron-LM and torchtitan put them, with the libraries' own operations; "
+                f"{stack} alone trains no such layout, and nobody has measured these numbers"
+            )
+            return
+        if is_divided(train):
+            yield "layers and sequences are divided as Accelerate's ParallelismConfig does; no published run tests it"
+            return
 
 
 def _gathered(candidates: Sequence[Candidate]) -> Iterator[str]:

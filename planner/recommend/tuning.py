@@ -5,13 +5,15 @@ the recipe, whatever their division into micro-batches, accumulation and cards.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import product
+from math import prod
 from typing import Literal
 
 from planner.estimators import Estimator
 from planner.recommend.batches import global_batch, largest_batch
 from planner.recommend.candidates import supported
-from planner.recommend.changes import RANKS, Settings, adapted, as_way, way
+from planner.recommend.changes import RANKS, Settings, adapted, as_way, differing, way
 from planner.recommend.pareto import INFINITE, seconds_per_sequence
 from planner.recommend.request import Ask
 from planner.result import Candidate, Verdict, Way
@@ -24,6 +26,17 @@ the one that needs least memory is taken."""
 MICRO_BATCHES = tuple(2**power for power in range(10))
 
 GOALS: tuple[Verdict, ...] = ("fits", "tight")
+
+OFFLOADS: tuple[Settings, ...] = (
+    {"sharding": "zero3", "offload": "optimizer"},
+    {"sharding": "fsdp", "offload": "optimizer,parameters"},
+    {"sharding": "zero3", "offload": "optimizer,parameters"},
+)
+"""FSDP has one policy for parameters, gradients and optimizer (torch 2.13 _fsdp_api.py, CPUOffloadPolicy); DeepSpeed
+takes offload_optimizer and offload_param apart (0.19 runtime/zero/offload_config.py)."""
+
+SHARING = ("tensor_parallel", "context_parallel", "ulysses_parallel", "pipeline_parallel")
+"""Settings that let several ranks work on the same sequences."""
 
 Batch = Literal["recipe", "asked"]
 BATCHES: tuple[Batch, ...] = ("recipe", "asked")
@@ -46,6 +59,30 @@ def first_tuned(ask: Ask, methods: Iterable[Method], estimate: Estimator) -> Way
             if (base := _reaching(start, method, goal, estimate)) is not None:
                 return _swept(ask, base, method, goal, estimate)
     return None
+
+
+def offloaded(ask: Ask, methods: tuple[Method, ...], estimate: Estimator) -> Way | None:
+    """What runs where states leave the cards for host memory; of several methods that do the fastest.
+
+    The mildest kind that helps: the optimizer's states, then whole shards. ``None`` where none is open or helps. What
+    has to travel in every step decides about the pace, so 4-bit weights come before 16-bit ones here.
+    """
+    for step in _offloads(ask):
+        started = ask.planning(step)
+        found = [way for way in (first_tuned(started, (one,), estimate) for one in methods) if way is not None]
+        if found:
+            fastest = min(found, key=lambda one: seconds_per_sequence(one.candidate))
+            return replace(fastest, settings={**differing(ask, started), **fastest.settings})
+    return None
+
+
+def _offloads(ask: Ask) -> tuple[Settings, ...]:
+    """Kinds of offloading, mildest first: DeepSpeed moves the optimizer alone, FSDP everything that it shards."""
+    settings = ask.request.settings
+    if "offload" in settings or "peft_config" in settings or ask.cluster.world_size == 1:
+        return ()
+    held = settings.get("sharding") if "sharding" in ask.held else None
+    return tuple(step for step in OFFLOADS if held in (None, step["sharding"]))
 
 
 def starts(ask: Ask, method: Method, batch: Batch) -> tuple[Ask, ...]:
@@ -115,16 +152,20 @@ def _checkpointing(base: Ask) -> tuple[Settings, ...]:
 
 
 def _sharding(base: Ask) -> tuple[Settings, ...]:
-    """Whole copies where they fit are faster than shards; what has to be sharded, FSDP shards."""
+    """Whole copies where they fit are faster than shards; what has to be sharded, FSDP shards.
+
+    Among machines also in every machine by itself: what fits so gathers over the faster links only.
+    """
     if "sharding" in base.request.settings or base.cluster.world_size == 1:
         return ({},)
-    return {"sharding": "fsdp"}, {"sharding": "ddp"}
+    hybrid: tuple[Settings, ...] = ({"sharding": "hsdp"},) if min(base.cluster.nodes, base.cluster.gpus) > 1 else ()
+    return {"sharding": "fsdp"}, *hybrid, {"sharding": "ddp"}
 
 
 def _batches(base: Ask, method: Method) -> Iterator[Mapping[str, int]]:
     """Micro-batches from 1 on, with as much accumulation as makes up the sequences of a step."""
-    held, world = base.held, base.cluster.world_size
-    settings = base.request.settings
+    held, settings = base.held, base.request.settings
+    world = max(base.cluster.world_size // prod(int(settings.get(name, 1)) for name in SHARING), 1)  # type: ignore[arg-type]
     sizes = (int(settings["micro_batch_size"]),) if "micro_batch_size" in held else MICRO_BATCHES  # type: ignore[arg-type]
     accumulated = int(settings["grad_accumulation"]) if "grad_accumulation" in held else 1  # type: ignore[arg-type]
     wanted = global_batch(method, base.job.task)

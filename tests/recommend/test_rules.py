@@ -16,6 +16,7 @@ from planner.result import TIME_PARTS, StepTime, TimeBasis
 from planner.spec import Job, Lengths, Method, Scenario
 from planner.units import GIB
 from tests.recommend.fakes import ask, by, by_method, card, case, flat, llama, mixture, needs
+from tests.recommend.sharding_samples import ENGINES, FAR, SHARDING_SAMPLES
 from tests.rent.money_samples import MONEY_SAMPLES
 
 
@@ -383,6 +384,7 @@ SAMPLES = {
         "--autocast none lowers the requirement by 24.00 GiB per card",
         case(TWO, "lora", estimate=by("autocast", {"bf16": 64, "none": 40})),
     ),
+    **{code: Sample(*sample) for code, sample in SHARDING_SAMPLES.items()},
     "SPD001": Sample(
         told(case(), 1.5, launch=1.2, compute=1.1),
         1.2,
@@ -528,6 +530,38 @@ def test_gathers_are_told_by_the_nominal_rate_where_no_time_is_known() -> None:
 
     assert reason is not None
     assert "0.5 s at the link's nominal 32 GB/s" in reason.text
+
+
+@pytest.mark.parametrize(
+    ("code", "made", "words"),
+    [
+        (
+            "SHD012",
+            case(ask(gpu=card(24), gpus=8), estimate=needs(lambda one: 40 / one.cluster.world_size)),
+            "2 of these 8 cards would hold lora as it is chosen",
+        ),
+        (
+            "SHD007",
+            case(FAR.setting({"sharding": "fsdp"}), estimate=by("sharding", {"fsdp": 20, "hsdp": 90})),
+            "and 90.00 GiB per card, which these cards do not have",
+        ),
+        (
+            "SHD007",
+            case(FAR.setting({"sharding": "fsdp"}), estimate=by("sharding", {"fsdp": 20, "hsdp": 40})),
+            "--sharding hsdp, which shards inside each machine only, would take a step of",
+        ),
+        (
+            "SHD006",
+            case(ask(gpu=card(24), gpus=2, settings={"sharding": "zero3"}), estimate=ENGINES),
+            "fsdp would need 3.00 GiB less per card than 23.00 GiB",
+        ),
+    ],
+)
+def test_the_other_thing_that_a_rule_about_sharding_says(code: str, made: Case, words: str) -> None:
+    reason = find(code).check(made)
+
+    assert reason is not None
+    assert words in reason.text
 
 
 def told_nothing(made: Case) -> Case:

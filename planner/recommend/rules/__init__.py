@@ -39,6 +39,15 @@ from planner.recommend.rules.qlt_data import (
 from planner.recommend.rules.qlt_use import ManyAdapters, MlpLeftOut, NewVocabulary
 from planner.recommend.rules.qnt import FusedExperts, KbitUpcasts, NativeLowBits, SingleQuant, TouchyFamily
 from planner.recommend.rules.shd import PcieGathers, QuantStorage, ReplicatedQuant, ReplicatedWeights, WideShards
+from planner.recommend.rules.shd_several import (
+    EngineChoice,
+    EnoughCards,
+    HostMemory,
+    HybridShards,
+    LittleFaster,
+    Offloaded,
+    WideTensor,
+)
 from planner.recommend.rules.spd import (
     CheckpointingTime,
     Dequantising,
@@ -103,6 +112,13 @@ RULES: tuple[Rule, ...] = (
     PcieGathers(),
     ReplicatedWeights(),
     WideShards(),
+    EngineChoice(),
+    HybridShards(),
+    WideTensor(),
+    LittleFaster(),
+    HostMemory(),
+    Offloaded(),
+    EnoughCards(),
     LaunchBound(),
     Dequantising(),
     OptimizerEveryStep(),
@@ -122,7 +138,7 @@ FAMILIES = {
     "MON": "what the run costs, and what more money or time would buy",
     "QLT": "which method, for which data and task, and what it costs in quality",
     "QNT": "what quantisation reaches",
-    "SHD": "what sharding divides and moves",
+    "SHD": "what sharding divides and moves, and how many cards are enough",
     "SPD": "where time goes",
 }
 """What the first three letters of a code say."""
