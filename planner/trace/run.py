@@ -1,7 +1,7 @@
 """One recorded run: the job on fake tensors, two optimizer steps, every storage with its owner."""
 
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from planner.errors import PlannerError, UnsupportedScenario, UsageError, first_
 from planner.result import Parameters
 from planner.spec import Scenario
 from planner.trace.fake import copied_like_real_ones, fake_mode, fake_place
+from planner.trace.places import layer_numbers
 from planner.trace.recorder import Recorder, storage_of
 from planner.trace.semantics import Semantics
 from planner.trace.sharded import engine
@@ -170,17 +171,6 @@ def tensors_in(holder: Any) -> Iterator[torch.Tensor]:
             yield value
         elif type(value) is type(holder):
             yield from tensors_in(value)
-
-
-def layer_numbers(model: Any) -> Callable[[str], int]:
-    """From a parameter's name to its decoder layer."""
-    stack = decoder_layers(model)
-    prefix = next(name for name, module in model.named_modules() if module is stack) + "."
-
-    def number(name: str) -> int:
-        return int(name[len(prefix) :].split(".")[0]) if name.startswith(prefix) else OUTSIDE
-
-    return number
 
 
 def states_of(optimizer: Any) -> Iterator[tuple[torch.Tensor, list[torch.Tensor]]]:

@@ -18,7 +18,7 @@ stream, and what copy-in and reduce-scatter allocate lies in pools of their own.
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -29,12 +29,12 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from torch.distributed.device_mesh import init_device_mesh
 
-from planner.allocator.events import OUTSIDE
 from planner.build.deepspeed import check_engine
 from planner.build.job import Job
 from planner.errors import UnsupportedScenario, first_line
 from planner.spec import Scenario, TrainSpec
 from planner.trace.fake import Answering
+from planner.trace.places import layer_numbers
 from planner.trace.private import dtensor_shapes, fake_process_group, fsdp_communication
 from planner.trace.recorder import Recorder
 from planner.trace.zero import zero_engine
@@ -194,12 +194,6 @@ def _inside(owner: type, name: str, context: Callable[[], AbstractContextManager
 
 # ---------------------------------------------------------------- DDP
 
-FIRST_BUCKET = 1 << 20
-"""Bytes that close the first bucket. torch 2.13 csrc/distributed/c10d/reducer.hpp, kDefaultFirstBucketBytes."""
-
-BUCKET = 25 << 20
-"""Bytes that close any further one. Same file, kDefaultBucketBytesCap."""
-
 
 def _ddp() -> Engine:
     """The reducer's buckets, written down: its C++ reads tensors' memory, which fake ones do not have.
@@ -207,35 +201,19 @@ def _ddp() -> Engine:
     With ``gradient_as_bucket_view=False``, accelerate's default, gradients stay tensors of their own and are copied
     into flat buckets and back, so the buckets are a second copy of all gradients that stands as long as the wrapper:
     torch 2.13 csrc/distributed/c10d/reducer.cpp, Reducer::initialize_buckets and finalize_bucket_dense. After the first
-    step they are rebuilt in the order in which gradients came, the old ones being released first; the layout here is
-    that of the rebuilt ones, for gradients that come in the reverse order of parameters. Broadcasts of buffers at the
-    beginning of a forward pass, some kilobytes, are left out.
+    step they are rebuilt in the order in which gradients came, the old ones being released first. A bucket of 25 MiB
+    may hold parts of several layers; here each layer's share is a block, so that all follow from those that ran.
+    Broadcasts of buffers at the beginning of a forward pass, some kilobytes, are left out.
     """
 
     def seed(recorder: Recorder, job: Job) -> None:
-        trained = [parameter for parameter in job.model.parameters() if parameter.requires_grad]
-        sizes: dict[torch.dtype, list[int]] = {}
-        for parameter in reversed(trained):
-            sizes.setdefault(parameter.dtype, []).append(parameter.numel() * parameter.element_size())
-        for size in (bucket for of_dtype in sizes.values() for bucket in buckets(of_dtype)):
-            recorder.ledger.allocate(size, "temporaries", "DistributedDataParallel", OUTSIDE)
+        places = layer_numbers(job.model)
+        shares: dict[int, int] = {}
+        for name, parameter in job.model.named_parameters():
+            if parameter.requires_grad:
+                place = places(name)
+                shares[place] = shares.get(place, 0) + parameter.numel() * parameter.element_size()
+        for place, size in shares.items():
+            recorder.ledger.allocate(size, "temporaries", "DistributedDataParallel", place)
 
     return Engine(seed=seed)
-
-
-def buckets(sizes: Iterable[int]) -> list[int]:
-    """Bytes of the buckets that hold gradients of these sizes, all of one dtype.
-
-    torch 2.13 csrc/distributed/c10d/reducer.cpp, compute_bucket_assignment_by_size: a bucket is closed once it is full.
-
-    >>> buckets([1 << 20, 1 << 20, 30 << 20, 5])
-    [1048576, 32505856, 5]
-    """
-    found: list[int] = []
-    filling = 0
-    for size in sizes:
-        filling += size
-        if filling >= (BUCKET if found else FIRST_BUCKET):
-            found.append(filling)
-            filling = 0
-    return [*found, filling] if filling else found

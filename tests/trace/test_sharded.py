@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from planner.allocator.depth import extend
 from planner.allocator.events import OUTSIDE, Trace, peaks
 from planner.result import Memory
 from planner.spec import Scenario
@@ -102,7 +103,19 @@ def test_buckets_are_a_second_copy_of_gradients() -> None:
     trace = traced(Case("llama", "full", mixed=True, sharding="ddp"))
     found = [block for block in trace.blocks if block.site == "DistributedDataParallel"]
     assert sum(block.bytes for block in found) == before_update(trace).gradients
-    assert all(block.owner == "temporaries" and block.layer == OUTSIDE for block in found)
+    assert {block.layer for block in found} == {OUTSIDE, 0, 1, 2, 3}
+    assert {block.owner for block in found} == {"temporaries"}
+
+
+def test_buckets_of_layers_that_did_not_run_are_there() -> None:
+    case = Case("llama", "full", mixed=True, sharding="ddp")
+    few, all_layers = (run(scenario(case), layers).trace for layers in (3, None))
+    whole = extend(few, 4)
+
+    def standing(trace: Trace) -> int:
+        return sum(block.bytes for block in trace.blocks if block.site == "DistributedDataParallel")
+
+    assert standing(whole) == standing(all_layers)
 
 
 @pytest.mark.parametrize(("storage", "divided"), [("uint8", False), ("bf16", True)])
