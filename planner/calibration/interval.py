@@ -13,6 +13,7 @@ from planner.calibration.residuals import Kind, Metric, Spread, Table, kind_of, 
 from planner.formulas.overhead import fragmentation
 from planner.result import Basis, Estimate, Peak
 from planner.spec import Scenario
+from planner.spec.layout import is_divided
 
 STATED = 0.10
 """Half width where nothing was measured (stated)."""
@@ -46,10 +47,11 @@ EXACT = Beyond(0, 0, 0)
 
 
 class Place(NamedTuple):
-    """A kind of run, and whether it is planned for a processor."""
+    """A kind of run, whether it is planned for a processor, and whether ranks divide the model or its sequences."""
 
     kind: Kind
     on_processor: bool
+    divided: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +108,15 @@ class Calibration:
 
     def _published(self, estimate: Estimate, scenario: Scenario, metric: Metric) -> Errors:
         """By published runs of the narrowest group that has enough; those of the closed form speak for a trace too."""
-        place = Place(kind_of(scenario, estimate.evidence, metric), scenario.cluster.gpu.is_cpu)
+        kind = kind_of(scenario, estimate.evidence, metric)
+        place = Place(kind, scenario.cluster.gpu.is_cpu, is_divided(scenario.train))
         if place not in self._known:
             self._known[place] = self._looked_up(*place)
         return self._known[place]
 
-    def _looked_up(self, kind: Kind, on_processor: bool) -> Errors:
-        """Published runs were all made on GPUs and say nothing about a processor."""
-        table = {} if on_processor else self.table
+    def _looked_up(self, kind: Kind, on_processor: bool, divided: bool) -> Errors:
+        """Published runs were all made on GPUs with whole models, and say nothing about a processor or about parts."""
+        table = {} if on_processor or divided else self.table
         found = look_up(table, kind) or look_up(table, kind._replace(evidence="closed-form"))
         if found is None:
             foreign = on_processor and kind.evidence == "closed-form"

@@ -14,6 +14,7 @@ from planner.formulas.operations import Ranks
 from planner.formulas.parallel import chunks_in_flight, padded_vocabulary, stage_layers
 from planner.spec import FLOAT_BYTES, ModelSpec, Scenario, Table, TrainSpec
 from planner.spec.layout import divides_as_megatron
+from planner.spec.layout import is_divided as is_divided
 
 
 class Rank(NamedTuple):
@@ -35,12 +36,6 @@ def ranks_on_tape(scenario: Scenario) -> Ranks:
         expert=train.expert_parallel,
         vocabulary=scenario.model.vocab_size if gathers else 0,
     )
-
-
-def is_divided(train: TrainSpec) -> bool:
-    """Whether several ranks work on the same sequences, or hold different experts."""
-    sizes = (train.tensor_parallel, train.pipeline_parallel, train.context_parallel, train.ulysses_parallel)
-    return max(*sizes, train.expert_parallel) > 1
 
 
 def kinds_of_rank(scenario: Scenario) -> tuple[Rank, ...]:

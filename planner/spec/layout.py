@@ -42,6 +42,12 @@ class Layout(NamedTuple):
         return self.data * self.replicate
 
 
+def is_divided(train: TrainSpec) -> bool:
+    """Whether several ranks work on the same sequences, or hold different experts."""
+    sizes = (train.tensor_parallel, train.pipeline_parallel, train.context_parallel, train.ulysses_parallel)
+    return max(*sizes, train.expert_parallel) > 1
+
+
 def divides_as_megatron(train: TrainSpec) -> bool:
     """Whether layers are divided as Megatron-LM and torchtitan do, which have what Accelerate has not.
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from planner.errors import UnsupportedScenario, UsageError
 from planner.spec import Behaviour, Block, Cluster, ModelSpec, Origin, TrainSpec
-from planner.spec.layout import divides_as_megatron, layout_of
+from planner.spec.layout import divides_as_megatron, is_divided, layout_of
 
 TENSOR_PLANS = (
     "apertus", "cohere", "deepseek_v2", "ernie4_5", "ernie4_5_moe", "exaone4", "gemma", "gemma2", "gemma3_text",
@@ -21,18 +21,15 @@ TENSOR_PLANS = (
 """Model types whose plan divides attention by heads and every MLP by channels: transformers 5.23,
 ``base_model_tp_plan``. Other plans leave attention whole or gather what they divide."""
 
-SIZES = ("tensor_parallel", "pipeline_parallel", "context_parallel", "ulysses_parallel", "expert_parallel")
-
-
-def is_divided(chosen: Mapping[str, Any]) -> bool:
-    """Whether ranks share the work on a sequence, or hold different experts."""
-    return any(chosen[name] > 1 for name in SIZES)
+GROUP = ("tensor_parallel", "pipeline_parallel", "context_parallel", "ulysses_parallel")
+"""Sizes whose product is the number of ranks that work on the same sequences."""
 
 
 def leaves_nothing(chosen: Mapping[str, Any], cluster: Cluster) -> bool:
-    """Whether every rank holds another part of the model, so that there is nothing to shard or to repeat."""
-    layout = layout_of(TrainSpec(**chosen), cluster)
-    return layout.shard * layout.replicate == 1
+    """Whether the model is divided and every rank holds another part, so that there is nothing to shard or repeat."""
+    train = TrainSpec(**chosen)
+    layout = layout_of(train, cluster)
+    return is_divided(train) and layout.shard * layout.replicate == 1
 
 
 def settle_layout(chosen: dict[str, Any], origins: dict[str, Origin], model: ModelSpec, cluster: Cluster) -> None:
@@ -41,10 +38,10 @@ def settle_layout(chosen: dict[str, Any], origins: dict[str, Origin], model: Mod
     Stages need as many micro-batches as there are of them to work at once. Where every rank holds another part,
     nothing is left to shard. Heads in parts have no fused loss; torch's ring is one of sdpa; Ulysses is DeepSpeed's.
     """
-    if not is_divided(chosen):
+    train = TrainSpec(**chosen)
+    if not is_divided(train):
         return
     wanted: dict[str, Any] = {}
-    train = TrainSpec(**chosen)
     if train.pipeline_parallel > 1:
         wanted["grad_accumulation"] = train.pipeline_parallel
     if train.tensor_parallel > 1 or train.pipeline_parallel > 1:
@@ -59,15 +56,15 @@ def settle_layout(chosen: dict[str, Any], origins: dict[str, Origin], model: Mod
         wanted["sharding"] = "zero1"
     for name, value in wanted.items():
         if origins[name] != "user" and chosen[name] != value:
-            chosen[name], origins[name] = value, "plan"
+            chosen[name], origins[name] = value, "default"
 
 
 def refuse_layout(chosen: Mapping[str, Any], model: ModelSpec, cluster: Cluster, stack: Behaviour) -> None:
     """Raise ``UsageError`` or ``UnsupportedScenario`` for a layout that cannot run, with the nearest that can."""
     _lonely(chosen, model)
-    if not is_divided(chosen):
-        return
     train = TrainSpec(**chosen)
+    if not is_divided(train):
+        return
     _groups(train, cluster)
     _heads(train, model)
     _channels(train, model)
@@ -85,7 +82,9 @@ def _lonely(chosen: Mapping[str, Any], model: ModelSpec) -> None:
     if chosen["virtual_stages"] > 1 and chosen["pipeline_parallel"] == 1:
         raise UsageError("--virtual-stages cuts the stages of a pipeline: add --pipeline-parallel 2")
     if chosen["expert_parallel"] > 1 and not model.is_moe:
-        raise UsageError(f"--expert-parallel divides experts, and {model.name} has none: use --tensor-parallel")
+        raise UnsupportedScenario(
+            f"--expert-parallel divides experts, and {model.name} has none: use --tensor-parallel"
+        )
 
 
 # ---------------------------------------------------------------- ranks
@@ -93,20 +92,20 @@ def _lonely(chosen: Mapping[str, Any], model: ModelSpec) -> None:
 
 def _groups(train: TrainSpec, cluster: Cluster) -> None:
     """Ranks that share sequences come in whole groups, and so do those that share experts."""
-    sizes = [size for size in (getattr(train, name) for name in SIZES[:-1]) if size > 1]
+    sizes = [size for size in (getattr(train, name) for name in GROUP) if size > 1]
     group, world = math.prod(sizes), cluster.world_size
     if world % group:
         shape = " x ".join(map(str, sizes))
         told = f"{shape} = {group}" if len(sizes) > 1 else str(group)
-        raise UsageError(f"groups of {told} ranks do not divide {world} GPUs: {_cards(group, cluster)}")
+        raise UnsupportedScenario(f"groups of {told} ranks do not divide {world} GPUs: {_cards(group, cluster)}")
     if train.sharding == "hsdp" and world // group % cluster.nodes:
-        raise UsageError(
+        raise UnsupportedScenario(
             f"--sharding hsdp replicates on {cluster.nodes} machines, which do not divide {world // group} groups of "
             f"ranks: use --sharding fsdp"
         )
     ranks = layout_of(train, cluster).shard
     if train.expert_parallel > 1 and ranks % train.expert_parallel:
-        raise UsageError(
+        raise UnsupportedScenario(
             f"--expert-parallel {train.expert_parallel} does not divide the {ranks} ranks that train on different "
             f"data: use {_dividing(ranks, train.expert_parallel)}"
         )
@@ -146,13 +145,13 @@ def _heads(train: TrainSpec, model: ModelSpec) -> None:
         copied = divides_as_megatron(train) and t % keys == 0
         if block.attention.latent is None and keys % t and not copied:
             more = ", or --sequence-parallel, under which they are copied" if t % keys == 0 else ""
-            raise UsageError(
+            raise UnsupportedScenario(
                 f"--tensor-parallel {t} does not divide the {keys} key-value heads of {model.name}: use "
                 f"{_dividing(keys, t)}{more}"
             )
         left = max(keys // t, 1)
         if left % u and u % left:
-            raise UsageError(
+            raise UnsupportedScenario(
                 f"--ulysses-parallel {u} neither divides the {left} key-value heads of {model.name} nor is a multiple "
                 f"of them: use {_dividing(left, u)}"
             )
@@ -178,7 +177,9 @@ def _widths(block: Block) -> Iterator[int]:
 
 def _divides(whole: int, size: int, name: str, what: str) -> None:
     if whole % size:
-        raise UsageError(f"--{name.replace('_', '-')} {size} does not divide {what}: use {_dividing(whole, size)}")
+        raise UnsupportedScenario(
+            f"--{name.replace('_', '-')} {size} does not divide {what}: use {_dividing(whole, size)}"
+        )
 
 
 def _sequence(train: TrainSpec) -> None:
@@ -191,7 +192,7 @@ def _sequence(train: TrainSpec) -> None:
     if train.seq_len % parts:
         below = train.seq_len // parts * parts
         nearest = " or ".join(str(length) for length in (below, below + parts) if length)
-        raise UsageError(
+        raise UnsupportedScenario(
             f"--seq-len {train.seq_len} is not a multiple of the {parts} parts of a sequence: use {nearest}"
         )
 
@@ -203,21 +204,23 @@ def _stages(train: TrainSpec, model: ModelSpec) -> None:
     """Every chunk has a layer; interleaved chunks are equal, and micro-batches come in multiples of the stages."""
     p, v, layers = train.pipeline_parallel, train.virtual_stages, model.num_hidden_layers
     if p > layers:
-        raise UsageError(f"--pipeline-parallel {p} is more than the {layers} layers of {model.name}: use {layers}")
+        raise UnsupportedScenario(
+            f"--pipeline-parallel {p} is more than the {layers} layers of {model.name}: use {layers}"
+        )
     if v == 1:
         return
     fitting = [v for v in range(1, layers // p + 1) if layers % (p * v) == 0 or (layers + 2) % (p * v) == 0]
     if v not in fitting:
         nearest = sorted(fitting, key=lambda chunks: (abs(chunks - v), chunks))[:2]
         told = " or ".join(map(str, sorted(nearest))) or "--virtual-stages 1"
-        raise UsageError(
+        raise UnsupportedScenario(
             f"--virtual-stages {v} does not cut the {layers} layers of {model.name} on {p} stages into equal chunks: "
             f"use {told}"
         )
     if train.grad_accumulation % p:
         below = train.grad_accumulation // p * p
         nearest_counts = " or ".join(str(count) for count in (below, below + p) if count)
-        raise UsageError(
+        raise UnsupportedScenario(
             f"interleaved stages take micro-batches by {p}, the number of stages, not {train.grad_accumulation}: use "
             f"--grad-accumulation {nearest_counts}"
         )
@@ -302,7 +305,7 @@ def _sharding(train: TrainSpec, cluster: Cluster) -> None:
     sharding, layout = train.sharding, layout_of(train, cluster)
     if layout.shard * layout.replicate == 1:
         if sharding != "none":
-            raise UsageError(
+            raise UnsupportedScenario(
                 f"--sharding {sharding} has nothing to divide: all {cluster.world_size} GPUs hold different parts; use "
                 f"--sharding none, or --gpus {2 * cluster.world_size}"
             )
@@ -319,7 +322,7 @@ def _sharding(train: TrainSpec, cluster: Cluster) -> None:
 
 def refuse_recording(train: TrainSpec) -> None:
     """Raise ``UnsupportedScenario`` where a step would have to be run, which only whole models can here."""
-    if max(getattr(train, name) for name in SIZES) > 1:
+    if is_divided(train):
         raise UnsupportedScenario(
             "a model that is divided among GPUs by layers, heads, experts or sequences is planned by closed form only: "
             "use --evidence closed-form, or --sharding alone"

@@ -30,7 +30,7 @@ from planner.spec import (
     TrainSpec,
     ZeroBuckets,
 )
-from planner.stacks.layouts import is_divided, leaves_nothing, refuse_layout, settle_layout
+from planner.stacks.layouts import leaves_nothing, refuse_layout, settle_layout
 from planner.stacks.rules import Defaults, load_stack
 
 MAX_SEQ_LEN = 2**24
@@ -250,7 +250,7 @@ def _refuse(chosen: Mapping[str, Any], model: ModelSpec, cluster: Cluster) -> No
     gpu, sharding = cluster.gpu, chosen["sharding"]
     if cluster.world_size > MAX_GPUS:
         raise UsageError(f"{cluster.world_size} GPUs are more than the {MAX_GPUS} that we plan for")
-    if cluster.world_size > 1 and sharding == "none" and not (is_divided(chosen) and leaves_nothing(chosen, cluster)):
+    if cluster.world_size > 1 and sharding == "none" and not leaves_nothing(chosen, cluster):
         kinds = ", ".join(kind for kind in get_args(Sharding) if kind != "none")
         raise UsageError(f"{cluster.world_size} GPUs need --sharding {kinds}, not none")
     if chosen["attention"] not in model.attends:
