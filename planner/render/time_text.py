@@ -14,7 +14,7 @@ PACED: dict[str, str] = {
     "communicate": "the links",
     "bubble": "the pipeline",
     "optimizer": "the optimizer",
-    "offload": "paging",
+    "offload": "the host",
 }
 """Parts of a step as what sets its pace."""
 

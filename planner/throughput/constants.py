@@ -36,6 +36,9 @@ class Constants:
     exposed: Share
     collective: Share
     host: Share
+    pinned: Share
+    dram: Share
+    drive: Share
     families: Mapping[str, Family]
 
     def family(self, gpu: Gpu) -> Family:

@@ -48,12 +48,9 @@ def data_exchanges(scenario: Scenario, parameters: Parameters) -> tuple[Exchange
 
 def _sharded(scenario: Scenario, parameters: Parameters) -> Iterator[Exchange]:
     train, layout, layers = scenario.train, scenario.layout, scenario.model.num_hidden_layers
-    stored = _wire(train) * (parameters.total - parameters.quantized)
-    if train.quantized and divisible(train):
-        stored += PACKED_BYTES * parameters.quantized
-    passes = train.grad_accumulation * (2 if train.reshard_after_forward else 1)
-    yield _ring("shard", "all_gather", layout.shard, passes * stored, passes * layers)
-    sums, gradients = _sums(scenario), _gradient_bytes(scenario) * parameters.trainable
+    passes, sums = passes_of(train), sums_of(scenario)
+    yield _ring("shard", "all_gather", layout.shard, passes * stored_bytes(train, parameters), passes * layers)
+    gradients = gradient_bytes(scenario) * parameters.trainable
     yield _ring("shard", "reduce_scatter", layout.shard, sums * gradients, sums * layers)
     if layout.replicate > 1:
         yield _ring("replicate", "all_reduce", layout.replicate, 2 * sums * gradients / layout.shard, sums * layers)
@@ -61,7 +58,7 @@ def _sharded(scenario: Scenario, parameters: Parameters) -> Iterator[Exchange]:
 
 def _replicated(scenario: Scenario, parameters: Parameters) -> Iterator[Exchange]:
     train, layout = scenario.train, scenario.layout
-    sums, width = _sums(scenario), _gradient_bytes(scenario)
+    sums, width = sums_of(scenario), gradient_bytes(scenario)
     gradients = width * parameters.trainable
     bucket = float(DDP_BUCKET)
     if train.sharding != "ddp":
@@ -78,7 +75,18 @@ def _ring(axis: Axis, kind: Kind, ranks: int, size: float, calls: int) -> Exchan
     return Exchange(axis, kind, ranks, sent=size * ring_share(ranks), calls=calls, hidden=True)
 
 
-def _sums(scenario: Scenario) -> int:
+def passes_of(train: TrainSpec) -> int:
+    """How often weights are gathered in one optimizer step: for forward and backward, once where they stay."""
+    return train.grad_accumulation * (2 if train.reshard_after_forward else 1)
+
+
+def stored_bytes(train: TrainSpec, parameters: Parameters) -> float:
+    """Bytes of the weights that an engine divides, as they travel."""
+    stored = float(_wire(train) * (parameters.total - parameters.quantized))
+    return stored + PACKED_BYTES * parameters.quantized if train.quantized and divisible(train) else stored
+
+
+def sums_of(scenario: Scenario) -> int:
     """How often gradients are summed among ranks in one optimizer step."""
     train = scenario.train
     if train.sharding == "zero1":
@@ -92,7 +100,7 @@ def _wire(train: TrainSpec) -> int:
     return 4 if train.weights_dtype == "fp32" and train.autocast == "none" else 2
 
 
-def _gradient_bytes(scenario: Scenario) -> int:
+def gradient_bytes(scenario: Scenario) -> int:
     """Bytes of a gradient as it travels: FSDP and ZeRO sum in the dtype of the gathered weights, DDP in its own."""
     train = scenario.train
     casts = train.sharding.startswith("zero") or (train.shards_by_fsdp and train.autocast != "none")

@@ -26,6 +26,9 @@ class Rates(NamedTuple):
     routes: Mapping[Axis, Route]
     exposed: float
     host_bytes_per_s: float
+    bus_bytes_per_s: float
+    dram_bytes_per_s: float
+    drive_bytes_per_s: float
     kernel_s: float
     collective_s: float
 
@@ -43,6 +46,7 @@ def rates_of(scenario: Scenario, known: Constants | None = None) -> Rates | None
     if peak is None or routes is None:
         return None
     family, bandwidth = known.family(gpu), gpu.bandwidth_bytes_per_s
+    bus = gpu.pcie_bytes_per_s or bandwidth
     return Rates(
         flops_per_s=peak * family.products.value,
         wide_flops_per_s=gpu.peak_flops_per_s.get("fp32", peak * WIDE_ELSEWHERE) * WIDE_SHARE,
@@ -51,7 +55,10 @@ def rates_of(scenario: Scenario, known: Constants | None = None) -> Rates | None
         dequant_bytes_per_s=bandwidth * known.dequantise.value,
         routes=routes,
         exposed=known.exposed.value,
-        host_bytes_per_s=(gpu.pcie_bytes_per_s or bandwidth) * known.host.value,
+        host_bytes_per_s=bus * known.host.value,
+        bus_bytes_per_s=bus * (known.pinned if scenario.train.pin_memory else known.host).value,
+        dram_bytes_per_s=known.dram.value,
+        drive_bytes_per_s=known.drive.value,
         kernel_s=known.kernel.value,
         collective_s=known.collective.value,
     )

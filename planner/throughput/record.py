@@ -24,7 +24,7 @@ MANY_TOKENS = 4096
 Regime = Literal["offload", "parallel", "nodes", "moe", "links", "launch", "prior", "few", "measured", "other"]
 
 IN_WORDS: Mapping[Regime, str] = {
-    "offload": "states paged over the bus",
+    "offload": "states paged or offloaded over the bus",
     "parallel": "models divided among ranks by more than their states",
     "nodes": "several machines",
     "moe": "mixtures of experts",
@@ -81,7 +81,7 @@ def records(path: Path = FILE) -> Mapping[Regime, Record]:
 
 def regime_of(scenario: Scenario, work: Work, parts: Mapping[TimePart, float], known: Constants) -> Regime:
     """The kind of run, hardest to know first."""
-    if parts["offload"] > 0:
+    if parts["offload"] > 0 or scenario.train.offload:
         return "offload"
     if is_divided(scenario.train):
         return "parallel"

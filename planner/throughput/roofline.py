@@ -49,34 +49,53 @@ def parts_of(work: Work, rates: Rates) -> Mapping[TimePart, float]:
         "communicate": sum(seconds_by_axis(work, rates).values()),
         "bubble": 0.0,
         "optimizer": update + work.update_kernels * rates.kernel_s,
-        "offload": work.paged / rates.host_bytes_per_s,
+        "offload": work.paged / rates.host_bytes_per_s + streaming_seconds(work, rates) + _returning(work, rates),
     }
     if work.bubble:
-        parts["bubble"] = work.bubble * micro_seconds(parts, rates.exposed, waiting_seconds(work, rates))
+        parts["bubble"] = work.bubble * _micro(work, rates, parts)
     return MappingProxyType(parts)
 
 
-def micro_seconds(parts: Mapping[TimePart, float], exposed: float, waiting: float = 0.0) -> float:
-    """All micro-steps: kernels run behind one another, launches beside them; links partly.
+def streaming_seconds(work: Work, rates: Rates) -> float:
+    """Seconds of PCIe that computing runs beside: shards on their way up, gradients and activations on theirs down."""
+    return work.offloading.streamed / rates.bus_bytes_per_s
 
-    Shapes:    seconds of each term; waiting: those of communicate that nothing hides; exposed: share of the shorter
-               that the longer does not hide
-    Formula:   device = ((compute + dequantise)^3 + launch^3)^(1/3) + waiting; links = communicate - waiting
+
+def _returning(work: Work, rates: Rates) -> float:
+    """Seconds in which the card waits: for the processor's update, the drive, and the weights that come back."""
+    away, drive = work.offloading, rates.drive_bytes_per_s
+    return away.waited / rates.bus_bytes_per_s + away.updated / rates.dram_bytes_per_s + away.drive / drive
+
+
+def _micro(work: Work, rates: Rates, parts: Mapping[TimePart, float]) -> float:
+    return micro_seconds(parts, rates.exposed, waiting_seconds(work, rates), streaming_seconds(work, rates))
+
+
+def micro_seconds(
+    parts: Mapping[TimePart, float], exposed: float, waiting: float = 0.0, streaming: float = 0.0
+) -> float:
+    """All micro-steps: kernels run behind one another, launches beside them; links and bus partly.
+
+    Shapes:    seconds of each term; waiting: those of communicate that nothing hides; streaming: of the bus to the host
+               beside computing; exposed: share of the shorter that the longer does not hide
+    Formula:   device = ((compute + dequantise)^3 + launch^3)^(1/3) + waiting
+               links = communicate - waiting + streaming
                max(device, links) + exposed * min(device, links)
-    Source:    a smooth maximum of device and processor; overlap of links as measured (``rates.toml``, exposed)
+    Source:    a smooth maximum of device and processor; overlap of links as measured (``rates.toml``, exposed); two
+               4090s gather through host memory, so links and bus are one there
     Valid:     prefetching engines (FSDP, ZeRO-3), bucketed all-reduce (DDP)
     Excludes:  input pipelines that cannot keep up
 
-    >>> parts = {"compute": 3.0, "dequantise": 1.0, "launch": 0.0, "communicate": 3.0}
-    >>> micro_seconds(parts, exposed=0.5, waiting=1.0)
+    >>> parts = {"compute": 3.0, "dequantise": 1.0, "launch": 0.0, "communicate": 2.0}
+    >>> micro_seconds(parts, exposed=0.5, waiting=1.0, streaming=1.0)
     6.0
     """
     busy = (parts["compute"] + parts["dequantise"]) ** SHARPNESS + parts["launch"] ** SHARPNESS
-    device, links = float(busy ** (1 / SHARPNESS)) + waiting, parts["communicate"] - waiting
+    device, links = float(busy ** (1 / SHARPNESS)) + waiting, parts["communicate"] - waiting + streaming
     return max(device, links) + exposed * min(device, links)
 
 
 def seconds_of(work: Work, rates: Rates, parts: Mapping[TimePart, float]) -> float:
     """The step: its micro-steps, the bubble of its pipeline, then the update and what waits for the bus."""
-    micro = micro_seconds(parts, rates.exposed, waiting_seconds(work, rates))
-    return micro + parts["bubble"] + parts["optimizer"] + parts["offload"]
+    after = parts["bubble"] + parts["optimizer"] + parts["offload"] - streaming_seconds(work, rates)
+    return _micro(work, rates, parts) + after

@@ -31,6 +31,10 @@ from planner.formulas.updates import Update, update_of
 from planner.result import Estimate, Parameters
 from planner.spec import Attention, Behaviour, ModelSpec, Scenario, TrainSpec
 from planner.throughput.exchanges import data_exchanges
+from planner.throughput.offloading import NOTHING, Offloading, offloading
+
+ELSEWHERE = Update(moved=0.0, products=0.0, kernels=0.0)
+"""Of an optimizer that runs on the host's processor."""
 
 
 class Load(NamedTuple):
@@ -47,7 +51,8 @@ class Work(NamedTuple):
     products read of weights (``weights``), that other operations ``moved`` and that ``dequantised``; ``kernels`` and
     ``collectives`` started. Of the whole step: ``exchanges`` among ranks, bytes ``updated`` in memory and ``paged``
     over the bus, FLOPs of the optimizer's own ``update_products``, and its ``update_kernels``. ``sequences``: groups of
-    ranks that see different tokens; ``bubble``: seconds in which a pipeline waits for each in which it works.
+    ranks that see different tokens; ``offloading``: bytes between card and host; ``bubble``: seconds in which a pipeline
+    waits for each in which it works.
     """
 
     tokens: float
@@ -66,6 +71,7 @@ class Work(NamedTuple):
     update_products: float
     update_kernels: float
     paged: float
+    offloading: Offloading = NOTHING
     bubble: float = 0.0
 
     @property
@@ -141,6 +147,7 @@ def _work(scenario: Scenario, parameters: Parameters, load: Load, paged: float) 
         update_products=update.products,
         update_kernels=update.kernels,
         paged=paged,
+        offloading=offloading(scenario, parameters, tokens),
     )
 
 
@@ -230,6 +237,8 @@ def _collectives(scenario: Scenario) -> int:
 def _update(scenario: Scenario, parameters: Parameters) -> Update:
     """What the optimizer does on one rank, the sums of accumulated gradients included."""
     train, ranks = scenario.train, scenario.layout.shard
+    if "optimizer" in train.offload:
+        return ELSEWHERE
     inventory = profile_of(scenario).inventory
     e = 4 if train.sharding.startswith("zero") else inventory.trained_bytes
     return update_of(

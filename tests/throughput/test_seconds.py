@@ -18,6 +18,7 @@ from planner.stacks import resolve
 from planner.throughput import Load, step_time
 from planner.throughput.constants import constants
 from planner.throughput.links import route_of
+from planner.throughput.offloading import Offloading
 from planner.throughput.rates import Rates, peak_of, rates_of
 from planner.throughput.record import IN_WORDS, LEAST, records
 from planner.throughput.roofline import (
@@ -40,6 +41,9 @@ RATES = Rates(
     routes={"shard": Route(4, 4, inside=5.0, outside=None, hop_inside=0.01, hop_outside=0.0)},
     exposed=0.5,
     host_bytes_per_s=2.0,
+    bus_bytes_per_s=8.0,
+    dram_bytes_per_s=16.0,
+    drive_bytes_per_s=4.0,
     kernel_s=0.1,
     collective_s=0.5,
 )
@@ -88,6 +92,17 @@ def test_parts_by_hand() -> None:
 def test_the_step_by_hand() -> None:
     """Device (18^3 + 4^3)^(1/3) = 18.0656, and 1.6 that it waits; half of 3.6 shows beside it; 5 and 2 come after."""
     assert seconds_of(WORK, RATES, parts_of(WORK, RATES)) == pytest.approx(18.0656 + 1.6 + 1.8 + 7, abs=1e-3)
+
+
+def test_offloaded_states_stream_beside_computing_and_return_after() -> None:
+    """24 / 8 = 3 of the bus beside it, of which half shows; 8 / 8 back up, 32 / 16 on the processor, 4 / 4 on a drive
+    after; and the 2 that were paged."""
+    away = WORK._replace(offloading=Offloading(streamed=24, waited=8, updated=32, drive=4))
+    parts = parts_of(away, RATES)
+
+    assert parts["offload"] == pytest.approx(2 + 3 + 1 + 2 + 1)
+    without = seconds_of(WORK, RATES, parts_of(WORK, RATES))
+    assert seconds_of(away, RATES, parts) == pytest.approx(without + 3 / 2 + 4)
 
 
 def test_a_pipeline_waits_for_a_share_of_what_it_works() -> None:

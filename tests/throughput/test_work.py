@@ -15,6 +15,7 @@ from planner.formulas.traffic import moved
 from planner.formulas.updates import update_of
 from planner.spec import Cluster, Method, ModelSpec, Scenario
 from planner.stacks import resolve
+from planner.throughput.offloading import offloading
 from planner.throughput.work import Load, Work, work_of
 from tests.throughput.small import card, llama
 
@@ -320,6 +321,39 @@ def test_fp32_weights_travel_as_what_computes() -> None:
 
 def test_alone_nobody_sends() -> None:
     assert work().exchanges == ()
+
+
+# ---------------------------------------------------------------- offloading
+
+
+@pytest.mark.parametrize(
+    ("offload", "more", "found"),
+    [
+        # four micro-steps, two ranks of one machine: ZeRO-3 sums gradients in each, 2 bytes, half of them on a rank;
+        # updated weights come back in 2; Adam moves 30 bytes a parameter in the machine's memory
+        ("optimizer", {}, (4 * 2 * TOTAL / 2, 2 * TOTAL / 2, 30 * TOTAL, 0)),
+        # two gathers in each micro-step of 2 bytes, half of them from this rank
+        ("parameters", {}, (8 * 2 * TOTAL / 2, 0, 0, 0)),
+        # one layer's input of 2 * 64 bytes for each of 2048 tokens, down and up
+        ("activations", {}, (4 * 2048 * 2 * 64 * 2, 0, 0, 0)),
+        ("optimizer", {"offload_device": "nvme"}, (4 * 2 * TOTAL / 2, 2 * TOTAL / 2, 30 * TOTAL, 24 * TOTAL)),
+    ],
+)
+def test_bytes_between_card_and_host(offload: str, more: dict[str, Any], found: tuple[float, ...]) -> None:
+    train = replace(
+        scenario(gpus=2, sharding="zero3", grad_accumulation=4).train, offload=tuple(offload.split(",")), **more
+    )
+    one = replace(scenario(gpus=2, sharding="zero3"), train=train)
+
+    assert offloading(one, estimate(scenario(gpus=2, sharding="zero3")).parameters, 2048) == pytest.approx(found)
+
+
+def test_an_optimizer_on_the_host_moves_nothing_on_the_card() -> None:
+    one = scenario(gpus=2, sharding="zero3")
+    away = replace(one, train=replace(one.train, offload=("optimizer",)))
+
+    assert work_of(one, estimate(one)).updated > 0
+    assert work_of(away, estimate(one)).updated == 0
 
 
 # ---------------------------------------------------------------- divided models
