@@ -3,7 +3,7 @@
 from dataclasses import replace
 from types import MappingProxyType
 
-from planner.closed_form import gathering
+from planner.closed_form import flattening, gathering
 from planner.closed_form.backward import backward_phase
 from planner.closed_form.forward import forward_phase
 from planner.closed_form.load import load_phase
@@ -13,6 +13,7 @@ from planner.closed_form.optimizer_step import optimizer_phase
 from planner.closed_form.parallel import Rank, is_divided, kinds_of_rank
 from planner.closed_form.profile import profile_of
 from planner.closed_form.step import Step, prepare
+from planner.closed_form.zero import as_deepspeed
 from planner.errors import UnsupportedScenario
 from planner.formulas.overhead import NCCL, fragmentation, spare_bytes
 from planner.peft_config import beyond_plain_lora
@@ -36,7 +37,7 @@ def estimate(scenario: Scenario) -> Estimate:
 
 
 def _of_rank(rank: Rank) -> Estimate:
-    step = prepare(rank.scenario, rank.beside)
+    step = prepare(as_deepspeed(rank.scenario), rank.beside)
     phases: dict[Phase, Memory] = {
         "load": load_phase(step),
         **_passes(step),
@@ -50,6 +51,8 @@ def _passes(step: Step) -> dict[Phase, Memory]:
     """Forward, loss and backward."""
     if step.shards.units is not None:
         return gathering.phases(step, step.shards.units)
+    if step.shards.flat is not None:
+        return flattening.phases(step, step.shards.flat)
     return {"forward": forward_phase(step), "loss": loss_phase(step), "backward": backward_phase(step)}
 
 

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from planner.closed_form.flat import Flat
 from planner.closed_form.inventory import Inventory
 from planner.closed_form.profile import Profile
 from planner.closed_form.units import Units
@@ -16,7 +17,7 @@ COMPUTE_BYTES = 2
 class Shards(NamedTuple):
     """Bytes on one rank. Five are buffers, counted as temporaries in the phases that they name.
 
-    ``units``: what FSDP2 gathers and reduces, whose buffers come and go inside the phases.
+    ``units`` and ``flat``: what FSDP2 and ZeRO gather and reduce, whose buffers come and go inside the phases.
     """
 
     weights: int
@@ -31,6 +32,7 @@ class Shards(NamedTuple):
     backward: int = 0
     update: int = 0
     units: Units | None = None
+    flat: Flat | None = None
 
 
 def states(scenario: Scenario, profile: Profile, divided: Divided) -> Shards:

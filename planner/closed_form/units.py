@@ -214,17 +214,17 @@ class Sharing(NamedTuple):
 @lru_cache(maxsize=4096)
 def units_of(model: ModelSpec, storage: Storage, sharing: Sharing) -> Units:
     """The units of a model under one way of storing it."""
-    maker = _Maker(model, storage, sharing)
+    maker = Pieces(model, storage, sharing)
     tied = model.tie_word_embeddings
-    token, *others = model.embeddings
+    words, others = model.embeddings[:1], model.embeddings[1:]  # stages of a pipeline but the first have none
     norm = [model.final_norm] if model.final_norm is not None else []
     outer: list[Module] = [*others, *model.extra_norms, *model.extra_linears]
     wrapped = storage.method != "full"  # PEFT's wrapper hides the final norm
     head = list(maker.head())
-    tail = [*head, *maker.modules([*([] if wrapped else norm), *([token] if tied else [])])]
+    tail = [*head, *maker.modules([*([] if wrapped else norm), *(words if tied else [])])]
     return Units(
         root=maker.unit([*maker.modules([*outer, *(norm if wrapped else [])])]),
-        embedding=NOTHING if tied else maker.unit(maker.modules([token]), ends_large=True),
+        embedding=NOTHING if tied else maker.unit(maker.modules(words), ends_large=True),
         tail=maker.unit(tail, ends_large=True),
         kinds=tuple(maker.unit(maker.block(block)) for block in model.blocks),
         layout=model.layout,
@@ -235,7 +235,7 @@ def units_of(model: ModelSpec, storage: Storage, sharing: Sharing) -> Units:
     )
 
 
-class _Maker:
+class Pieces:
     """Tensors of modules as pieces."""
 
     def __init__(self, model: ModelSpec, storage: Storage, sharing: Sharing) -> None:

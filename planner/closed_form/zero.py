@@ -1,40 +1,91 @@
-"""One rank under DeepSpeed's ZeRO: its shards, fp32 masters, and flat buffers."""
+"""One rank under DeepSpeed's ZeRO: its partitions, fp32 masters, and flat buffers."""
 
-from planner.closed_form.inventory import Inventory
-from planner.closed_form.profile import Profile
-from planner.closed_form.rank import COMPUTE_BYTES, Shards, divisible, optimizer_of, states
-from planner.formulas.sharding import deepspeed_reduce_buffers, divisors, shard, zero3_live_parameters
-from planner.spec import Scenario
+from dataclasses import replace
 
-MASTER_BYTES = 4
-"""ZeRO keeps an fp32 copy of every 16-bit parameter that it trains."""
+from planner.closed_form.divided import with_all_experts
+from planner.closed_form.flat import Flat, flat_of
+from planner.closed_form.profile import Profile, key_of, storage_of
+from planner.closed_form.rank import Shards, divisible
+from planner.closed_form.units import Sharing
+from planner.formulas.states import Trainable, optimizer_bytes
+from planner.formulas.zero import MASTER_BYTES, NORM_BYTES, Buckets, buckets
+from planner.spec import FLOAT_BYTES, Scenario
+
+
+def as_deepspeed(scenario: Scenario) -> Scenario:
+    """The scenario in the dtypes that the engine makes of it.
+
+    It casts every floating-point parameter to the dtype of mixed precision and computes without autocast, so norms that
+    PEFT made fp32, adapters and a checkpoint in fp32 are 16-bit. Source: DeepSpeed 0.19.8 runtime/engine.py,
+    _cast_module_mixed_precision; accelerate 1.15 accelerator.py, where autocast is left to DeepSpeed.
+    """
+    train = scenario.train
+    narrow = train.weights_dtype if train.autocast == "none" else train.autocast
+    if not train.sharding.startswith("zero") or narrow == "fp32":
+        return scenario
+    cast = replace(train, autocast="none", weights_dtype=narrow, adapter_dtype=narrow)
+    return replace(scenario, train=cast, stack=replace(scenario.stack, kbit_upcast="none"))
 
 
 def zero(scenario: Scenario, profile: Profile) -> Shards:
     """The stage that the settings name, over the ranks of the layout that shard."""
     train, inventory = scenario.train, profile.inventory
-    divided = divisors(train.sharding, scenario.layout.shard)
-    shards = _buffered(scenario, profile, states(scenario, profile, divided))
-    if inventory.trained_bytes != COMPUTE_BYTES:
-        return shards
-    trained = tuple(tensor._replace(e=0) for tensor in inventory.trained)
-    optimizer = optimizer_of(train, trained, MASTER_BYTES, divided.optimizer)
-    master = shard(MASTER_BYTES * inventory.trainable, divided.optimizer)
-    widened = shard(2 * inventory.gradients, divided.optimizer)
-    return shards._replace(
-        optimizer=optimizer.states + master, managed=optimizer.managed, update=optimizer.temporary + widened
+    flat = _flat(scenario)
+    limits = limits_of(scenario)
+    own = Trainable(flat.own, 1, 1)
+    grouped = min(flat.own, limits.sub_group) if flat.stage == 3 else flat.own
+    optimizer = optimizer_bytes(train.optimizer, [own], e=MASTER_BYTES)
+    working = optimizer_bytes(train.optimizer, [Trainable(grouped, 1, 1)], e=MASTER_BYTES).temporary
+    trained = flat.e * flat.own if flat.stage == 3 else flat.e * flat.trained
+    base = inventory.weights if flat.stage < 3 else flat.frozen + _undivided(scenario, profile)
+    return Shards(
+        weights=base if train.uses_adapters or flat.stage < 3 else base + trained,
+        adapters=trained if train.uses_adapters else 0,
+        gradients=flat.gradients,
+        optimizer=optimizer.states + _master(flat),
+        managed=optimizer.managed,
+        largest_gradient=max(tensor.numel * (tensor.e or inventory.trained_bytes) for tensor in inventory.trained),
+        standing=flat.bucket + flat.persistent if flat.stage == 3 else 0,
+        update=_update(flat, grouped, working),
+        flat=flat,
     )
 
 
-def _buffered(scenario: Scenario, profile: Profile, shards: Shards) -> Shards:
-    reduce = deepspeed_reduce_buffers(h=scenario.model.hidden_size, e=COMPUTE_BYTES)
-    if scenario.train.sharding != "zero3":
-        return shards._replace(backward=reduce)
-    params = _gatherable(scenario, profile.inventory)
-    live = zero3_live_parameters(params=params, h=scenario.model.hidden_size, e=COMPUTE_BYTES)
-    return shards._replace(forward=live, loss=live, backward=live + reduce // 2)
+def limits_of(scenario: Scenario) -> Buckets:
+    """Sizes of DeepSpeed's buckets for this model."""
+    return buckets(scenario.train.zero_buckets, h=scenario.model.hidden_size)
 
 
-def _gatherable(scenario: Scenario, inventory: Inventory) -> int:
-    whole = scenario.train.quantized and not divisible(scenario.train)
-    return inventory.parameters.total - (inventory.parameters.quantized if whole else 0)
+def _flat(scenario: Scenario) -> Flat:
+    key, train = key_of(scenario), scenario.train
+    word = FLOAT_BYTES[train.quant_storage] if train.quantized and divisible(train) else 0
+    sharing = Sharing(
+        ranks=scenario.layout.shard, compute=0, quant_storage=word, called=True, reshard=True, replicated=False
+    )
+    stage = int(train.sharding.removeprefix("zero"))
+    storage, limits = storage_of(key, scenario.stack), limits_of(scenario)
+    found = flat_of(scenario.model, storage, sharing, limits, stage, train.gradient_checkpointing)
+    if train.expert_parallel == 1:
+        return found
+    # each part of the experts is divided among the ranks that hold it: as if all ranks divided all experts
+    everything = with_all_experts(scenario.model)
+    all_of_it = flat_of(everything, storage, sharing, limits, stage, train.gradient_checkpointing)
+    return found._replace(own=all_of_it.own, touched=all_of_it.touched)
+
+
+def _undivided(scenario: Scenario, profile: Profile) -> int:
+    """Scales of packed weights, and the packed weights where they are no floats."""
+    if not scenario.train.quantized:
+        return 0
+    return profile.inventory.scales if divisible(scenario.train) else profile.inventory.quantized_weights
+
+
+def _master(flat: Flat) -> int:
+    """The fp32 copy of this rank's part; stage 3 takes fp32 weights as they are."""
+    return 0 if flat.stage == 3 and flat.e == MASTER_BYTES else MASTER_BYTES * flat.own
+
+
+def _update(flat: Flat, grouped: int, working: int) -> int:
+    """In turn: gradients in fp64 for their norm, flat in their dtype and in fp32, and what the optimizer makes."""
+    widened = MASTER_BYTES * grouped if flat.e != MASTER_BYTES else 0
+    return max(NORM_BYTES * flat.largest, flat.e * grouped + widened, widened + working)

@@ -101,6 +101,62 @@ def fullest_partition(sizes: Sequence[int], ranks: int) -> Partition:
     return Partition(max(sums.values()), max(sizes))
 
 
+# ---------------------------------------------------------------- reductions in backward
+
+
+class Arrival(NamedTuple):
+    """A gradient that backward has made: its tensor's place in the model, elements, and offset in a flat buffer."""
+
+    place: int
+    size: int
+    start: int
+
+
+def reductions(arrivals: Sequence[Arrival], *, bucket: int, ranks: int, stage: int) -> dict[int, int]:
+    """Elements of whole gradients and of copies that stand beside the bucket and the partition, most by place.
+
+    Shapes:    gradients in the order of backward; one that fits is copied into the bucket and goes, one that does not
+               waits as it is for the next; a full bucket is reduced, and copied before that unless it lies in one part
+    Formula:   at an arrival: waiting + arriving + copy of what is reduced
+    Source:    stage_1_and_2.py, reduce_independent_p_g_buckets_and_remove_grads, average_tensor and allreduce_bucket;
+               stage3.py, the same and __add_grad_to_ipg_bucket; runtime/comm/coalesced_collectives.py,
+               reduce_scatter_coalesced (a single tensor that N divides is not copied)
+    Valid:     stages 2 and 3 with contiguous_gradients and reduce_scatter, the defaults
+    Excludes:  the bucket; a second one under overlap_comm in stage 2, which is off by default there
+
+    >>> reductions([Arrival(0, 90, 10), Arrival(0, 10, 0)], bucket=50, ranks=4, stage=2)
+    {0: 190}
+    >>> reductions([Arrival(0, 88, 10), Arrival(0, 10, 0)], bucket=50, ranks=4, stage=3)
+    {0: 98}
+    """
+    part = flat_partition(sum(arrival.size for arrival in arrivals), ranks)
+    most: dict[int, int] = {}
+    pending: list[Arrival] = []
+    for arrival in arrivals:
+        waiting = sum(one.size for one in pending)
+        beside = arrival.size + (waiting if waiting > bucket else 0)
+        if pending and waiting + arrival.size > bucket:
+            beside += _copied(pending, part, ranks, stage)
+            pending = []
+        pending.append(arrival)
+        most[arrival.place] = max(most.get(arrival.place, 0), beside)
+    if pending:
+        waiting = sum(one.size for one in pending)
+        beside = (waiting if waiting > bucket else 0) + _copied(pending, part, ranks, stage)
+        most[pending[-1].place] = max(most[pending[-1].place], beside)
+    return most
+
+
+def _copied(pending: Sequence[Arrival], part: int, ranks: int, stage: int) -> int:
+    """Elements of the copy that is reduced in place of the gradients."""
+    size = sum(one.size for one in pending)
+    if stage == 3:
+        return 0 if len(pending) == 1 and size % ranks == 0 else size
+    first = min(one.start for one in pending)
+    last = max(one.start + one.size for one in pending) - 1
+    return 0 if first // part == last // part else size
+
+
 # ---------------------------------------------------------------- stage 3: every tensor by itself
 
 

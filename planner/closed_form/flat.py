@@ -1,0 +1,179 @@
+"""What DeepSpeed's walk over a model finds: modules with their tensors, gradients in their order, gathered bytes."""
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from types import MappingProxyType
+from typing import NamedTuple
+
+from planner.closed_form.inventory import Storage
+from planner.closed_form.units import Pieces, Sharing
+from planner.formulas.adapters import Part, block_parts
+from planner.formulas.coordinator import AFTER, BEFORE, Module, Tensor, live, visits
+from planner.formulas.sharding import Piece
+from planner.formulas.zero import Arrival, Buckets, fullest_partition, own_partitions, persistent, reductions
+from planner.spec import Block, Mlp, ModelSpec
+
+
+class Flat(NamedTuple):
+    """One rank under one stage. Bytes, unless it says elements.
+
+    ``gathered``: most by pass and place. ``reduced``: whole gradients and copies beside the bucket, most by place.
+    """
+
+    stage: int
+    e: int
+    """Bytes of an element of what is trained."""
+    trained: int
+    """Elements that are trained."""
+    own: int
+    """Elements of this rank's part of them."""
+    touched: int
+    """Elements of the gradients that this rank keeps."""
+    largest: int
+    """Elements of the largest part of a tensor."""
+    frozen: int
+    """Parts of frozen tensors."""
+    persistent: int
+    bucket: int
+    gathered: Mapping[tuple[str, int], int]
+    reduced: Mapping[int, int]
+
+    def live(self, which: str, place: int) -> int:
+        """Gathered bytes in a pass over a place."""
+        return self.gathered.get((which, place), 0)
+
+    @property
+    def gradients(self) -> int:
+        """What this rank keeps of reduced gradients."""
+        return self.e * self.touched
+
+
+@lru_cache(maxsize=1024)
+def flat_of(
+    model: ModelSpec, storage: Storage, sharing: Sharing, limits: Buckets, stage: int, checkpointing: bool
+) -> Flat:
+    """A model under one stage among ``sharing.ranks``."""
+    walk = _Numbered(Pieces(model, storage, sharing))
+    modules = walk.model(model)
+    ranks, trained = sharing.ranks, walk.trained
+    sizes = [tensor.numel for tensor in trained]
+    e = storage.weight_bytes if storage.method == "full" else storage.adapter_bytes
+    arrivals = _arrivals(trained)
+    whole = sum(sizes)
+    part = fullest_partition(sizes, ranks)
+    own = own_partitions(sizes, ranks) if stage == 3 else -(-whole // (2 * ranks)) * 2
+    gathered: dict[tuple[str, int], int] = {}
+    if stage == 3:
+        trace = visits(modules, checkpointing=checkpointing, embedding_again=storage.method == "full" or checkpointing)
+        for found in live(tuple(walk.tensors), trace, limits):
+            key = (found.visit.which, found.visit.module.place)
+            gathered[key] = max(gathered.get(key, 0), found.arriving)
+    return Flat(
+        stage=stage,
+        e=e,
+        trained=whole,
+        own=own,
+        touched=own if stage == 3 else part.numel,
+        largest=-(-part.largest // ranks) if stage == 3 else min(part.largest, own),
+        frozen=sum(-(-tensor.numel // ranks) * tensor.bytes // max(tensor.numel, 1) for tensor in walk.frozen),
+        persistent=persistent((tensor.numel for tensor in walk.tensors), limits.persistence) * e,
+        bucket=e * limits.reduce,
+        gathered=MappingProxyType(gathered),
+        reduced=MappingProxyType(
+            {
+                place: e * count
+                for place, count in reductions(arrivals, bucket=limits.reduce, ranks=ranks, stage=stage).items()
+            }
+        ),
+    )
+
+
+class _Trained(NamedTuple):
+    place: int
+    numel: int
+
+
+def _arrivals(trained: Iterable[_Trained]) -> list[Arrival]:
+    start, found = 0, []
+    for tensor in trained:
+        found.append(Arrival(tensor.place, tensor.numel, start))
+        start += tensor.numel
+    return found[::-1]
+
+
+class _Numbered:
+    """Modules of a model, with numbers for their tensors in the order of the model."""
+
+    def __init__(self, pieces: Pieces) -> None:
+        self.pieces = pieces
+        self.tensors: list[Tensor] = []
+        self.trained: list[_Trained] = []
+        self.frozen: list[Tensor] = []
+
+    def model(self, model: ModelSpec) -> list[Module]:
+        """Everything, the model's own containers first: they fetch ahead, too."""
+        words, others = model.embeddings[:1], model.embeddings[1:]  # stages of a pipeline but the first have none
+        embedding = self.leaf([*words], BEFORE)
+        parts: list[Part] = [*others, *model.extra_norms, *model.extra_linears]
+        front = [self.leaf([part], BEFORE) for part in parts]
+        containers = [Module((), BEFORE)] * (4 if self.pieces.storage.method != "full" else 2)
+        layers = [self.layer(model.blocks[kind], place) for place, kind in enumerate(model.layout)]
+        norm = [self.leaf([model.final_norm], AFTER)] if model.final_norm is not None else []
+        head = self.of(self.pieces.head(), AFTER)
+        if model.tie_word_embeddings:
+            head = head._replace(tensors=(*embedding.tensors, *head.tensors))
+        return [*containers, embedding, *front, Module((), BEFORE), *layers, *norm, head]
+
+    def layer(self, block: Block, place: int) -> Module:
+        """A layer: a norm, attention, the other norms and what comes after attention."""
+        first, *others = [self.leaf([norm], place) for norm in block.norms] or [Module((), place)]
+        attention = block.attention
+        inner = [self.linear(part, place) for part in attention.linears]
+        inner += [self.leaf([part], place) for part in (*attention.norms, *attention.tables)]
+        parts = [first, Module((), place, tuple(inner)), *others]
+        if block.mlp is not None:
+            parts.append(self.mlp(block.mlp, place))
+        if block.experts is not None:
+            parts.append(self.experts(block, place))
+        return Module((), place, tuple(parts))
+
+    def mlp(self, mlp: Mlp, place: int) -> Module:
+        inputs = [self.linear(part, place) for part in mlp.inputs]
+        activation, output = Module((), place), self.linear(mlp.output, place)
+        tables = [self.leaf([part], place) for part in mlp.tables]
+        return Module((), place, (*inputs, activation, output, *tables))
+
+    def experts(self, block: Block, place: int) -> Module:
+        """Experts are fetched as one module: DeepSpeed takes sparse blocks as leaves."""
+        everything, parts = list(self.pieces.block(block)), block_parts(block)
+        adapted = everything[len(list(self.pieces.modules(parts))) :]
+        attention, mlp = block.attention, block.mlp
+        dense: list[Part] = [*attention.linears, *block.all_norms, *attention.tables, *(mlp.linears if mlp else ())]
+        known = {part.name for part in dense}
+        rest = [part for part in parts if part.name not in known]
+        return self.of([*self.pieces.modules(rest), *adapted], place)
+
+    def linear(self, part: Part, place: int) -> Module:
+        """A matrix; with an adapter, the wrapper of three modules and a dropout."""
+        base, everything = list(self.pieces.base(part)), list(self.pieces.modules([part]))
+        if len(base) == len(everything):
+            return self.of(base, place)
+        adapters = tuple(self.of([piece], place) for piece in everything[len(base) :])
+        return Module((), place, (self.of(base, place), Module((), place), *adapters))
+
+    def leaf(self, parts: list[Part], place: int) -> Module:
+        return self.of(self.pieces.modules(parts), place)
+
+    def of(self, pieces: Iterable[Piece], place: int) -> Module:
+        """A module that owns these tensors."""
+        numbers = []
+        for piece in pieces:
+            size = piece.rows * piece.columns
+            for _ in range(piece.copies):
+                numbers.append(len(self.tensors))
+                self.tensors.append(Tensor(size, size * piece.computed))
+                if piece.trained:
+                    self.trained.append(_Trained(place, size))
+                else:
+                    self.frozen.append(self.tensors[-1])
+        return Module(tuple(numbers), place)

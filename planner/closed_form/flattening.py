@@ -1,0 +1,141 @@
+"""Phases under ZeRO, whose buffers come and go inside them: the moments at which a rank can hold most."""
+
+from planner.closed_form.flat import Flat
+from planner.closed_form.forward import between_layers, in_layer
+from planner.closed_form.loss import end_of_layers, head_bytes
+from planner.closed_form.profile import Turn
+from planner.closed_form.step import Step
+from planner.formulas.coordinator import AFTER, BEFORE
+from planner.formulas.tape import Instant
+from planner.result import Memory, Phase
+
+
+def phases(step: Step, flat: Flat) -> dict[Phase, Memory]:
+    """Forward, loss and backward, each at its largest moment."""
+    backward = [*_head(step, flat), *_end(step, flat)]
+    for turn in step.profile.turns:
+        backward += _layer(step, flat, turn)
+    moments: dict[Phase, list[Memory]] = {
+        "forward": _forward(step, flat),
+        "loss": [_loss(step, flat)],
+        "backward": backward,
+    }
+    return {name: max(found, key=lambda memory: memory.total) for name, found in moments.items()}
+
+
+def _plus(memory: Memory, temporaries: int) -> Memory:
+    return memory._replace(temporaries=memory.temporaries + temporaries)
+
+
+# ---------------------------------------------------------------- gradients
+
+
+def _before_backward(step: Step, flat: Flat) -> int:
+    """Gradients that stand: those of earlier micro-steps, and stage 3's buffer always.
+
+    Stage 1 reduces at the last micro-step only, so until then every rank has them whole.
+    """
+    if flat.stage == 3:
+        return flat.gradients
+    if step.scenario.train.grad_accumulation == 1:
+        return 0
+    return flat.gradients if flat.stage == 2 else flat.e * flat.trained
+
+
+def _kept(step: Step, flat: Flat, made: int) -> int:
+    """Gradients in backward, when ``made`` bytes of whole ones have been made: stages 2 and 3 reduce them at once."""
+    stand = _before_backward(step, flat)
+    if flat.stage == 1:
+        return stand + (min(made, step.shards.largest_gradient) if stand else made)
+    return stand if flat.stage == 3 else stand + flat.gradients
+
+
+def _buffers(flat: Flat, which: str, place: int) -> int:
+    """The bucket, which stage 3 keeps all the time, and gathered parameters."""
+    return (flat.bucket if flat.stage < 3 else 0) + flat.live(which, place)
+
+
+def _beside(flat: Flat, place: int) -> int:
+    """Whole gradients that wait to be reduced, and copies of them."""
+    return 0 if flat.stage == 1 else flat.reduced.get(place, 0)
+
+
+# ---------------------------------------------------------------- forward and loss
+
+
+def _forward(step: Step, flat: Flat) -> list[Memory]:
+    stand = _before_backward(step, flat)
+    first = _plus(between_layers(step, Instant(), layer_inputs=1), flat.live("forward", BEFORE))
+    layers = [in_layer(step, turn, flat.live("forward", turn.before)) for turn in step.profile.turns]
+    return [memory._replace(gradients=stand) for memory in (first, *layers)]
+
+
+def _loss(step: Step, flat: Flat) -> Memory:
+    before = end_of_layers(step)._replace(gradients=_before_backward(step, flat))
+    before = _plus(before, step.profile.autocast_cache + flat.live("forward", AFTER))
+    if step.scenario.train.loss == "full":
+        return step.plus(before, step.largest(step.profile.loss.recompute))
+    hidden, head = step.plus(before, step.profile.hidden.kept), head_bytes(step)
+    return hidden._replace(
+        gradients=hidden.gradients + head.gradients,
+        activations=hidden.activations + head.forward - head.forward_logits - head.gradients,
+        logits=hidden.logits + head.forward_logits,
+    )
+
+
+# ---------------------------------------------------------------- backward
+
+
+def _head(step: Step, flat: Flat) -> list[Memory]:
+    """The loss and the head before any gradient is reduced; then the head's gradient waits, and is reduced."""
+    before = end_of_layers(step, again=True)
+    made = step.profile.loss.weight_grad
+    left = _plus(before, _buffers(flat, "backward", AFTER) + _beside(flat, AFTER) + step.bytes(step.profile.stream))
+    left = left._replace(gradients=_kept(step, flat, made))
+    before = _plus(before, flat.live("backward", AFTER))._replace(gradients=_before_backward(step, flat))
+    if step.scenario.train.loss == "full":
+        instant = step.largest(step.profile.loss.backward)
+        return [step.plus(before._replace(logits=0), instant, extra=instant.weight_grad), left]
+    hidden, head = step.plus(before, step.profile.hidden.kept), head_bytes(step)
+    fused = hidden._replace(
+        gradients=hidden.gradients + head.gradients,
+        activations=hidden.activations + head.kept - head.gradients,
+        logits=hidden.logits + head.backward_logits,
+        temporaries=hidden.temporaries + head.backward - head.kept - head.backward_logits,
+    )
+    return [fused, left]
+
+
+def _layer(step: Step, flat: Flat, turn: Turn) -> list[Memory]:
+    """A layer is computed again, its gradients are made, wait, and are reduced."""
+    place, part = turn.before, step.profile.layers[turn.kind]
+    checkpointing = step.scenario.train.gradient_checkpointing
+    lasting = step.profile.all_kept if checkpointing else turn.kept_before
+    memory = between_layers(step, lasting, layer_inputs=place + 1, again=True)
+    stream = step.bytes(step.profile.stream)
+    memory = _plus(memory, stream if checkpointing and step.scenario.stack.reentrant_checkpoint else 0)
+    made = turn.weight_grad_after + step.profile.loss.weight_grad
+    moments = []
+    for instant in part.backward:
+        whole = instant.weight_grad
+        beside = min(_beside(flat, place), whole)
+        kept = memory._replace(gradients=_kept(step, flat, made + whole))
+        moments.append(step.plus(kept, instant, extra=_buffers(flat, "backward", place) + beside))
+    kept = memory._replace(gradients=_kept(step, flat, made))
+    moments.append(_plus(kept, _buffers(flat, "backward", place) + _beside(flat, place) + stream))
+    if checkpointing:
+        again, waiting = step.largest(part.recompute), step.bytes(part.waiting)
+        moments.append(step.plus(kept, again, extra=_buffers(flat, "recompute", place) + waiting))
+    return moments
+
+
+def _end(step: Step, flat: Flat) -> list[Memory]:
+    """The embedding's gradient; then stage 1 reduces, and copies what this rank keeps."""
+    static = step.static()._replace(logits=step.held_logits)
+    stream, whole = step.bytes(step.profile.stream), flat.e * flat.trained
+    buffers = _buffers(flat, "backward", BEFORE)
+    last = _plus(static, buffers + _beside(flat, BEFORE) + stream + 2 * step.profile.tied_grad)
+    last = last._replace(gradients=_kept(step, flat, whole) if flat.stage > 1 else whole)
+    if flat.stage > 1:
+        return [last]
+    return [last, _plus(static, buffers + flat.gradients)._replace(gradients=whole)]
