@@ -287,7 +287,7 @@ def _telling(progress: Progress, steps: int) -> Callable[[Line], None]:
     """Shows where the child is."""
 
     def tell(line: Line) -> None:
-        if line["event"] == "begin":
+        if line["event"] == "begin" and not line.get("rank"):
             where = "loading" if line["phase"] == "load" else f"step {line['step'] + 1} of {steps}: {line['phase']}"
             progress(where.replace("_", " "))
 

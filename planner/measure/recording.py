@@ -6,7 +6,18 @@ from types import MappingProxyType
 from planner.measure.task import Device
 from planner.measure.truncation import closed_form_of
 from planner.measure.values import Measurement, PhasePeak, Prediction, Room, merged
-from planner.records import DiedIn, Environment, Peaks, PhasePeaks, Record, RunDevice, architecture_of, document_of, now
+from planner.records import (
+    DiedIn,
+    Environment,
+    Peaks,
+    PhasePeaks,
+    RankPeaks,
+    Record,
+    RunDevice,
+    architecture_of,
+    document_of,
+    now,
+)
 from planner.result import Estimate, Peak
 
 MOST_DETAIL = 500
@@ -44,6 +55,22 @@ def record_of(measurement: Measurement, prediction: Prediction | None, closed: E
         host_bytes=measurement.host_bytes,
         owners=measurement.owners,
         predicted=predicted(prediction, closed),
+        rank=measurement.rank,
+        ranks=tuple(_rank(number, part) for number, part in enumerate(measurement.ranks)),
+    )
+
+
+def _rank(number: int, part: Measurement) -> RankPeaks:
+    """One of several ranks."""
+    peak = peak_of(phase for step in part.steps for phase in step.phases)
+    return RankPeaks(
+        rank=number,
+        allocated_bytes=peak.allocated_bytes,
+        reserved_bytes=peak.reserved_bytes,
+        device_bytes=peak.device_bytes,
+        owners=part.owners,
+        steady_seconds=part.seconds,
+        host_bytes=part.host_bytes,
     )
 
 

@@ -29,6 +29,7 @@ Outcome = Literal["done", "out_of_memory", "timed_out", "killed", "failed"]
 Nothing: Mapping[str, Any] = MappingProxyType({})
 
 MOST_BYTES = 2**60
+MOST_RANKS = 2**20
 _TIME = re.compile(r"\d{4}-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-6]\d(\.\d{1,9})?Z", re.ASCII)
 
 
@@ -74,6 +75,16 @@ class PhasePeaks(Peaks):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RankPeaks(Peaks):
+    """The highest points of one of several ranks, what stands between its steps by owner, and its median step."""
+
+    rank: int
+    owners: Mapping[str, int] = field(default_factory=lambda: Nothing)
+    steady_seconds: float | None = None
+    host_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DiedIn:
     """Where a run ended that did not end well: a step, counted from 0, and its phase."""
 
@@ -97,6 +108,8 @@ class Record:
     ``layers``: how many layers ran, ``None`` for all. ``lengths``: of the steps' sequences, where they differed; the
     scenario has the longest. ``first`` and ``steady`` are steps by phase; ``peak`` is the
     highest of all steps. ``predicted``: bytes by evidence and metric, as they were predicted when the run was made.
+    ``ranks``: of a run on several cards, each of them; all other numbers are of ``rank``, the fullest or the one that
+    ended the run.
     """
 
     taken_at: str
@@ -122,6 +135,8 @@ class Record:
     owners: Mapping[str, int] = field(default_factory=lambda: Nothing)
     predicted: Mapping[str, Mapping[str, int]] = field(default_factory=lambda: Nothing)
     limits: Limits | None = None
+    rank: int | None = None
+    ranks: tuple[RankPeaks, ...] = ()
     later: Mapping[str, Any] = field(default_factory=lambda: Nothing)
     """Facts that a later version wrote, carried along as they are."""
 
@@ -144,6 +159,17 @@ class Record:
     def stack(self) -> str:
         """Name of the stack, without versions."""
         return str(self.scenario["stack"]["name"])
+
+    @property
+    def sharding(self) -> str:
+        """How states were divided among cards; ``none`` on one of them."""
+        return str(self.scenario["train"].get("sharding", "none"))
+
+    @property
+    def gpus(self) -> int:
+        """Cards in all."""
+        cluster = self.scenario.get("cluster", Nothing)
+        return int(cluster.get("gpus", 1)) * int(cluster.get("nodes", 1))
 
     @property
     def first_step_alone(self) -> bool:
@@ -269,6 +295,8 @@ def _check(record: Record) -> None:
         value = getattr(record, name)
         if value is not None and not 0 <= value < 1e15:
             raise Mismatch(f"measurement.{name} {show(value)} is no sane number")
+    if not all(0 <= part.rank < MOST_RANKS for part in record.ranks) or not 0 <= (record.rank or 0) < MOST_RANKS:
+        raise Mismatch("measurement.ranks has a number that is none of a rank")
     if record.device.kind == "cuda":
         _check_order(record)
 
@@ -293,7 +321,10 @@ def _bytes(record: Record) -> Iterator[tuple[str, int]]:
         *((f"owners.{name}", count) for name, count in record.owners.items()),
         *((f"predicted.{kind}.{name}", count) for kind, by in record.predicted.items() for name, count in by.items()),
     ]
-    peaks: tuple[Peaks | None, ...] = (record.peak, record.load, *record.first, *record.steady)
+    for part in record.ranks:
+        found += [(f"ranks.owners.{name}", count) for name, count in part.owners.items()]
+        found.append(("ranks.host_bytes", part.host_bytes))
+    peaks: tuple[Peaks | None, ...] = (record.peak, record.load, *record.first, *record.steady, *record.ranks)
     for one in peaks:
         found += [(f"peaks.{name.name}", getattr(one, name.name)) for name in fields(Peaks) if one is not None]
     yield from ((name, count) for name, count in found if count is not None)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from planner.render import words
 from planner.render.machine import settings_of
+from planner.render.ranks import ranks_sheet
 from planner.render.sheet import Cell, Column, Sheet, printable, row
 from planner.result import Estimate
 from planner.spec import MOMENTS
@@ -25,6 +26,13 @@ OUTCOMES = {
 
 HEADINGS: Mapping["Metric", str] = {"reserved": "Reserved by the caching allocator", "device": "In use on the device"}
 """Tables beside that of allocated bytes, which has the title of the whole."""
+
+COUNTED: tuple["Metric", ...] = ("allocated", "reserved", "device")
+
+ABOUT_GLOO = (
+    "Ranks of processors talk by gloo, whose copies are left out: NCCL has none in the allocator. The table of phases "
+    "is of one rank, and seconds are those of processes that share this machine."
+)
 
 ABOUT_CPU = (
     "No CUDA device: this is the processor's allocator, the bytes of tensors with the CPU's kernels. It shows that the "
@@ -50,7 +58,17 @@ def measured_sheets(found: Measured) -> list[Sheet]:
     counted = [metric for metric in HEADINGS if any(one.measured and one.measured.of(metric) for one in found.rows)]
     sheets = [_sheet(found, _title(found.measurement), "allocated")]
     sheets += [_sheet(found, HEADINGS[metric], metric) for metric in counted]
-    return [*sheets[:-1], replace(sheets[-1], notes=(*_notes(found), *found.notes))]
+    sheets += [_ranks(found.measurement)] if found.measurement.ranks else []
+    return [*sheets[:-1], replace(sheets[-1], notes=(*sheets[-1].notes, *_notes(found), *found.notes))]
+
+
+def _ranks(measurement: "Measurement") -> Sheet:
+    return ranks_sheet(
+        [
+            (number, [part.peak.of(metric) if part.peak else None for metric in COUNTED], part.owners, part.seconds)
+            for number, part in enumerate(measurement.ranks)
+        ]
+    )
 
 
 def _sheet(found: Measured, title: str, metric: "Metric") -> Sheet:
@@ -85,7 +103,8 @@ def _title(measurement: "Measurement") -> str:
     device = measurement.device.name if measurement.device else scenario.cluster.gpu.name
     depth = f", first {measurement.layers} layers" if measurement.layers else ""
     shape = f"{train.micro_batch_size} × {train.seq_len} tokens"
-    return f"{scenario.model.name} on {device}: {train.method}{depth}, {shape}"
+    ranks = f", {train.sharding} on {len(measurement.ranks)} ranks" if measurement.ranks else ""
+    return f"{scenario.model.name} on {device}: {train.method}{ranks}{depth}, {shape}"
 
 
 def _notes(found: Measured) -> list[str]:
@@ -96,9 +115,13 @@ def _notes(found: Measured) -> list[str]:
         notes.append(f"The run {OUTCOMES[measurement.outcome]} {_where(measurement)}: {measurement.detail}.")
     elif measurement.detail:
         notes.append(f"The run is whole: {measurement.detail}.")
+    if measurement.ranks and measurement.outcome == "done":
+        notes.append(f"The phases are those of rank {measurement.rank}, the fullest of {len(measurement.ranks)}.")
+    elif measurement.ranks:
+        notes.append(f"The phases are those of rank {measurement.rank}.")
     notes += [*_time(measurement), *_room(measurement), *_predicted_sizes(found)]
     if measurement.device is not None and measurement.device.kind == "cpu":
-        notes.append(ABOUT_CPU)
+        notes += [ABOUT_CPU, *([ABOUT_GLOO] if measurement.ranks else [])]
     notes.append("Weights are random, and so are the tokens: bytes depend on neither.")
     notes.append(", ".join(f"{name} {version}" for name, version in measurement.versions.items()))
     notes.append(_surroundings(measurement))
@@ -210,15 +233,10 @@ def measured_document(found: Measured) -> dict[str, object]:
         "detail": measurement.detail,
         "owners": dict(measurement.owners),
         "load": None if measurement.load is None else _peak(measurement.load),
-        "steps": [
-            {
-                "number": step.number,
-                "seconds": step.seconds,
-                "tokens": step.tokens,
-                "phases": [_peak(peak) for peak in step.phases],
-            }
-            for step in measurement.steps
-        ],
+        "steps": _steps(measurement),
+        "gpus": scenario.cluster.world_size,
+        "rank": measurement.rank,
+        "ranks": [_rank(number, part) for number, part in enumerate(measurement.ranks)],
         "predicted": _predicted(found.prediction),
         "closed_form": None if found.closed is None else _closed(found.closed),
         "comparison": [_compared(one) for one in found.rows],
@@ -229,6 +247,36 @@ def measured_document(found: Measured) -> dict[str, object]:
 
 def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
+
+
+def _rank(number: int, part: "Measurement") -> dict[str, object]:
+    """What one of several ranks reported."""
+    return {
+        "rank": number,
+        "device": None if part.device is None else part.device._asdict(),
+        "room": None if part.room is None else part.room._asdict(),
+        "outcome": part.outcome,
+        "detail": part.detail,
+        "died_in": None if part.died_in is None else part.died_in._asdict(),
+        "host_bytes": part.host_bytes,
+        "seconds": part.seconds,
+        "owners": dict(part.owners),
+        "load": None if part.load is None else _peak(part.load),
+        "peak": None if part.peak is None else _peak(part.peak),
+        "steps": _steps(part),
+    }
+
+
+def _steps(measurement: "Measurement") -> list[dict[str, object]]:
+    return [
+        {
+            "number": step.number,
+            "seconds": step.seconds,
+            "tokens": step.tokens,
+            "phases": [_peak(peak) for peak in step.phases],
+        }
+        for step in measurement.steps
+    ]
 
 
 def _peak(peak: "PhasePeak") -> dict[str, object]:

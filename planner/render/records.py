@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from planner.render import words
+from planner.render.ranks import ranks_sheet
 from planner.render.sheet import Cell, Column, Sheet, printable, row
 from planner.units import format_bytes
 
@@ -61,7 +62,7 @@ def _listed(record: "Record") -> tuple[Cell, ...]:
             Cell(record.id[:SHORT], "strong"),
             record.taken_at[:16].replace("T", " "),
             f"{record.model}{_depth(record)}",
-            record.method,
+            f"{record.method}{_cards(record)}",
             _shape(record),
             printable(record.device.name),
             record.stack,
@@ -80,6 +81,11 @@ def _outcome(record: "Record") -> Cell:
 
 def _depth(record: "Record") -> str:
     return f", {record.layers} layers" if record.layers else ""
+
+
+def _cards(record: "Record") -> str:
+    """Among how many cards, and how."""
+    return f", {record.sharding} × {record.gpus}" if record.gpus > 1 else ""
 
 
 def _shape(record: "Record") -> str:
@@ -114,6 +120,8 @@ def _summary(record: "Record") -> dict[str, object]:
         "method": record.method,
         "stack": record.stack,
         "layers": record.layers,
+        "gpus": record.gpus,
+        "sharding": record.sharding,
         "micro_batch_size": train.get("micro_batch_size"),
         "seq_len": train.get("seq_len"),
         "device": record.device.name,
@@ -131,11 +139,13 @@ def _summary(record: "Record") -> dict[str, object]:
 def record_sheets(record: "Record") -> list[Sheet]:
     """Facts of one run, its peaks by phase, and its peaks beside what was predicted."""
     facts = Sheet(
-        f"{record.model} on {printable(record.device.name)}: {record.method}{_depth(record)}, {_shape(record)} tokens",
+        f"{record.model} on {printable(record.device.name)}: {record.method}{_cards(record)}{_depth(record)}, "
+        f"{_shape(record)} tokens",
         (Column("fact"), Column("value", wraps=True)),
         tuple(row((Cell(name, "strong"), printable(value))) for name, value in _facts(record)),
     )
-    return [facts, *([_phases(record)] if record.first or record.load else []), _peaks(record)]
+    phases = [_phases(record)] if record.first or record.load else []
+    return [facts, *phases, *([_ranks(record)] if record.ranks else []), _peaks(record)]
 
 
 def _facts(record: "Record") -> list[tuple[str, str]]:
@@ -217,6 +227,15 @@ def _phases(record: "Record") -> Sheet:
 def _phase(step: str, peaks: "PhasePeaks") -> tuple[Cell, ...]:
     counts = (peaks.allocated_bytes, peaks.reserved_bytes, peaks.device_bytes)
     return row((step, words.phase(printable(peaks.phase)), *map(words.amount, counts)))
+
+
+def _ranks(record: "Record") -> Sheet:
+    return ranks_sheet(
+        [
+            (part.rank, [getattr(part, f"{name}_bytes") for name in METRICS[:3]], part.owners, part.steady_seconds)
+            for part in record.ranks
+        ]
+    )
 
 
 def _peaks(record: "Record") -> Sheet:
