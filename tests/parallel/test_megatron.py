@@ -1,5 +1,6 @@
 """Megatron-LM's published formulas against the tape of one rank: to the byte, with every difference named."""
 
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -62,6 +63,26 @@ def test_fused_attention_keeps_what_selective_recomputation_does(a: int, h: int,
 
     expected = printed + statistics(t, sequence=sequence) + logsumexp
     assert kept(h, a, t, sequence=sequence, fused=True) == expected
+
+
+def test_the_pages_table_shows_the_papers_formula_and_our_tape() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-it-works" / "parallel.md").read_text(encoding="utf-8")
+    shown = [row.split(" | ")[1:] for row in page.splitlines() if row.startswith(("| 22B", "| 175B", "| 530B", "| 1T"))]
+
+    mib = [[float(cell.rstrip(" |")) for cell in row] for row in shown]
+    for row, (a, h) in zip(mib, ((64, 6144), (96, 12288), (128, 20480), (160, 25600)), strict=True):
+        printed = [
+            layer_activations(s=S, b=B, h=h, a=a, t=8),
+            layer_activations(s=S, b=B, h=h, a=a, t=8, sequence=True),
+            layer_activations(s=S, b=B, h=h, a=a, t=8, sequence=True, recompute="selective"),
+        ]
+        ours = [
+            kept(h, a, 8, sequence=False, fused=False),
+            kept(h, a, 8, sequence=True, fused=False),
+            kept(h, a, 8, sequence=True, fused=True),
+        ]
+        assert row[::2] == [round(count / 2**20, 1) for count in printed]
+        assert row[1::2] == [round(count / 2**20, 2) for count in ours]
 
 
 @pytest.mark.parametrize("sequence", [False, True])
