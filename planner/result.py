@@ -138,6 +138,8 @@ class Estimate:
         return self.phases[self.peak.phase]
 
 
+Axis = Literal["shard", "replicate", "tensor", "context", "ulysses", "pipeline", "expert"]
+"""The group of ranks that communicate, by the size of the layout that it divides."""
 TimePart = Literal["compute", "dequantise", "launch", "communicate", "bubble", "optimizer", "offload"]
 TIME_PARTS: tuple[TimePart, ...] = get_args(TimePart)
 
@@ -170,7 +172,7 @@ class StepTime:
     parts: Mapping[TimePart, float]
     bound: TimePart
     basis: TimeBasis
-    exchanges: Mapping[str, float] = field(default_factory=dict)
+    exchanges: Mapping[Axis, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,8 +3,9 @@
 import math
 from typing import Literal, NamedTuple
 
-Axis = Literal["shard", "replicate", "tensor", "context", "ulysses", "pipeline", "expert"]
-"""The group of ranks that communicate, by the size of the layout that it divides."""
+from planner.result import Axis
+
+__all__ = ["Axis", "Exchange", "Kind", "Route", "exchange_seconds", "ring_share"]
 
 Kind = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all", "send"]
 

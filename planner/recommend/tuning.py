@@ -165,7 +165,8 @@ def _sharding(base: Ask) -> tuple[Settings, ...]:
 def _batches(base: Ask, method: Method) -> Iterator[Mapping[str, int]]:
     """Micro-batches from 1 on, with as much accumulation as makes up the sequences of a step."""
     held, settings = base.held, base.request.settings
-    world = max(base.cluster.world_size // prod(int(settings.get(name, 1)) for name in SHARING), 1)  # type: ignore[arg-type]
+    sharing = prod(int(settings.get(name, 1)) for name in SHARING)  # type: ignore[arg-type, misc]
+    world = max(base.cluster.world_size // sharing, 1)
     sizes = (int(settings["micro_batch_size"]),) if "micro_batch_size" in held else MICRO_BATCHES  # type: ignore[arg-type]
     accumulated = int(settings["grad_accumulation"]) if "grad_accumulation" in held else 1  # type: ignore[arg-type]
     wanted = global_batch(method, base.job.task)

@@ -9,7 +9,7 @@ from typing import Literal
 from typing_extensions import TypedDict
 
 from planner.render.dataset import DatasetDocument
-from planner.result import BasisKind, Evidence, Phase, Quantity, Side, TimePart, Verdict
+from planner.result import Axis, BasisKind, Evidence, Phase, Quantity, Side, TimePart, Verdict
 from planner.spec import Origin, Sharding, Task
 
 SCHEMA: Literal[1] = 1
@@ -146,7 +146,7 @@ class StepDocument(TypedDict):
     tokens_per_second: float
     parts: dict[TimePart, float]
     bound: TimePart
-    exchanges: dict[str, float]
+    exchanges: dict[Axis, float]
     basis: TimeBasisDocument
 
 

@@ -5,7 +5,7 @@ from planner.render import recipe as recipe_text
 from planner.render import words
 from planner.render.plan_text import differing, labels
 from planner.render.sheet import Cell, Column, Sheet, row
-from planner.result import TIME_PARTS, Alternative, Candidate, Cost, Plan, StepTime
+from planner.result import TIME_PARTS, Alternative, Axis, Candidate, Cost, Plan, StepTime
 
 PACED: dict[str, str] = {
     "compute": "computing",
@@ -18,7 +18,7 @@ PACED: dict[str, str] = {
 }
 """Parts of a step as what sets its pace."""
 
-AMONG: dict[str, str] = {
+AMONG: dict[Axis, str] = {
     "shard": "data-parallel ranks",
     "replicate": "replicas",
     "tensor": "tensor-parallel ranks",

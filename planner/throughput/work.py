@@ -51,8 +51,8 @@ class Work(NamedTuple):
     products read of weights (``weights``), that other operations ``moved`` and that ``dequantised``; ``kernels`` and
     ``collectives`` started. Of the whole step: ``exchanges`` among ranks, bytes ``updated`` in memory and ``paged``
     over the bus, FLOPs of the optimizer's own ``update_products``, and its ``update_kernels``. ``sequences``: groups of
-    ranks that see different tokens; ``offloading``: bytes between card and host; ``bubble``: seconds in which a pipeline
-    waits for each in which it works.
+    ranks that see different tokens; ``offloading``: bytes between card and host; ``bubble``: seconds in which a
+    pipeline waits for each in which it works.
     """
 
     tokens: float

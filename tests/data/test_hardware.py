@@ -185,9 +185,9 @@ def test_machines_as_they_are_let(name: str, cards: int, gbps: float | None) -> 
 
 
 def test_no_network_is_faster_than_the_fabric_inside_the_machine() -> None:
-    networked = [gpu for gpu in GPUS.values() if gpu.network_bytes_per_s and gpu.nvlink_bytes_per_s]
+    rates = [(gpu.network_bytes_per_s or 0, (gpu.nvlink_bytes_per_s or 0) * gpu.gpus_per_node) for gpu in GPUS.values()]
 
-    assert all(gpu.network_bytes_per_s <= gpu.nvlink_bytes_per_s * gpu.gpus_per_node / 4 for gpu in networked)
+    assert all(4 * network <= fabric for network, fabric in rates if network and fabric)
     assert GPUS["gb200"].nvlink_gpus == 72
 
 

@@ -1,5 +1,7 @@
 """How many cards stand in how many machines, and which numbers of them are planned for, offered and let."""
 
+from typing import Any
+
 import pytest
 
 import planner
@@ -70,10 +72,10 @@ def test_a_network_that_the_user_has_lets_several_machines() -> None:
     assert cluster_of(Request(model="8b", gpu="4090", gpus=64), in_one(consumer, 64)).nodes == 1
 
 
-@pytest.mark.parametrize("network", [None, 100.0])
-def test_ways_out_of_several_machines_need_a_network(network: float | None) -> None:
-    plan = planner.plan(model="llama-3.1-405b", gpu="4090", method="qlora", network_gbps=network)
+@pytest.mark.parametrize("known", [{}, {"network_gbps": 100.0}])
+def test_ways_out_of_several_machines_need_a_network(known: dict[str, Any]) -> None:
+    plan = planner.plan(model="llama-3.1-405b", gpu="4090", method="qlora", **known)
     own = [way for way in plan.recommendation.rent if way.gpu == "rtx4090"]
 
-    assert all(way.gpus <= 8 or network for way in own)
-    assert bool(own) is (network is not None), "405B in 4 bits asks for more than eight cards of 24 GB"
+    assert all(way.gpus <= 8 or known for way in own)
+    assert bool(own) is bool(known), "405B in 4 bits asks for more than eight cards of 24 GB"

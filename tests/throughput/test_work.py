@@ -13,7 +13,7 @@ from planner.formulas.flops import effective_length
 from planner.formulas.params import active_params, outer_params
 from planner.formulas.traffic import moved
 from planner.formulas.updates import update_of
-from planner.spec import Cluster, Method, ModelSpec, Scenario
+from planner.spec import Cluster, Method, ModelSpec, Offload, Scenario
 from planner.stacks import resolve
 from planner.throughput.offloading import offloading
 from planner.throughput.work import Load, Work, work_of
@@ -339,13 +339,11 @@ def test_alone_nobody_sends() -> None:
         ("optimizer", {"offload_device": "nvme"}, (4 * 2 * TOTAL / 2, 2 * TOTAL / 2, 30 * TOTAL, 24 * TOTAL)),
     ],
 )
-def test_bytes_between_card_and_host(offload: str, more: dict[str, Any], found: tuple[float, ...]) -> None:
-    train = replace(
-        scenario(gpus=2, sharding="zero3", grad_accumulation=4).train, offload=tuple(offload.split(",")), **more
-    )
-    one = replace(scenario(gpus=2, sharding="zero3"), train=train)
+def test_bytes_between_card_and_host(offload: Offload, more: dict[str, Any], found: tuple[float, ...]) -> None:
+    whole = scenario(gpus=2, sharding="zero3", grad_accumulation=4)
+    away = replace(whole, train=replace(whole.train, offload=(offload,), **more))
 
-    assert offloading(one, estimate(scenario(gpus=2, sharding="zero3")).parameters, 2048) == pytest.approx(found)
+    assert offloading(away, estimate(whole).parameters, 2048) == pytest.approx(found)
 
 
 def test_an_optimizer_on_the_host_moves_nothing_on_the_card() -> None:
