@@ -7,18 +7,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
 
-from planner.formulas.params import expert_params, model_params, outer_params
+from planner.formulas.host import checkpoint_bytes
+from planner.formulas.params import model_params
 from planner.result import Cost, Estimate, StepTime
-from planner.spec import FLOAT_BYTES, Gpu, Job, Lengths, ModelSpec, Price, Scenario, TrainSpec
+from planner.spec import FLOAT_BYTES, Gpu, Job, Lengths, Price, Scenario, TrainSpec
 from planner.spec.packing import packed_rows
 from planner.throughput import Load
 
 SHARDED = ("fsdp", "hsdp", "zero1", "zero2", "zero3")
 """Sharding that divides the optimizer's states among the ranks."""
-
-COPIED_BY_EVERY_RANK = ("ddp", "zero1", "zero2")
-"""Sharding under which every process builds the whole model in host memory. transformers 5.23 modeling_utils.py,
-from_pretrained without a device map; TRL 1.16 sft_trainer.py: ``device_map=None`` for distributed training."""
 
 QUANTISE_BANDWIDTH = 0.20
 """Share of the memory bandwidth that bitsandbytes' 4-bit kernels reach: litgpt, fms-acceleration, fsdp_qlora tables."""
@@ -253,29 +250,6 @@ def _loaded_bytes(scenario: Scenario) -> int:
 # ---------------------------------------------------------------- disk and host memory
 
 
-def checkpoint_bytes(model: ModelSpec) -> int:
-    """Bytes of the published safetensors, which is what a download moves.
-
-    Formula:   width * parameters; low-bit formats store experts (fp8: layers) in theirs and the rest in bf16
-    Source:    ``torch_dtype`` of the published config.json; MXFP4 4.25 bits (OCP MX specification 1.0: 8-bit scale per
-               32); int4 with a bf16 scale per 32 of compressed-tensors 4.5 bits
-    Valid:     repositories without a second copy in another format; 16 bits where nobody says
-    Excludes:  towers and layers that the text class does not load; tokenizer
-
-    >>> from planner.catalog import load_model
-    >>> round(checkpoint_bytes(load_model("llama-3.1-70b").model) / 1e9)
-    141
-    """
-    params, dtype = model_params(model), model.native_dtype or ""
-    if dtype.startswith(("mxfp4", "int4")):
-        low = expert_params(model)
-        return round(low * (4.25 if dtype == "mxfp4" else 4.5) / 8) + 2 * (params - low)
-    if dtype.startswith("float8"):
-        outer = outer_params(model)
-        return params - outer + 2 * outer
-    return (4 if dtype == "float32" else 2) * params
-
-
 def saved_bytes(scenario: Scenario, estimate: Estimate) -> int:
     """One checkpoint of the run: what is trained, and the optimizer's states of all ranks.
 
@@ -305,16 +279,11 @@ def disk_bytes(scenario: Scenario, estimate: Estimate, job: Job, assumed: Assume
 
 
 def host_bytes(scenario: Scenario, estimate: Estimate) -> int:
-    """Host memory that the job needs on one machine: the loading peak, paged states, its processes.
+    """Host memory that the job needs on one machine: what the estimate says of its RAM, and its processes.
 
-    Formula:   max(copies * weights, ranks * paged) + ranks * process
-    Source:    transformers 5.23 modeling_utils.py: without a device map each process builds the model in host memory;
-               under FSDP only the first of a machine does; quantised weights go to their device tensor by tensor, and
-               ZeRO 3 partitions them as it reads. Accelerate 1.15, cpu_ram_efficient_loading
+    Formula:   max(loading, steady) + ranks * process
+    Source:    ``closed_form.host``
     Valid:     dataloader_num_workers of 0, as in the Trainer
     Excludes:  the page cache, which makes a second read of the checkpoint quick where there is room for it
     """
-    train, ranks = scenario.train, scenario.cluster.gpus
-    copies = ranks if train.sharding in COPIED_BY_EVERY_RANK else 1
-    built = 0 if train.quantized or train.sharding == "zero3" else copies * _loaded_bytes(scenario)
-    return max(built, ranks * estimate.peak.managed_bytes) + ranks * PROCESS_BYTES
+    return estimate.host.required_bytes + scenario.cluster.gpus * PROCESS_BYTES

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from planner.closed_form import flattening, gathering
 from planner.closed_form.backward import backward_phase
 from planner.closed_form.forward import forward_phase
+from planner.closed_form.host import host_of
 from planner.closed_form.load import load_phase
 from planner.closed_form.loss import loss_phase
 from planner.closed_form.moments import moment_phases, unused
@@ -44,7 +45,9 @@ def _of_rank(rank: Rank) -> Estimate:
         "optimizer_step": optimizer_phase(step),
         **moment_phases(step),
     }
-    return Estimate("closed-form", step.profile.inventory.parameters, MappingProxyType(phases), _peak(step, phases))
+    host = host_of(rank.scenario, step)
+    peak = _peak(step, phases, host.steady_bytes // rank.scenario.cluster.gpus)
+    return Estimate("closed-form", step.profile.inventory.parameters, MappingProxyType(phases), peak, host=host)
 
 
 def _passes(step: Step) -> dict[Phase, Memory]:
@@ -64,7 +67,7 @@ def _refuse(scenario: Scenario) -> None:
         raise UnsupportedScenario(f"closed forms know plain LoRA, not {beyond}: use --evidence traced")
 
 
-def _peak(step: Step, phases: dict[Phase, Memory]) -> Peak:
+def _peak(step: Step, phases: dict[Phase, Memory], host_bytes: int) -> Peak:
     name = max(phases, key=lambda phase: phases[phase].total)
     memory = phases[name]
     cluster = step.scenario.cluster
@@ -89,7 +92,7 @@ def _peak(step: Step, phases: dict[Phase, Memory]) -> Peak:
         low_bytes=required + shared,
         high_bytes=required + shared,
         managed_bytes=step.managed,
-        host_bytes=step.managed,
+        host_bytes=host_bytes,
     )
 
 

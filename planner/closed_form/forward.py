@@ -1,5 +1,6 @@
 """Phase ``forward``: from the embedding to the last layer's output."""
 
+from planner.closed_form.offload import inputs_on_card, saved_on_card
 from planner.closed_form.profile import Turn
 from planner.closed_form.rank import COMPUTE_BYTES
 from planner.closed_form.step import Step
@@ -31,13 +32,14 @@ def between_layers(step: Step, kept: Instant, *, layer_inputs: int, again: bool 
     before = step.static(gradients=standing_gradients(step), held=not again)
     lasting = step.front + step.beside
     if step.scenario.train.gradient_checkpointing:
-        lasting += layer_inputs * step.bytes(step.profile.stream) - step.narrow_first_input
+        held_inputs = inputs_on_card(step.scenario.train, layer_inputs)
+        lasting += held_inputs * step.bytes(step.profile.stream) - step.narrow_first_input
     return Memory(
         before.weights,
         before.adapters,
         before.gradients,
         before.optimizer,
-        before.activations + lasting + step.bytes(kept.activations),
+        before.activations + lasting + saved_on_card(step.scenario, step.bytes(kept.activations)),
         step.bytes(kept.logits) + step.held_logits,
         before.temporaries + step.bytes(kept.temporaries),
     )

@@ -6,6 +6,7 @@ from planner.closed_form.flat import Flat
 from planner.closed_form.inventory import Inventory
 from planner.closed_form.profile import Profile
 from planner.closed_form.units import Units
+from planner.formulas.offload import Away
 from planner.formulas.sharding import Divided, shard
 from planner.formulas.states import OptimizerBytes, Trainable, optimizer_bytes
 from planner.spec import Scenario, TrainSpec
@@ -33,6 +34,8 @@ class Shards(NamedTuple):
     update: int = 0
     units: Units | None = None
     flat: Flat | None = None
+    away: Away = Away()
+    """What offloading moves beyond the card."""
 
 
 def states(scenario: Scenario, profile: Profile, divided: Divided) -> Shards:

@@ -1,6 +1,7 @@
 """States and buffers of one rank, by the engine that shares the work among ranks."""
 
 from planner.closed_form.fsdp import fsdp
+from planner.closed_form.offload import on_card
 from planner.closed_form.parallel import undivided_gradient
 from planner.closed_form.profile import Profile
 from planner.closed_form.rank import Shards, states
@@ -10,8 +11,8 @@ from planner.spec import Scenario
 
 
 def shard_states(scenario: Scenario, profile: Profile) -> Shards:
-    """States divided by the scheme, with its buffers."""
-    return ENGINES[scenario.train.sharding](scenario, profile)
+    """States divided by the scheme, with its buffers, less what is offloaded."""
+    return on_card(scenario, ENGINES[scenario.train.sharding](scenario, profile))
 
 
 def _none(scenario: Scenario, profile: Profile) -> Shards:

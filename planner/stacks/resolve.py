@@ -31,6 +31,7 @@ from planner.spec import (
     ZeroBuckets,
 )
 from planner.stacks.layouts import leaves_nothing, refuse_layout, settle_layout
+from planner.stacks.offloads import refuse_offload
 from planner.stacks.rules import Defaults, load_stack
 
 MAX_SEQ_LEN = 2**24
@@ -186,6 +187,7 @@ def _settle_all(
     if origins["attention"] != "user" and chosen["attention"] == "flash" and _computes_in_fp32(chosen):
         chosen["attention"] = next(name for name in ("sdpa", "eager") if name in model.attends)
     _refuse(chosen, model, cluster)
+    refuse_offload(chosen, defaults.behaviour)
     refuse_layout(chosen, model, cluster, defaults.behaviour)
     return _Settled(TrainSpec(**chosen), origins, defaults.behaviour)
 
