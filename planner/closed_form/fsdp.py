@@ -4,9 +4,11 @@ from planner.closed_form.inventory import Inventory
 from planner.closed_form.profile import Profile, key_of, storage_of
 from planner.closed_form.rank import COMPUTE_BYTES, Shards, divisible, optimizer_of, states
 from planner.closed_form.units import Sharing, Units, units_of
+from planner.errors import UnsupportedScenario
+from planner.formulas.adapters import saved_modules
 from planner.formulas.sharding import divisors
 from planner.formulas.states import Trainable
-from planner.spec import FLOAT_BYTES, Scenario, TrainSpec
+from planner.spec import FLOAT_BYTES, ModelSpec, Scenario, TrainSpec
 
 
 def fsdp(scenario: Scenario, profile: Profile) -> Shards:
@@ -62,6 +64,7 @@ def _version_2(scenario: Scenario, profile: Profile) -> Shards:
 
 def _units(scenario: Scenario) -> Units:
     key, train = key_of(scenario), scenario.train
+    _refuse_shared(scenario.model, train)
     word = FLOAT_BYTES[train.quant_storage] if train.quantized and divisible(train) else 0
     weight_alone = train.loss != "full" and scenario.stack.name == "trl" and train.uses_adapters
     sharing = Sharing(
@@ -73,6 +76,22 @@ def _units(scenario: Scenario) -> Units:
         replicated=scenario.layout.replicate > 1,
     )
     return units_of(scenario.model, storage_of(key, scenario.stack), sharing)
+
+
+def _refuse_shared(model: ModelSpec, train: TrainSpec) -> None:
+    """PEFT's copy of a tied head or embedding hides from accelerate that the originals are one matrix.
+
+    accelerate 1.15 utils/fsdp_utils.py, fsdp2_prepare_model, then puts one matrix into two units, which torch 2.13
+    refuses.
+    """
+    if not model.tie_word_embeddings or not train.uses_adapters:
+        return
+    tied = {model.lm_head.name, model.embeddings[0].name}
+    if saved := sorted(tied & set(saved_modules(model, train.modules_to_save))):
+        raise UnsupportedScenario(
+            f"fully_shard cannot divide {model.name} with --modules-to-save {','.join(saved)}: its embedding and head "
+            "are one matrix; leave it out, or use --sharding ddp"
+        )
 
 
 def _local(inventory: Inventory, ranks: int) -> tuple[Trainable, ...]:

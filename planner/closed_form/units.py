@@ -14,7 +14,7 @@ from planner.closed_form.profile import NO_ADAPTERS
 from planner.formulas.adapters import Adapters, adapters, block_parts, expert_sites, parameter_sites
 from planner.formulas.adapters import Part as Module
 from planner.formulas.params import quantized_matrices
-from planner.formulas.sharding import Piece, fsdp_cast, fsdp_gathered, fsdp_gradients, fsdp_reduced, fsdp_shard
+from planner.formulas.sharding import Piece, fsdp_gathered, fsdp_gradients, fsdp_reduced, fsdp_shard
 from planner.spec import Block, Linear, ModelSpec, Norm
 
 
@@ -27,8 +27,6 @@ class Unit(NamedTuple):
     """Shards that are; their gradients, once they are reduced, have as many bytes."""
     gathered: int = 0
     """The all-gather's output, and again the parameters that it is copied into."""
-    cast: int = 0
-    """Shards in the dtype of compute, while the collective's output is filled."""
     whole: int = 0
     """Gradients before they are reduced."""
     reduced: int = 0
@@ -258,7 +256,6 @@ class Pieces:
             frozen=fsdp_shard((piece for piece in found if not piece.trained), ranks),
             trained=fsdp_shard((piece for piece in found if piece.trained), ranks),
             gathered=fsdp_gathered(found, ranks) if ranks > 1 else 0,
-            cast=fsdp_cast(found, ranks),
             whole=fsdp_gradients(found),
             reduced=reduced,
             reduce_input=reduced * ranks,

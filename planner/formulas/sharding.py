@@ -142,28 +142,13 @@ def fsdp_gathered(pieces: Iterable[Piece], ranks: int) -> int:
     Source:    torch 2.13 distributed/fsdp/_fully_shard/_fsdp_collectives.py, foreach_all_gather and
                foreach_all_gather_copy_out
     Valid:     two ranks and more
-    Excludes:  this rank's own shard, and the copy of it in the dtype of compute (``fsdp_cast``)
+    Excludes:  this rank's own shard; a copy of it in the dtype of compute, which goes before parameters are copied out
 
     >>> experts = Piece(rows=8, columns=4096 * 28672, copies=1, stored=2, computed=2, trained=False)
     >>> fsdp_gathered([experts], 8), fsdp_gathered([experts], 64)
     (1879048192, 15032385536)
     """
     return ranks * sum(piece.chunk(ranks) * piece.computed for piece in pieces)
-
-
-def fsdp_cast(pieces: Iterable[Piece], ranks: int) -> int:
-    """Bytes of a rank's shards in the dtype of compute, before they are gathered.
-
-    Shapes:    one flat tensor of the shards whose own dtype is another
-    Formula:   sum of ceil(rows/N) * columns * computed
-    Source:    torch 2.13 distributed/fsdp/_fully_shard/_fsdp_collectives.py, _get_param_all_gather_inputs
-    Valid:     under a mixed-precision policy; nothing is copied without one
-    Excludes:  the collective's output, into which it is copied
-
-    >>> fsdp_cast([Piece(128256, 4096, 1, 4, 2, True)], 8)
-    131334144
-    """
-    return sum(piece.chunk(ranks) * piece.computed for piece in pieces if piece.stored != piece.computed)
 
 
 def fsdp_gradients(pieces: Iterable[Piece]) -> int:

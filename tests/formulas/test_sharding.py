@@ -8,7 +8,6 @@ from planner.formulas.sharding import (
     ddp_buckets,
     deepspeed_reduce_buffers,
     divisors,
-    fsdp_cast,
     fsdp_gathered,
     fsdp_gradients,
     fsdp_reduced,
@@ -99,10 +98,6 @@ def test_what_is_gathered_is_padded_to_the_ranks(ranks: int) -> None:
     assert fsdp_gathered([TABLE, EXPERTS], ranks) == 2 * ranks * (TABLE.chunk(ranks) + EXPERTS.chunk(ranks))
     assert fsdp_gathered([TABLE], ranks) >= 2 * TABLE.numel
     assert fsdp_gathered([EXPERTS], 64) == 8 * fsdp_gathered([EXPERTS], 8)
-
-
-def test_only_other_dtypes_are_copied_before_they_are_gathered() -> None:
-    assert fsdp_cast([TABLE, EXPERTS], 8) == 2 * TABLE.chunk(8)
 
 
 def test_gradients_are_whole_in_the_dtype_of_compute_and_reduced_to_a_shard() -> None:
