@@ -200,9 +200,11 @@ def test_what_is_no_such_file_is_refused_in_one_line(tmp_path: Path, text: str) 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--against", "nothing"], "--against 'nothing' is not published, traced or times"),
+        (["--against", "nothing"], "--against 'nothing' is not published, traced, sharded or times"),
         (["--quick"], "--quick belongs to traces"),
         (["--against", "traced", "--quick", "--model", "gpt2"], "--quick names its own models"),
+        (["--against", "sharded", "--quick"], "--quick belongs to --against traced"),
+        (["--against", "sharded", "--model", "gpt2"], "unknown model of the grid 'gpt2'"),
         (["--against", "traced", "--model", "gpt3"], "unknown model of the grid 'gpt3'"),
     ],
 )

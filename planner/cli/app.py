@@ -41,15 +41,15 @@ VALIDATED = (
     Option(
         "against",
         "text",
-        "published: what others measured; traced: a grid of traces; times: published seconds",
+        "published: what others measured; traced: a grid of traces; sharded: one of several GPUs; times: seconds",
         "published",
         "REFERENCE",
     ),
     Option("source", "list", "published: only this source; may be repeated", "all of them", "ID"),
     Option("evidence", "text", "published: predict by closed-form or traced", "closed-form", "KIND"),
-    Option("model", "list", "traced: only this model of the grid; may be repeated", "all of them", "MODEL"),
+    Option("model", "list", "traced, sharded: only this model of the grid; may be repeated", "all of them", "MODEL"),
     Option("quick", "flag", "traced: a few small models and settings, in less than a minute"),
-    Option("out", "text", "traced: keep each trace in this file, and go on where it stops", metavar="FILE"),
+    Option("out", "text", "traced, sharded: keep each trace in this file, and go on where it stops", metavar="FILE"),
     FORMAT,
 )
 MEASURED = (MODEL[0], *HERE, *(option for option in JOB if option.name not in ("method", "evidence")), PROFILES, FORMAT)

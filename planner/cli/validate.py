@@ -13,13 +13,15 @@ from planner.render.timed import timed_document, timed_sheets
 from planner.render.validated import report_document, validation_sheets
 from planner.validation import Report, validate_held_out, validate_traced
 from planner.validation.against import Agreement, compare
-from planner.validation.grid import MODELS, grid, quick_grid
+from planner.validation.grid import MODELS, GridCase, grid, quick_grid
+from planner.validation.sharded import MODELS as SHARDED_MODELS
+from planner.validation.sharded import sharded_grid
 from planner.validation.time_record import stored
 from planner.validation.timed_rows import counted, timed_rows
 from planner.validation.timing import by_source, errors_of
 from planner.validation.traced import run_grid
 
-PUBLISHED, TRACED, TIMES, CLOSED_FORM = "published", "traced", "times", "closed-form"
+PUBLISHED, TRACED, SHARDED, TIMES, CLOSED_FORM = "published", "traced", "sharded", "times", "closed-form"
 OF_PUBLISHED, OF_TRACED = ("source", "evidence"), ("model", "quick", "out")
 
 
@@ -27,9 +29,9 @@ def main(values: Values) -> int:
     """Predict every case of the reference that is asked for, and show the errors."""
     format_name = check_format(values["format"])
     against = values["against"] or PUBLISHED
-    if against == TRACED:
-        _refuse(values, OF_PUBLISHED, f"published measurements: leave out --against {TRACED}")
-        agreement = _against_traced(values)
+    if against in (TRACED, SHARDED):
+        _refuse(values, OF_PUBLISHED, f"published measurements: leave out --against {against}")
+        agreement = _against_traced(values, _sharded_cases(values) if against == SHARDED else _cases(values))
         show(format_name, lambda: agreement_sheets(agreement), lambda: agreement_document(agreement))
     elif against == PUBLISHED:
         report = _published(values)
@@ -39,7 +41,7 @@ def main(values: Values) -> int:
             _refuse(values, names, f"measurements of memory: leave out --against {TIMES}")
         _times(format_name)
     else:
-        raise UsageError(f"--against {shown(against)} is not {PUBLISHED}, {TRACED} or {TIMES}")
+        raise UsageError(f"--against {shown(against)} is not {PUBLISHED}, {TRACED}, {SHARDED} or {TIMES}")
     return EXIT_FITS
 
 
@@ -66,10 +68,19 @@ def _refuse(values: Values, names: tuple[str, ...], where: str) -> None:
             raise UsageError(f"--{name} belongs to {where}")
 
 
-def _against_traced(values: Values) -> Agreement:
+def _cases(values: Values) -> tuple[GridCase, ...]:
     if values["quick"] and values["model"]:
         raise UsageError("--quick names its own models: leave out --quick or --model")
-    cases = quick_grid() if values["quick"] else grid(values["model"] or MODELS)
+    return quick_grid() if values["quick"] else grid(values["model"] or MODELS)
+
+
+def _sharded_cases(values: Values) -> tuple[GridCase, ...]:
+    if values["quick"]:
+        raise UsageError(f"--quick belongs to --against {TRACED}: name a model with --model")
+    return sharded_grid(values["model"] or SHARDED_MODELS)
+
+
+def _against_traced(values: Values, cases: tuple[GridCase, ...]) -> Agreement:
     path = None if values["out"] is None else Path(values["out"])
     with Progress() as progress:
         traced = run_grid(cases, path, progress)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def agreement_sheets(agreement: "Agreement") -> list[Sheet]:
-    """Errors of the peak by method and by family, of every phase, of every owner at the peak; then refusals."""
+    """Errors of the peak by method, number of GPUs and family, of every phase, of every owner; then refusals."""
     head = [] if agreement.headline is None else [agreement.headline]
     sheets = [
         _sheet("Peak: closed form against trace", "method", [*head, *agreement.by_method], rules=(1,) if head else ()),
@@ -18,6 +18,8 @@ def agreement_sheets(agreement: "Agreement") -> list[Sheet]:
         _sheet("Each phase", "phase", agreement.by_phase),
         _sheet("Owners at the peak", "owner", agreement.by_owner, notes=("share of the peak's bytes",)),
     ]
+    if agreement.by_ranks:
+        sheets.insert(1, _sheet("Peak by number of GPUs", "GPUs", agreement.by_ranks))
     lists = (
         ("Refused by the closed form, traced", agreement.only_traced),
         ("Refused by the trace, answered by the closed form", agreement.only_closed),
@@ -58,6 +60,7 @@ def agreement_document(agreement: "Agreement") -> dict[str, object]:
         "by_family": [_deviation(one) for one in agreement.by_family],
         "by_phase": [_deviation(one) for one in agreement.by_phase],
         "by_owner": [_deviation(one) for one in agreement.by_owner],
+        "by_gpus": [_deviation(one) for one in agreement.by_ranks],
         "only_traced": [{"id": name, "why": why} for name, why in agreement.only_traced],
         "only_closed_form": [{"id": name, "why": why} for name, why in agreement.only_closed],
         "neither": [{"id": name, "why": why} for name, why in agreement.neither],

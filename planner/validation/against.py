@@ -73,6 +73,8 @@ class Agreement:
     by_family: tuple[Deviation, ...]
     by_phase: tuple[Deviation, ...]
     by_owner: tuple[Deviation, ...]
+    by_ranks: tuple[Deviation, ...]
+    """By the number of cards; empty where every case has one."""
     only_traced: tuple[tuple[str, str], ...]
     """Cases that the closed form refuses, with its words."""
     only_closed: tuple[tuple[str, str], ...]
@@ -121,11 +123,18 @@ def _agreement(
         by_family=_grouped(peaks, lambda one: one.family),
         by_phase=_sides(compared, PHASES, lambda one, phase: one.phase_error(phase)),  # type: ignore[arg-type]
         by_owner=_sides(compared, OWNERS, lambda one, owner: one.owner_error(owner)),
+        by_ranks=_by_ranks(peaks),
         only_traced=tuple(refusals["ours"]),
         only_closed=tuple(refusals["theirs"]),
         neither=tuple(refusals["both"]),
         comparisons=compared,
     )
+
+
+def _by_ranks(peaks: list[tuple[Comparison, float]]) -> tuple[Deviation, ...]:
+    sizes = sorted({one.case.ranks for one, _ in peaks} - {1})
+    found = (_deviation(str(ranks), [pair for pair in peaks if pair[0].case.ranks == ranks]) for ranks in sizes)
+    return tuple(one for one in found if one is not None)
 
 
 def _grouped(errors: Iterable[tuple[Comparison, float]], name: Callable[[Comparison], str]) -> tuple[Deviation, ...]:

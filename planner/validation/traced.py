@@ -59,6 +59,11 @@ def stored_grid() -> Path:
     return traced_dir() / "grid.jsonl"
 
 
+def stored_sharded() -> Path:
+    """The file of cases on several cards."""
+    return traced_dir() / "sharded.jsonl"
+
+
 # ---------------------------------------------------------------- running
 
 
@@ -103,6 +108,8 @@ def _traced(case: GridCase) -> Row:
     found = highest_by_phase([instant for instant in instants if instant.phase == "load" or instant.step == steady])
     top = max(telling_step(instants), key=lambda instant: instant.memory.total)
     phases = {**found, top.phase: max(found[top.phase], top.memory, key=lambda memory: memory.total)}
+    if case.ranks > 1:  # an engine's streams have pools of their own, which one stream's replay does not know
+        return Row(case.id, phases)
     return Row(case.id, phases, "", smallest_capacity(recorded, resolution=resolution(free.reserved)))
 
 
