@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter
 
-from docs import decided, validated
+from docs import decided, many_gpus, validated
 from docs.tables import code, percent, table
 from docs.validated import ran_count, report
 from planner.calibration.published import table_text
@@ -254,4 +254,5 @@ SECTIONS: Mapping[str, Section] = {
     "why_codes": why_codes,
     **validated.SECTIONS,
     **decided.SECTIONS,
+    **many_gpus.SECTIONS,
 }

@@ -202,6 +202,7 @@ class CommonTable(_Strict):
     gpu_assumed: bool = False
     stack: Line | None = None
     stand_in: Line | None = None
+    assumed: Line | None = None
     tolerance: dict[Metric, ToleranceTable] = {}
     settings: dict[str, Setting] = {}
     adapter_settings: dict[str, Setting] = {}
@@ -224,7 +225,7 @@ class FileTable(_Strict):
         return self
 
 
-_SHARED = ("gpu", "gpu_assumed", "stack", "stand_in", "tolerance")
+_SHARED = ("gpu", "gpu_assumed", "stack", "stand_in", "assumed", "tolerance")
 
 
 def spread_common(content: dict[str, Any]) -> dict[str, Any]:
