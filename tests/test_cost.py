@@ -272,14 +272,15 @@ def test_shards_of_states_are_saved_whole() -> None:
 def test_host_memory_follows_who_builds_the_model() -> None:
     weights = 2 * planned()[1].parameters.total
 
-    assert host_bytes(*planned()) == pytest.approx(weights + PROCESS_BYTES, rel=0.02)
+    assert PROCESS_BYTES < host_bytes(*planned()) < weights / 8 + PROCESS_BYTES  # TRL loads onto the one card
     assert host_bytes(*planned(gpus=4, sharding="ddp")) == pytest.approx(4 * (weights + PROCESS_BYTES), rel=0.02)
     assert host_bytes(*planned(gpus=4, sharding="fsdp")) == pytest.approx(weights + 4 * PROCESS_BYTES, rel=0.02)
-    assert host_bytes(*planned("qlora")) == PROCESS_BYTES
+    assert PROCESS_BYTES < host_bytes(*planned("qlora")) < weights / 8 + PROCESS_BYTES
 
 
 def test_paged_states_are_host_memory() -> None:
     one, found = planned("qlora", optimizer="paged_adamw_32bit")
 
     assert found.peak.managed_bytes > 0
-    assert host_bytes(one, found) == found.peak.managed_bytes + PROCESS_BYTES
+    assert found.host.optimizer == found.peak.managed_bytes
+    assert host_bytes(one, found) == found.host.required_bytes + PROCESS_BYTES

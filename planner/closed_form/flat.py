@@ -43,6 +43,13 @@ class Flat(NamedTuple):
         return self.gathered.get((which, place), 0)
 
     @property
+    def fullest(self) -> set[int]:
+        """The layers at which most is gathered, one for each pass."""
+        layers = [(size, which, place) for (which, place), size in self.gathered.items() if place >= 0]
+        passes = {which for _, which, _ in layers}
+        return {max(found for found in layers if found[1] == which)[2] for which in passes}
+
+    @property
     def gradients(self) -> int:
         """What this rank keeps of reduced gradients."""
         return self.e * self.touched

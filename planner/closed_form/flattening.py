@@ -3,7 +3,7 @@
 from planner.closed_form.flat import Flat
 from planner.closed_form.forward import between_layers, in_layer
 from planner.closed_form.loss import end_of_layers, head_bytes
-from planner.closed_form.profile import Turn
+from planner.closed_form.profile import Turn, turns_at
 from planner.closed_form.step import Step
 from planner.formulas.coordinator import AFTER, BEFORE
 from planner.formulas.tape import Instant
@@ -12,11 +12,12 @@ from planner.result import Memory, Phase
 
 def phases(step: Step, flat: Flat) -> dict[Phase, Memory]:
     """Forward, loss and backward, each at its largest moment."""
+    turns = step.profile.turns + turns_at(step.scenario.model, step.profile.layers, flat.fullest)
     backward = [*_head(step, flat), *_end(step, flat)]
-    for turn in step.profile.turns:
+    for turn in turns:
         backward += _layer(step, flat, turn)
     moments: dict[Phase, list[Memory]] = {
-        "forward": _forward(step, flat),
+        "forward": _forward(step, flat, turns),
         "loss": [_loss(step, flat)],
         "backward": backward,
     }
@@ -63,10 +64,10 @@ def _beside(flat: Flat, place: int) -> int:
 # ---------------------------------------------------------------- forward and loss
 
 
-def _forward(step: Step, flat: Flat) -> list[Memory]:
+def _forward(step: Step, flat: Flat, turns: tuple[Turn, ...]) -> list[Memory]:
     stand = _before_backward(step, flat)
     first = _plus(between_layers(step, Instant(), layer_inputs=1), flat.live("forward", BEFORE))
-    layers = [in_layer(step, turn, flat.live("forward", turn.before)) for turn in step.profile.turns]
+    layers = [in_layer(step, turn, flat.live("forward", turn.before)) for turn in turns]
     return [memory._replace(gradients=stand) for memory in (first, *layers)]
 
 

@@ -255,8 +255,8 @@ def _profile(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Profile:
         tied_grad=model.embeddings[0].params * recipe.weight_bytes if tied else 0,
         autocast_cache=_autocast_cache(model, inventory, recipe) if key.checkpointing else 0,
         stream=Size(token=model.hidden_size // recipe.ranks.sequence * recipe.stream_bytes),
-        turns=_turns(model, layers, _places(model)),
-        inner_turns=_turns(model, layers, _neighbours(model)) if key.units else (),
+        turns=turns_at(model, layers, _places(model)),
+        inner_turns=turns_at(model, layers, _neighbours(model)) if key.units else (),
         all_kept=_kept_by(model.layout, layers),
         largest_block=max(block_params(block) for block in model.blocks),
     )
@@ -361,7 +361,8 @@ def _neighbours(model: ModelSpec) -> set[int]:
     return ({1, last - 1} & set(range(last + 1))) - _places(model)
 
 
-def _turns(model: ModelSpec, layers: tuple[Part, ...], places: set[int]) -> tuple[Turn, ...]:
+def turns_at(model: ModelSpec, layers: tuple[Part, ...], places: set[int]) -> tuple[Turn, ...]:
+    """The layers at some places."""
     return tuple(
         Turn(
             model.layout[place],

@@ -6,9 +6,6 @@ Symbols: ``N`` ranks, ``P`` parameters, ``e`` bytes per element.
 from collections.abc import Iterable
 from typing import NamedTuple
 
-DEEPSPEED_MAX_LIVE = 1_000_000_000
-"""Parameters that ZeRO-3 keeps gathered at most. DeepSpeed runtime/zero/config.py, stage3_max_live_parameters."""
-
 
 def shard(count: int, ranks: int) -> int:
     """Bytes of the fullest rank.
@@ -56,36 +53,6 @@ def ddp_buckets(gradient_bytes: int) -> int:
     1000
     """
     return gradient_bytes
-
-
-def deepspeed_reduce_buffers(*, h: int, e: int) -> int:
-    """Bytes of ZeRO-1 and ZeRO-2's flat reduction buffers under transformers' ``auto`` sizes.
-
-    Shapes:    two buffers of h*h elements, two because communication overlaps
-    Formula:   2 * e * h**2
-    Source:    transformers integrations/deepspeed.py (reduce_bucket_size = hidden_size**2); DeepSpeed stage_1_and_2.py
-    Valid:     bucket sizes left on ``auto``; DeepSpeed's own default is 5e8 elements
-    Excludes:  the gradients themselves
-
-    >>> deepspeed_reduce_buffers(h=4096, e=2)
-    67108864
-    """
-    return 2 * e * h * h
-
-
-def zero3_live_parameters(*, params: int, h: int, e: int) -> int:
-    """Bytes of gathered weights that ZeRO-3 keeps at most, with the next group on its way.
-
-    Shapes:    live parameters up to 1e9; prefetch bucket 0.9 * h**2
-    Formula:   e * (min(P, 1e9) + 0.9 * h**2)
-    Source:    DeepSpeed runtime/zero/config.py; transformers integrations/deepspeed.py (prefetch 0.9 * hidden_size**2)
-    Valid:     defaults
-    Excludes:  this rank's own shard
-
-    >>> zero3_live_parameters(params=70_000_000_000, h=8192, e=2)
-    2120795954
-    """
-    return e * min(params, DEEPSPEED_MAX_LIVE) + int(0.9 * h * h) * e
 
 
 # ---------------------------------------------------------------- FSDP2

@@ -6,14 +6,12 @@ from planner.formulas.sharding import (
     Divided,
     Piece,
     ddp_buckets,
-    deepspeed_reduce_buffers,
     divisors,
     fsdp_gathered,
     fsdp_gradients,
     fsdp_reduced,
     fsdp_shard,
     shard,
-    zero3_live_parameters,
 )
 
 STAGES = [
@@ -51,24 +49,6 @@ def test_shards_cover_the_whole(count: int, ranks: int) -> None:
 def test_ddp_copies_all_gradients_into_buckets() -> None:
     # LoRA of 13,631,488 fp32 entries: the buckets are as large as the gradients, 54,525,952 bytes
     assert ddp_buckets(4 * 13_631_488) == 54_525_952
-
-
-def test_deepspeed_reduces_through_two_buffers() -> None:
-    # reduce_bucket_size auto = hidden_size**2: 2 * 2 bytes * 4096**2 = 64 MiB
-    assert deepspeed_reduce_buffers(h=4096, e=2) == 64 * 2**20
-
-
-ZERO3 = [
-    # everything of a small model is live: 2*1e8 + prefetch 2 * 0.9 * 2048**2 = 7,549,747
-    (100_000_000, 2048, 200_000_000 + 2 * int(0.9 * 2048 * 2048)),
-    # a large model keeps 1e9 parameters: 2e9 + 2 * 0.9 * 8192**2 = 120,795,954
-    (70_000_000_000, 8192, 2_000_000_000 + 120_795_954),
-]
-
-
-@pytest.mark.parametrize(("params", "h", "expected"), ZERO3)
-def test_zero3_keeps_at_most_a_billion_parameters_gathered(params: int, h: int, expected: int) -> None:
-    assert zero3_live_parameters(params=params, h=h, e=2) == expected
 
 
 # Llama-3.1-8B: embedding and head of 128256 x 4096; Mixtral's w1 and w3 of 8 experts as one tensor
