@@ -156,13 +156,13 @@ def validation_spare() -> str:
 
 def validation_assumed() -> str:
     """What sources of runs on several GPUs leave open, and how it is filled in."""
-    rows = [
-        (code(case.id), escape(case.assumed))
-        for file in load_anchors()
-        for case in (*file.cases, *file.stand_ins)
-        if case.assumed
-    ]
-    return table(("run", "not stated, and how it is put"), rows)
+    groups: dict[str, list[str]] = {}
+    for file in load_anchors():
+        for case in (*file.cases, *file.stand_ins):
+            if case.assumed:
+                groups.setdefault(case.assumed, []).append(case.id)
+    rows = [("<br>".join(map(code, found)), escape(assumed)) for assumed, found in groups.items()]
+    return table(("runs", "not stated, and how it is put"), rows)
 
 
 def validation_unmodelled() -> str:
