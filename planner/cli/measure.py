@@ -277,8 +277,8 @@ def check(scenario: Scenario, device: Device, run: Run, *, exact: bool) -> None:
     check_devices(device, scenario.cluster.world_size)
     check_libraries(scenario, exact=exact)
     check_flash(device, scenario)
-    check_cap(device, run.cap_bytes)
-    check_snapshot(device, run.snapshot)
+    check_cap(device, run.cap_bytes, scenario.cluster.world_size)
+    check_snapshot(device, run.snapshot, scenario.cluster.world_size)
     if device.kind == "cpu" and run.layers is None and not run.auto:
         check_weights(scenario)
 

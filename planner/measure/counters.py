@@ -129,11 +129,14 @@ class RankCounter(CpuCounter):
 COLLECTIVE = "c10d::"
 
 
-def _flat(events: Any, sent: bool = False) -> Iterator[tuple[Any, bool]]:
-    """Every event of a tree, with whether it lies within a collective."""
-    for event in events:
+def _flat(events: Any) -> Iterator[tuple[Any, bool]]:
+    """Every event of a tree, with whether it lies within a collective; trees are deep, so by a stack of our own."""
+    waiting = [(event, False) for event in events]
+    while waiting:
+        event, sent = waiting.pop()
         yield event, sent
-        yield from _flat(event.children, sent or event.name.startswith(COLLECTIVE))
+        within = sent or event.name.startswith(COLLECTIVE)
+        waiting.extend((child, within) for child in event.children)
 
 
 class CudaCounter:

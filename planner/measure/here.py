@@ -130,20 +130,27 @@ def check_libraries(scenario: Scenario, *, exact: bool) -> None:
         check_versions(scenario.stack)
 
 
-def check_cap(device: Device, cap_bytes: int | None) -> None:
-    """Raise ``PlannerError`` for a card that this device cannot pretend to be."""
+def check_cap(device: Device, cap_bytes: int | None, ranks: int = 1) -> None:
+    """Raise ``PlannerError`` for a card that this device cannot pretend to be.
+
+    On a processor the limit counts whatever a process has, and ranks have gloo's copies.
+    """
     if cap_bytes is None:
         return
     if cap_bytes > device.total_bytes:
         raise UsageError(
             f"--cap {format_bytes(cap_bytes)} is more than {device.name} has ({format_bytes(device.total_bytes)})"
         )
+    if device.kind == "cpu" and ranks > 1:
+        raise UnsupportedScenario("--cap on the processor is for one rank: leave it out, or use --gpus 1")
     if device.kind == "cpu" and sys.platform != "linux":
         raise UnsupportedScenario("--cap on the processor needs Linux: leave it out, or measure on a GPU")
 
 
-def check_snapshot(device: Device, snapshot: str | None) -> None:
-    """Raise ``UnsupportedScenario`` where no allocator keeps a history."""
+def check_snapshot(device: Device, snapshot: str | None, ranks: int = 1) -> None:
+    """Raise ``UnsupportedScenario`` where no allocator keeps a history, or several would write one file."""
+    if snapshot is not None and ranks > 1:
+        raise UnsupportedScenario("--snapshot is the history of one rank: leave it out, or use --gpus 1")
     if snapshot is not None and device.kind == "cpu":
         raise UnsupportedScenario(
             "--snapshot is CUDA's memory history, and there is no CUDA device here: plan trace --snapshot writes a "

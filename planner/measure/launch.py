@@ -5,6 +5,7 @@ line for each of those that ended first, with the exit status, below zero for a 
 """
 
 import json
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -40,16 +41,21 @@ def launch(command: Sequence[str], report: Any) -> int:
     try:
         launch_command(launch_command_parser().parse_args(list(command)))
     except ChildFailedError as error:
-        for ended in ends_of(error.failures):
+        for ended in ends_of({rank: failure.exitcode for rank, failure in error.failures.items()}):
             report("rank_ended", **ended)
         return 1
     return 0
 
 
-def ends_of(failures: Mapping[int, Any]) -> Iterator[dict[str, int]]:
-    """Rank and exit status of each rank that the agent saw end by itself."""
-    for rank, failure in failures.items():
-        yield {"rank": rank, "status": failure.exitcode}
+def ends_of(statuses: Mapping[int, int]) -> Iterator[dict[str, int]]:
+    """Rank and exit status of each rank that ended by itself; the agent lists those too that it then ended by SIGTERM.
+
+    >>> list(ends_of({1: -9, 0: -15})), list(ends_of({0: -15}))
+    ([{'rank': 1, 'status': -9}], [{'rank': 0, 'status': -15}])
+    """
+    own = {rank: status for rank, status in statuses.items() if status != -signal.SIGTERM}
+    for rank, status in (own or statuses).items():
+        yield {"rank": rank, "status": status}
 
 
 if __name__ == "__main__":

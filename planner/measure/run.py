@@ -58,6 +58,11 @@ def predict(
     """The traced step of a scenario, as it would run on ``device``; of steps of these lengths, the longest first."""
     task = Task(kind="predict", scenario=scenario, device=device, layers=layers, lengths=lengths)
     found = _answer(run_child(task, timeout=timeout, tell=_nobody), "predicted")
+    return prediction_of(found, apart=bool(lengths))
+
+
+def prediction_of(found: Line, *, apart: bool = False) -> Prediction:
+    """What a child's report amounts to; with the later steps ``apart``, where their lengths differ."""
     later = tuple(_owners(step) for step in found["later"])
     steady = highest(phase for step in later for phase in step.items())
     reserved = {step: MappingProxyType(dict(phases)) for step, phases in found.get("reserved", {}).items()}
@@ -66,7 +71,7 @@ def predict(
         Memory(*found["load"]),
         _owners(found["first"]),
         MappingProxyType(steady),
-        later if lengths else (),
+        later if apart else (),
         MappingProxyType(reserved),
         found.get("context"),
         found.get("required"),

@@ -243,9 +243,10 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 OUT_OF_MEMORY = (
     *("can't allocate memory", "not enough memory", "error: out of memory"),
-    *("CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED"),
+    *("CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED", "'out of memory'"),
 )
-"""The CPU allocator's words on Linux and on Windows, the driver's, and cuBLAS', which needs memory for its handle."""
+"""The CPU allocator's words on Linux and on Windows, the driver's, cuBLAS', which needs memory for its handle, and
+NCCL's (``Cuda failure 2 'out of memory'``: nccl src/include/checks.h, CUDACHECK)."""
 
 
 def explain(error: BaseException) -> Mapping[str, Any]:

@@ -306,6 +306,8 @@ def test_a_store_that_cannot_be_written_costs_a_line_and_not_the_answer(
         (("--gpus", "2", "--sharding", "zero3"), 3, "use --sharding fsdp or ddp"),
         (("--gpus", "4", "--nodes", "2", "--network-gbps", "100"), 3, "this machine, not on 2: use --gpus 2 --nodes 1"),
         (("--sharding", "fsdp"), 3, "takes several cards: add --gpus 2"),
+        (("--gpus", "2", "--cap", "1GiB"), 3, "--cap on the processor is for one rank"),
+        (("--gpus", "2", "--snapshot", "s.pickle"), 3, "--snapshot is the history of one rank"),
         (("--gpus", "2", "--tensor-parallel", "2"), 3, "plan measure has no --tensor-parallel"),
         (("--kernels", "fused"), 3, "no fused kernels"),
     ],
