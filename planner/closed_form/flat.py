@@ -1,5 +1,6 @@
 """What DeepSpeed's walk over a model finds: modules with their tensors, gradients in their order, gathered bytes."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from types import MappingProxyType
@@ -10,7 +11,15 @@ from planner.closed_form.units import Pieces, Sharing
 from planner.formulas.adapters import Part, block_parts
 from planner.formulas.coordinator import AFTER, BEFORE, Module, Tensor, live, visits
 from planner.formulas.sharding import Piece
-from planner.formulas.zero import Arrival, Buckets, fullest_partition, own_partitions, persistent, reductions
+from planner.formulas.zero import (
+    Arrival,
+    Buckets,
+    flat_partition,
+    fullest_partition,
+    own_partitions,
+    persistent,
+    reductions,
+)
 from planner.spec import Block, Mlp, ModelSpec
 
 
@@ -60,44 +69,61 @@ def flat_of(
     model: ModelSpec, storage: Storage, sharing: Sharing, limits: Buckets, stage: int, checkpointing: bool
 ) -> Flat:
     """A model under one stage among ``sharing.ranks``."""
-    walk = _Numbered(Pieces(model, storage, sharing))
-    modules = walk.model(model)
-    ranks, trained = sharing.ranks, walk.trained
-    sizes = [tensor.numel for tensor in trained]
+    ranks, walked = sharing.ranks, _walked(model, storage, sharing._replace(ranks=1), limits, stage, checkpointing)
+    sizes = [tensor.numel for tensor in walked.trained]
     e = storage.weight_bytes if storage.method == "full" else storage.adapter_bytes
-    arrivals = _arrivals(trained)
-    whole = sum(sizes)
     part = fullest_partition(sizes, ranks)
-    own = own_partitions(sizes, ranks) if stage == 3 else -(-whole // (2 * ranks)) * 2
-    gathered: dict[tuple[str, int], int] = {}
-    if stage == 3:
-        trace = visits(modules, checkpointing=checkpointing, embedding_again=storage.method == "full" or checkpointing)
-        for found in live(tuple(walk.tensors), trace, limits):
-            key = (found.visit.which, found.visit.module.place)
-            gathered[key] = max(gathered.get(key, 0), found.arriving)
+    own = own_partitions(sizes, ranks) if stage == 3 else flat_partition(sum(sizes), ranks)
+    waiting = reductions(_arrivals(walked.trained), bucket=limits.reduce, ranks=ranks, stage=stage)
     return Flat(
         stage=stage,
         e=e,
-        trained=whole,
+        trained=sum(sizes),
         own=own,
         touched=own if stage == 3 else part.numel,
         largest=-(-part.largest // ranks) if stage == 3 else min(part.largest, own),
-        frozen=sum(-(-tensor.numel // ranks) * tensor.bytes // max(tensor.numel, 1) for tensor in walk.frozen),
-        persistent=persistent((tensor.numel for tensor in walk.tensors), limits.persistence) * e,
-        bucket=e * limits.reduce,
-        gathered=MappingProxyType(gathered),
-        reduced=MappingProxyType(
-            {
-                place: e * count
-                for place, count in reductions(arrivals, bucket=limits.reduce, ranks=ranks, stage=stage).items()
-            }
+        frozen=sum(
+            count * (-(-tensor.numel // ranks) * tensor.bytes // tensor.numel) for tensor, count in walked.frozen
         ),
+        persistent=e * walked.persistent,
+        bucket=e * limits.reduce,
+        gathered=walked.gathered,
+        reduced=MappingProxyType({place: e * count for place, count in waiting.items()}),
     )
 
 
 class _Trained(NamedTuple):
     place: int
     numel: int
+
+
+class _Walked(NamedTuple):
+    """What does not depend on the number of ranks. ``frozen``: tensors of a size and how many there are."""
+
+    trained: tuple[_Trained, ...]
+    frozen: tuple[tuple[Tensor, int], ...]
+    persistent: int
+    gathered: Mapping[tuple[str, int], int]
+
+
+@lru_cache(maxsize=256)
+def _walked(
+    model: ModelSpec, storage: Storage, sharing: Sharing, limits: Buckets, stage: int, checkpointing: bool
+) -> _Walked:
+    numbered = _Numbered(Pieces(model, storage, sharing))
+    modules, gathered = numbered.model(model), dict[tuple[str, int], int]()
+    if stage == 3:
+        again = storage.method == "full" or checkpointing
+        trace = visits(modules, checkpointing=checkpointing, embedding_again=again)
+        for found in live(tuple(numbered.tensors), trace, limits):
+            key = (found.visit.which, found.visit.module.place)
+            gathered[key] = max(gathered.get(key, 0), found.arriving)
+    return _Walked(
+        trained=tuple(numbered.trained),
+        frozen=tuple(Counter(numbered.frozen).items()),
+        persistent=persistent((tensor.numel for tensor in numbered.tensors), limits.persistence),
+        gathered=MappingProxyType(gathered),
+    )
 
 
 def _arrivals(trained: Iterable[_Trained]) -> list[Arrival]:

@@ -7,7 +7,6 @@ when it is left, unless they are used again soon. Source: DeepSpeed 0.19.8 runti
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 from planner.formulas.zero import Buckets
@@ -24,7 +23,7 @@ class Tensor(NamedTuple):
 
 
 class Module(NamedTuple):
-    """A module: the numbers of its own parameters, its place, and the modules inside it.
+    """A module: the numbers of its own parameters in rising order, its place, and the modules inside it.
 
     ``place``: the layer, or ``BEFORE`` the layers or ``AFTER`` them.
     """
@@ -98,7 +97,6 @@ def _backward(module: Module) -> Iterator[Module]:
         yield from _backward(inner)
 
 
-@lru_cache(maxsize=256)
 def live(tensors: tuple[Tensor, ...], trace: tuple[Visit, ...], limits: Buckets) -> tuple[Live, ...]:
     """Gathered bytes at every visit of a step whose order is known from a step before.
 
@@ -132,7 +130,7 @@ class _Walk:
     def __init__(self, tensors: tuple[Tensor, ...], trace: tuple[Visit, ...], limits: Buckets) -> None:
         self.tensors, self.trace, self.limits = tensors, trace, limits
         self.divided = [tensor.numel > limits.persistence for tensor in tensors]
-        order = [(number, step) for step, visit in enumerate(trace) for number in sorted(set(visit.module.tensors))]
+        order = [(number, step) for step, visit in enumerate(trace) for number in visit.module.tensors]
         self.queue = deque(order)
         self.fetched_for = [-1] * len(tensors)
         self.there: set[int] = set()
@@ -154,10 +152,10 @@ class _Walk:
     def enter(self, step: int) -> Live:
         """Fetch a module's parameters and those ahead; say what is there; then leave it."""
         visit = self.trace[step]
-        wanted = [number for number in sorted(set(visit.module.tensors)) if self.divided[number]]
+        wanted = [number for number in visit.module.tensors if self.divided[number]]
         self.gather([number for number in wanted if not self.has(number)])
         arriving = max((self.wait(number) for number in wanted), default=self.bytes)
-        self.forget(step, set(visit.module.tensors))
+        self.forget(step, visit.module.tensors)
         self.ahead()
         found = Live(visit, self.bytes, max(arriving, self.bytes), self.available)
         self.leave(step, wanted)
@@ -192,7 +190,7 @@ class _Walk:
             self.bytes -= group.size
         return most
 
-    def forget(self, step: int, numbers: set[int]) -> None:
+    def forget(self, step: int, numbers: tuple[int, ...]) -> None:
         """Take what is here off the queue of what is to be fetched."""
         left = {number for number in numbers if self.fetched_for[number] < step}
         while self.queue and left:

@@ -105,7 +105,7 @@ def test_everything_is_cast_to_16_bit(method: Method) -> None:
 
 
 def test_without_mixed_precision_stage_3_needs_no_master() -> None:
-    settings = {"weights_dtype": "fp32", "autocast": "none"}
+    settings: dict[str, Any] = {"weights_dtype": "fp32", "autocast": "none"}
     params = model_params(SMALL)
     assert found("zero3", **settings).phases["forward"].optimizer == pytest.approx(8 * params / 8, rel=1e-3)
     assert found("zero2", **settings).phases["forward"].optimizer == pytest.approx(12 * params / 8, rel=1e-3)
