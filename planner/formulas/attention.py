@@ -123,7 +123,7 @@ def _flash(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tens
     out = r.tensor("attention output", width, e)
     lse = Tensor("attention log-sum-exp", Size(token=4 * heads), "b n s", 4, grad=False)
     scratch = 4 * width + 4 * heads + (2 * e * width if shared else 0)
-    passing, returning = ring(r, width, r.width(key) + r.width(value), e)
+    passing, returning = ring(r, query=width, key_value=r.width(key) + r.width(value), heads=heads)
     made = r.tape.add(
         Op(
             FLASH,

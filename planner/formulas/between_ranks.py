@@ -60,20 +60,21 @@ def gather_logits(r: Recorder, logits: Tensor) -> Tensor:
     return r.tape.add(Op("all-gather", (logits,), out))
 
 
-def ring(r: Recorder, query: int, key_value: int, e: int) -> tuple[Size, Size]:
-    """Scratch memory of ring attention, forward and backward, besides the kernel's own.
+def ring(r: Recorder, *, query: int, key_value: int, heads: int) -> tuple[Size, Size]:
+    """Scratch memory of torch's ring attention in 16 bit, forward and backward, besides the kernel's own.
 
-    Forward gathers keys and values of all ranks and joins outputs in fp32: the one so far, the new one, their
-    difference and its product with the weight. Backward gathers again, and sums gradients in fp32: of queries, and of
-    keys and values three times (sum, copy to send, what comes). Source: torch 2.13
+    Widths are elements per token of queries, and of keys and values together. Forward gathers keys and values of all
+    ranks, and joins outputs in fp32: the one so far, the new one, their difference and its product with a weight.
+    Backward gathers again and sums gradients in fp32; its largest moment is the update of those of keys and values, or
+    the kernel after it where they are few. Source: torch 2.13
     distributed/tensor/experimental/_context_parallel/_attention.py, ``_templated_ring_attention`` and its backward.
     """
-    ranks = r.recipe.ranks.context
+    ranks, e = r.recipe.ranks.context, 2
     if ranks == 1:
         return ZERO, ZERO
     gathered = ranks * key_value * e
-    forward = gathered + max(4 * 4 * query, 2 * key_value * e)
-    backward = gathered + key_value * e + 4 * query + 3 * 4 * key_value
+    forward = gathered + 4 * 4 * query + 2 * 4 * heads
+    backward = gathered + max(4 * query + 18 * key_value, 6 * query + 15 * key_value)
     return Size(token=forward), Size(token=backward)
 
 
