@@ -1,6 +1,7 @@
 """Estimators by evidence, each with the interval that measurements give it: the one door to all three kinds."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -87,10 +88,23 @@ def uncalibrated(evidence: Evidence) -> Estimator:
 
         require("torch", "transformers", "accelerate", "peft")
 
-        return traced
+        return with_ram(traced)
     if evidence == "measured":
         raise UnsupportedScenario("a plan cannot rest on measured evidence: run plan measure, or use --evidence traced")
     raise UsageError(f"--evidence {show(evidence)} is not closed-form, traced or measured")
+
+
+def with_ram(estimator: Estimator) -> Estimator:
+    """``estimator`` with the RAM of a machine by closed form, where that knows the model: a trace watches one card."""
+
+    def estimating(scenario: Scenario) -> Estimate:
+        found = estimator(scenario)
+        try:
+            return replace(found, host=closed_form(scenario).host)
+        except UnsupportedScenario:
+            return found
+
+    return estimating
 
 
 def remember(estimator: Estimator) -> Estimator:

@@ -1,5 +1,6 @@
 """Offloaded states: what leaves the card arrives in RAM, per machine; what no engine does is refused."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,9 +8,11 @@ import pytest
 from planner.catalog import load_model
 from planner.closed_form import estimate
 from planner.errors import UnsupportedScenario
+from planner.estimators import with_ram
 from planner.formulas.params import model_params
 from planner.hardware import load_gpu
-from planner.result import Estimate
+from planner.recommend.verdict import judge
+from planner.result import NO_RAM, Estimate
 from planner.spec import Cluster, Method
 from planner.stacks.resolve import resolve
 
@@ -104,6 +107,23 @@ def test_loading_onto_one_card_takes_a_layer_at_most() -> None:
 def test_paged_states_may_lie_in_ram() -> None:
     one = found(gpus=1, optimizer="paged_adamw_32bit")
     assert one.host.optimizer == one.peak.managed_bytes == one.peak.host_bytes > 0
+
+
+def test_a_trace_has_the_ram_of_the_closed_form() -> None:
+    scenario = resolve(MODEL, Cluster(gpu=load_gpu("a100-80gb"), gpus=8), "full", {"sharding": "zero2"}, "trl")
+    bare = replace(estimate(scenario), host=NO_RAM)
+    assert with_ram(lambda _scenario: bare)(scenario).host == estimate(scenario).host != NO_RAM
+    unknown = replace(scenario, model=replace(scenario.model, blocks=(), layout=()))
+    assert with_ram(lambda _scenario: bare)(unknown).host == NO_RAM
+
+
+@pytest.mark.parametrize("ram", [64, 200])
+def test_ram_is_a_constraint(ram: int) -> None:
+    cluster = Cluster(gpu=load_gpu("a100-80gb"), gpus=8, host_memory_bytes=ram * 2**30)
+    settings = {"sharding": "zero3", "offload": "optimizer,parameters"}
+    estimated = estimate(resolve(MODEL, cluster, "full", settings, "trl"))
+    assert 64 < estimated.host.required_bytes / 2**30 < 200
+    assert judge(estimated, cluster) == ("fits" if ram == 200 else "does_not_fit")
 
 
 @pytest.mark.parametrize(
