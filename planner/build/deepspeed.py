@@ -88,8 +88,6 @@ def check_engine(scenario: Scenario) -> None:
         raise UnsupportedScenario("loss scaling of fp16 under DeepSpeed cannot be traced: use --autocast bf16")
     if train.autocast == "none" and train.weights_dtype != "fp32":
         raise UnsupportedScenario("DeepSpeed takes 16-bit weights only with mixed precision: use --autocast bf16")
-    if train.offload:
-        raise UnsupportedScenario(f"DeepSpeed's offload cannot be traced: {instead}")
     if train.optimizer == "muon":
         raise UnsupportedScenario(f"Muon under DeepSpeed is another optimizer, which cannot be traced: {instead}")
 

@@ -59,8 +59,8 @@ def real_tensors() -> Iterator[None]:
 
 
 @contextmanager
-def fake_process_group(ranks: int) -> Iterator[None]:
-    """The default process group, in which this process is rank 0 of ``ranks`` and every collective returns at once.
+def fake_process_group(ranks: int, rank: int = 0) -> Iterator[None]:
+    """The default process group, in which this process is one of ``ranks`` and every collective returns at once.
 
     torch 2.9 to 2.13: ``torch.testing._internal.distributed.fake_pg`` registers the backend and has its store. What
     collectives do with fake tensors stands in ``torch.distributed._meta_registrations``, which 2.11 to 2.13 load by
@@ -73,7 +73,7 @@ def fake_process_group(ranks: int) -> Iterator[None]:
         import_module("torch.distributed._tools.fake_collectives")
     if dist.is_initialized():
         raise UnsupportedScenario("several ranks cannot be traced inside a process that is one of several itself")
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=ranks)
     try:
         yield
     finally:
@@ -89,6 +89,31 @@ def fsdp_communication() -> list[tuple[type, str]]:
     from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup  # noqa: PLC0415
 
     return [(FSDPParamGroup, name) for name in ("unshard", "wait_for_unshard", "post_backward")]
+
+
+@contextmanager
+def parts_on_demand() -> Iterator[None]:
+    """FSDP2 cuts the parts of a tensor that it asks for, its own and the first, not those of all ranks.
+
+    torch 2.9 to 2.13: ``_chunk_with_empty``, as torch.distributed.fsdp._fully_shard._fsdp_param calls it. Hundreds of
+    views for every tensor would be most of the work of a trace of hundreds of ranks.
+    """
+    from torch.distributed.fsdp._fully_shard import _fsdp_param  # noqa: PLC0415
+
+    with patch.object(_fsdp_param, "_chunk_with_empty", Parts):
+        yield
+
+
+class Parts:
+    """What ``torch.chunk`` makes of a tensor, with empty tensors behind it up to ``count``."""
+
+    def __init__(self, tensor: torch.Tensor, count: int, dim: int) -> None:
+        self.tensor, self.dim = tensor, dim
+        self.rows = -(-tensor.size(dim) // count)
+
+    def __getitem__(self, number: int) -> torch.Tensor:
+        start, end = (min(self.rows * n, self.tensor.size(self.dim)) for n in (number, number + 1))
+        return self.tensor.narrow(self.dim, start, end - start) if start < end else self.tensor.new_empty(0)
 
 
 def dtensor_shapes() -> tuple[type, str]:

@@ -43,12 +43,16 @@ def record(
     layers: int | None = None,
     adapter: Mapping[str, object] | None = None,
     lengths: tuple[int, ...] = (),
+    rank: int = 0,
 ) -> Run:
-    """Run two steps (one for each of ``lengths``) of the first ``layers`` layers, or of all, and the moments after."""
+    """Run two steps (one for each of ``lengths``) of the first ``layers`` layers, or of all, and the moments after.
+
+    ``rank`` says which of the scenario's ranks this is.
+    """
     if lengths and scenario.train.moments:
         raise UsageError("--moments are planned for batches of one length: leave out --lengths")
     mode = fake_mode()
-    with quiet(), quiet_collector(), semantics.patched(), engine(scenario, mode) as sharding:
+    with quiet(), quiet_collector(), semantics.patched(), engine(scenario, mode, rank) as sharding:
         job = assemble(
             scenario,
             fake_place(mode, host=semantics.host),

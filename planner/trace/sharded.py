@@ -1,7 +1,8 @@
 """One rank of many: FSDP2 as accelerate applies it, on a process group that only pretends to communicate, and DDP.
 
 Rank 0 is traced. torch gives it the first chunk of every tensor, which is never smaller than another's, so it is the
-fullest rank. Whatever the engine allocates is its own code's doing:
+fullest rank; DeepSpeed's parts (``planner.trace.zero``) are equal. Whatever the engine allocates is its own code's
+doing:
 
 - ``fully_shard`` keeps a sharded parameter per tensor. Gathered copies, the buffers that they arrive in, whole
   gradients and both ends of the reduce-scatter are temporaries; what a sharded ``.grad`` holds are gradients.
@@ -33,9 +34,10 @@ from planner.build.deepspeed import check_engine
 from planner.build.job import Job
 from planner.errors import UnsupportedScenario, first_line
 from planner.spec import Scenario, TrainSpec
+from planner.spec.layout import Layout, is_divided
 from planner.trace.fake import Answering
 from planner.trace.places import layer_numbers
-from planner.trace.private import dtensor_shapes, fake_process_group, fsdp_communication
+from planner.trace.private import dtensor_shapes, fake_process_group, fsdp_communication, parts_on_demand
 from planner.trace.recorder import Recorder
 from planner.trace.zero import zero_engine
 
@@ -54,37 +56,48 @@ class Engine(NamedTuple):
 
 
 @contextmanager
-def engine(scenario: Scenario, mode: Any) -> Iterator[Engine]:
+def engine(scenario: Scenario, mode: Any, rank: int = 0) -> Iterator[Engine]:
     """The scenario's engine among as many pretended ranks as it has GPUs; raise ``UnsupportedScenario`` for others."""
-    sharding, ranks = scenario.train.sharding, scenario.cluster.world_size
-    if sharding == "none":
+    train = scenario.train
+    check_traceable(scenario)
+    if train.sharding == "none":
         yield Engine()
         return
-    if sharding == "fsdp" and scenario.stack.fsdp_version != 2:
-        raise UnsupportedScenario(
-            f"stack {scenario.stack.name} uses FSDP version {scenario.stack.fsdp_version}, and only version 2 can be "
-            "traced: use --evidence closed-form"
-        )
-    if sharding == "fsdp" and scenario.train.quantized and scenario.train.quant == "int8":
-        raise UnsupportedScenario("fully_shard takes the scales from 8-bit weights: use --quant nf4, or --sharding ddp")
-    with fake_process_group(ranks):
-        if sharding.startswith("zero"):
-            check_engine(scenario)
+    with fake_process_group(scenario.cluster.world_size, rank):
+        if train.sharding.startswith("zero"):
             with zero_engine(scenario, mode) as parts:
                 yield Engine(**parts)
         else:
-            yield _fsdp(scenario.train, ranks, mode) if sharding == "fsdp" else _ddp()
+            yield _fsdp(train, scenario.layout, mode) if train.shards_by_fsdp else _ddp()
+
+
+def check_traceable(scenario: Scenario) -> None:
+    """Raise ``UnsupportedScenario`` for what no engine here does."""
+    train, stack = scenario.train, scenario.stack
+    if is_divided(train):
+        raise UnsupportedScenario("a model that is divided among ranks cannot be traced: use --evidence closed-form")
+    if train.offload:
+        names = ",".join(train.offload)
+        raise UnsupportedScenario(f"--offload {names} cannot be traced: leave it out, or use --evidence closed-form")
+    if train.shards_by_fsdp and stack.fsdp_version != 2:
+        raise UnsupportedScenario(
+            f"stack {stack.name} uses FSDP version {stack.fsdp_version}, and only version 2 can be traced: "
+            "use --evidence closed-form"
+        )
+    if train.shards_by_fsdp and train.quantized and train.quant == "int8":
+        raise UnsupportedScenario("fully_shard takes the scales from 8-bit weights: use --quant nf4, or --sharding ddp")
+    if train.sharding.startswith("zero"):
+        check_engine(scenario)
 
 
 # ---------------------------------------------------------------- FSDP2
 
 
-def _fsdp(train: TrainSpec, ranks: int, mode: Any) -> Engine:
-    mesh = init_device_mesh("cpu", (ranks,), mesh_dim_names=("shards",))  # before any fake mode: it computes
-    accelerator = _accelerator(train, mesh)
+def _fsdp(train: TrainSpec, layout: Layout, mode: Any) -> Engine:
+    accelerator = _accelerator(train, mesh_of(layout))  # before any fake mode: a mesh computes
 
     def wrap(model: Any) -> Any:
-        with mode, Answering(), _named_as_quantised(model), warnings.catch_warnings():
+        with mode, Answering(), _named_as_quantised(model), parts_on_demand(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # accelerate tells about replicated 4-bit weights; so does the plan
             try:
                 return fsdp2_prepare_model(accelerator, model)
@@ -102,14 +115,24 @@ def _fsdp(train: TrainSpec, ranks: int, mode: Any) -> Engine:
     return Engine(wrap, watched=watched)
 
 
+def mesh_of(layout: Layout) -> Any:
+    """The ranks that divide, and where there are copies, those that hold the same part in the dimension before.
+
+    accelerate 1.15 parallelism_config.py, ParallelismConfig.build_device_mesh and fsdp_dim_names.
+    """
+    copies = {"dp_replicate": layout.replicate} if layout.replicate > 1 else {}
+    sizes = {**copies, "dp_shard_cp": layout.shard}
+    return init_device_mesh("cpu", (*sizes.values(),), mesh_dim_names=(*sizes,))
+
+
 def _accelerator(train: TrainSpec, mesh: Any) -> Any:
     """As much of an ``Accelerator`` as ``fsdp2_prepare_model`` asks for, with the plugin that the Trainer makes."""
-    plugin = fsdp_plugin(train)
+    plugin, names = fsdp_plugin(train), mesh.mesh_dim_names
     return SimpleNamespace(
         state=SimpleNamespace(fsdp_plugin=plugin),
         mixed_precision="no" if train.autocast == "none" else train.autocast,
-        torch_device_mesh={("shards",): mesh},
-        parallelism_config=SimpleNamespace(fsdp_dim_names=("shards",)),
+        torch_device_mesh={names: mesh},
+        parallelism_config=SimpleNamespace(fsdp_dim_names=names),
         is_main_process=False,
         device=torch.device("cpu"),
     )
@@ -126,7 +149,7 @@ def fsdp_plugin(train: TrainSpec) -> Any:
         plugin = FullyShardedDataParallelPlugin(
             fsdp_version=2,
             auto_wrap_policy="TRANSFORMER_BASED_WRAP",
-            reshard_after_forward=True,
+            reshard_after_forward=train.reshard_after_forward,
             cpu_ram_efficient_loading=False,
             state_dict_type="FULL_STATE_DICT",
         )

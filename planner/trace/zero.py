@@ -15,11 +15,15 @@ for leaf modules of experts, whose parts CUDA holds until the next fetch; and re
 """
 
 import gc
+import sys
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from typing import Any
 from unittest.mock import patch
+
+import torch
 
 from planner.allocator.events import OUTSIDE
 from planner.build.deepspeed import engine_of, on_cpu
@@ -40,14 +44,11 @@ def zero_engine(scenario: Scenario, mode: Any) -> Iterator[dict[str, Any]]:
             return engine_of(scenario, model, optimizer)
 
     def seed(recorder: Recorder, job: Job) -> None:
-        known = [(owner, site, tensor) for owner, site, tensors in standing(job) for tensor in tensors]
-        for owner, site, tensor in [*known, *(("temporaries", "DeepSpeed", tensor) for tensor in alive(mode))]:
-            if not recorder.knows(tensor):
-                recorder.add(storage_of(tensor), owner, site, OUTSIDE)
+        seed_engine(recorder, job, alive(mode))
 
     @contextmanager
     def watched(recorder: Recorder, job: Job) -> Iterator[None]:
-        with recorder.following_resizes(), never_failing(), labelled(recorder, job):
+        with recorder.following_resizes(), never_failing(), gathered_at_once(), labelled(recorder, job):
             yield
 
     with on_cpu(), agreeing():
@@ -59,6 +60,14 @@ def zero_engine(scenario: Scenario, mode: Any) -> Iterator[dict[str, Any]]:
             if comm.cdb is not None:
                 comm.destroy_process_group()
                 comm.cdb = None
+
+
+def seed_engine(recorder: Recorder, job: Job, tensors: list[Any]) -> None:
+    """Watch what the engine keeps; what is among ``tensors``, and nothing else tells whose it is, is its buffers."""
+    known = [(owner, site, tensor) for owner, site, kept in standing(job) for tensor in kept]
+    for owner, site, tensor in [*known, *(("temporaries", "DeepSpeed", tensor) for tensor in tensors)]:
+        if not recorder.knows(tensor):
+            recorder.add(storage_of(tensor), owner, site, OUTSIDE)
 
 
 def standing(job: Job) -> Iterator[tuple[str, str, list[Any]]]:
@@ -134,6 +143,54 @@ def never_failing() -> Iterator[None]:
 
             stack.enter_context(patch.object(kind, "has_overflow", finite))
         yield
+
+
+@contextmanager
+def gathered_at_once() -> Iterator[None]:
+    """A gathered tensor is made at once, not put together from a view of every rank's part.
+
+    deepspeed 0.19 runtime/zero/partition_parameters.py, _all_gather_dtype and AllGatherCoalescedHandle.wait: they cut
+    as many views as there are ranks for every tensor, which is most of the work of a trace of hundreds. The rank's own
+    view is the only one that anybody looks at before the tensor is whole.
+    """
+    from deepspeed.runtime.zero import partition_parameters as parts  # noqa: PLC0415
+
+    handle, wait = parts.AllGatherCoalescedHandle, parts.AllGatherCoalescedHandle.wait
+
+    def waited(self: Any, handle_dependency: bool = True) -> None:
+        if self.complete or self.quantization or self.use_secondary_tensor:
+            wait(self, handle_dependency=handle_dependency)
+            return
+        self.allgather_handle.wait()
+        for parameter in self.params:
+            whole = self.partitions[0].new_empty(parameter.ds_numel)
+            parameter.data = whole.view(parameter.ds_shape).to(parameter.ds_tensor.dtype)
+            parameter.ds_status = parts.ZeroParamStatus.AVAILABLE
+        self.complete = True
+
+    with patch.object(handle, "wait", waited), patch.object(parts, "torch", _CuttingLittle()):
+        yield
+
+
+class _CuttingLittle:
+    """torch for ``_all_gather_dtype``, whose flat tensors give views of the rank's own part alone."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+    @staticmethod
+    def empty(*arguments: Any, **keywords: Any) -> Any:
+        """``torch.empty``."""
+        flat = torch.empty(*arguments, **keywords)
+        if sys._getframe(1).f_code.co_name == "_all_gather_dtype":
+            itself, rank = weakref.ref(flat), torch.distributed.get_rank()
+
+            def narrow(dim: int, start: int, length: int) -> Any:
+                whole = itself()
+                return torch.Tensor.narrow(whole, dim, start, length) if start == rank * length else whole
+
+            flat.narrow = narrow
+        return flat
 
 
 @contextmanager

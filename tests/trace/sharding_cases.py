@@ -2,6 +2,10 @@
 
 Run as a program on every rank of a gloo process group it trains them on the CPU and writes down what they hold:
 ``python -m torch.distributed.run --nproc-per-node 2 -m tests.trace.sharding_cases FILE``.
+
+The recorder of traces counts there too, on real tensors: every storage that Python's tensors own. What gloo's threads
+copy to communicate, and what kernels take within a call, is neither's; the latter is held against torch's profiler on
+one card, in tests/estimators/test_real_against_fake.py.
 """
 
 # ruff: noqa: PLC0415  (torch is loaded by those who train, not by those who collect tests)
@@ -9,7 +13,9 @@ Run as a program on every rank of a gloo process group it trains them on the CPU
 import gc
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,11 +55,6 @@ STEPS = 2
 """The first makes optimizer states; the second is the one that is compared."""
 
 
-TRIES = 6
-"""Real runs of every case. Copies that gloo's threads release late, or where the profiler does not see it, lift the
-level of a run on a busy machine, and nothing lowers it: the lowest counts."""
-
-
 class Case(NamedTuple):
     """One training run. ``mixed``: bf16 mixed precision on fp32 or bf16 weights, else fp32 throughout."""
 
@@ -63,7 +64,8 @@ class Case(NamedTuple):
     sharding: str = "fsdp"
     accumulation: int = 1
     checkpointing: bool = True
-    layers: int = 4
+    layers: int = 2
+    reshard: bool = True
 
     @property
     def name(self) -> str:
@@ -74,10 +76,9 @@ class Case(NamedTuple):
 CASES = (
     Case("llama", "full", mixed=False),
     Case("llama", "full", mixed=True),
-    Case("llama", "lora", mixed=False),
-    Case("llama", "lora", mixed=True),
-    Case("llama", "full", mixed=True, accumulation=2),
     Case("llama", "lora", mixed=True, checkpointing=False),
+    Case("llama", "full", mixed=True, accumulation=2),
+    Case("llama", "full", mixed=True, reshard=False),
     Case("qwen3", "full", mixed=True),
     Case("qwen3", "lora", mixed=False),
     Case("mixtral", "full", mixed=True),
@@ -86,6 +87,27 @@ CASES = (
     Case("llama", "lora", mixed=False, sharding="ddp"),
 )
 """Mixtral only in bf16: fake tensors refuse grouped products of fp32."""
+
+FOUR_RANKS = (
+    Case("llama", "full", mixed=True),
+    Case("qwen3", "lora", mixed=False),
+    Case("mixtral", "full", mixed=True),
+    Case("llama", "full", mixed=True, sharding="hsdp"),
+    Case("llama", "lora", mixed=True, sharding="hsdp", accumulation=2),
+)
+"""``hsdp``: two machines of two ranks each."""
+
+ZERO = (
+    Case("llama", "full", mixed=True, sharding="zero1"),
+    Case("llama", "full", mixed=True, sharding="zero2", accumulation=2),
+    Case("llama", "full", mixed=True, sharding="zero3"),
+    Case("llama", "lora", mixed=True, sharding="zero3"),
+)
+
+
+def cases(ranks: int) -> tuple[Case, ...]:
+    """What so many real ranks train."""
+    return (*CASES, *(ZERO if find_spec("deepspeed") else ())) if ranks == 2 else FOUR_RANKS
 
 
 def scenario(case: Case, ranks: int = 2) -> Scenario:
@@ -101,9 +123,10 @@ def scenario(case: Case, ranks: int = 2) -> Scenario:
         "loss": "full",
         "optimizer": "adamw_foreach",
         "sharding": case.sharding,
+        "reshard_after_forward": case.reshard,
     }
-    per_node, nodes = (ranks, 1) if ranks <= 8 else (8, ranks // 8)
-    cluster = Cluster(gpu=load_gpu("h100"), gpus=per_node, nodes=nodes)
+    nodes = 2 if case.sharding == "hsdp" else max(1, ranks // 8)
+    cluster = Cluster(gpu=load_gpu("h100"), gpus=ranks // nodes, nodes=nodes)
     config = CONFIGS[case.model] | {"num_hidden_layers": case.layers}
     return resolve(model_from_config(config, name=case.model), cluster, case.method, settings, "hf")
 
@@ -117,6 +140,15 @@ class Held(NamedTuple):
     peak: int
 
 
+def watching() -> Any:
+    """A recorder that sees tensors only, and answers nothing."""
+    from planner.trace.recorder import Recorder
+
+    return Recorder(
+        hidden=lambda *_: (), kept=lambda _func, **_: 0, answer=lambda *_: NotImplemented, logit_widths=frozenset()
+    )
+
+
 # ---------------------------------------------------------------- on a real rank
 
 
@@ -126,110 +158,114 @@ def local_bytes(tensors: Iterator[Any]) -> int:
     return sum(part.numel() * part.element_size() for part in parts)
 
 
-def measure(case: Case) -> Held:
-    """Real steps under torch's profiler, which sees every allocation."""
-    import torch
-
+def measure(case: Case, ranks: int) -> Held:
+    """Real steps under the recorder."""
+    from planner.allocator.events import peaks
     from planner.build.job import assemble
     from planner.build.place import device_place
+    from planner.trace.run import seed
 
-    question = scenario(case)
-    job = assemble(question, device_place("cpu"), attention="eager", after_materialising=engine(case, question))
-    gc.collect()  # what the preparation left behind
-    gc.disable()
-    gradients: list[int] = []
-    update = job.optimizer.step
-
-    def step() -> None:
-        gradients.append(local_bytes(p.grad for p in job.model.parameters() if p.grad is not None))
-        update()
-
-    job.optimizer.step = step
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, profile_memory=True, acc_events=False) as profile:
-        for number in range(STEPS):
-            with torch.profiler.record_function(f"step {number}"):
-                job.step(lambda _phase: None)
-    states = (value for state in job.optimizer.state.values() for value in state.values())
-    optimizer = local_bytes(value for value in states if isinstance(value, torch.Tensor))
-    parameters = local_bytes(iter([*job.model.parameters(), *job.model.buffers()]))
-    return Held(parameters, gradients[-1], optimizer, parameters + highest(profile, f"step {STEPS - 1}"))
+    question = scenario(case, ranks)
+    job = assemble(question, device_place("cpu"), attention="eager", **engine(case, question))
+    recorder = watching()
+    seed(recorder, job)
+    counted = Counted(job)
+    with ExitStack() as stack:
+        if job.engine is not None:
+            counted = ByEngine(recorder, job, stack)
+        stack.enter_context(recorder)
+        stack.enter_context(recorder.following_resizes())
+        for recorder.step in range(STEPS):
+            job.step(recorder.begin)
+    trace = recorder.ledger.trace()
+    peak = max(one.memory.total for one in peaks(trace) if one.step == STEPS - 1)
+    return Held(*counted.held(trace), peak)
 
 
-def _collect_in_host_memory() -> None:
-    """Collectives work on copies that are not torch's: the profiler misses what gloo's threads release."""
-    import torch.distributed as dist
+class Counted:
+    """States of a job that torch's own optimizer steps, by their tensors."""
 
-    for name in ("all_gather_single", "all_gather_into_tensor", "reduce_scatter_single", "reduce_scatter_tensor"):
-        if hasattr(dist, name):
-            setattr(dist, name, _on_copies(getattr(dist, name)))
+    def __init__(self, job: Any) -> None:
+        self.job, self.gradients, self.update = job, 0, job.optimizer.step
+        if job.engine is None:
+            job.optimizer.step = self.step
+
+    def step(self) -> None:
+        """The update, before which gradients are whole."""
+        self.gradients = local_bytes(p.grad for p in self.job.model.parameters() if p.grad is not None)
+        self.update()
+
+    def held(self, _trace: Any) -> tuple[int, int, int]:
+        """Parameters, gradients, optimizer states."""
+        import torch
+
+        states = (value for state in self.job.optimizer.state.values() for value in state.values())
+        optimizer = local_bytes(value for value in states if isinstance(value, torch.Tensor))
+        parameters = local_bytes(iter([*self.job.model.parameters(), *self.job.model.buffers()]))
+        return parameters, self.gradients, optimizer
 
 
-def _on_copies(collective: Callable[..., Any]) -> Callable[..., Any]:
+class ByEngine:
+    """States under DeepSpeed, which keeps them under many names: by the labels that a trace gives them."""
+
+    def __init__(self, recorder: Any, job: Any, stack: ExitStack) -> None:
+        from planner.trace.zero import labelled, seed_engine
+
+        self.recorder, self.job = recorder, job
+        seed_engine(recorder, job, real_tensors())
+        stack.enter_context(labelled(recorder, job))
+
+    def held(self, _trace: Any) -> tuple[int, int, int]:
+        """Parameters, gradients, optimizer states."""
+        from planner.trace.run import label_states
+
+        label_states(self.recorder, self.job)
+        return by_owner(self.recorder.ledger.trace())
+
+
+def by_owner(trace: Any) -> tuple[int, int, int]:
+    """Weights with adapters, gradients and states at the highest instant of the last update."""
+    from planner.allocator.events import peaks
+
+    memory = next(one.memory for one in peaks(trace) if one.phase == "optimizer_step" and one.step == STEPS - 1)
+    return memory.weights + memory.adapters, memory.gradients, memory.optimizer
+
+
+def real_tensors() -> list[Any]:
+    """Every tensor with memory that something in this process refers to."""
     import torch
 
-    def copy_of(tensor: Any) -> Any:
-        copy = torch.frombuffer(bytearray(tensor.numel() * tensor.element_size()), dtype=tensor.dtype)
-        return copy.view(tensor.shape).copy_(tensor)
-
-    def call(**keywords: Any) -> Any:
-        tensors = {name: value for name, value in keywords.items() if isinstance(value, torch.Tensor)}
-        copies = {name: copy_of(tensor) for name, tensor in tensors.items()}
-        result = collective(**{**keywords, **copies})
-        for name, tensor in tensors.items():
-            tensor.copy_(copies[name])
-        return result
-
-    return lambda *arguments, **keywords: call(
-        **dict(zip(("output_tensor", "input_tensor"), arguments, strict=False)), **keywords
-    )
+    gc.collect()
+    found = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
+    return [tensor for tensor in found if tensor.device.type != "meta"]
 
 
-def highest(profile: Any, step: str) -> int:
-    """The highest level in a step of what the main thread allocated since the profile began, whoever releases it.
+def engine(case: Case, question: Scenario) -> dict[str, Callable[..., Any]]:
+    """What ``assemble`` is given: Accelerate's own preparation, optimizer and all.
 
-    What gloo's own threads copy to reduce is left out: NCCL does without.
+    The optimizer that FSDP2's preparation sees is thrown away.
     """
-    events = list(_flat(profile.profiler.kineto_results.experimental_event_tree()))
-    span = next(event for event in events if event.name == step)
-    live: dict[int, int] = {}
-    level = peak = 0
-    memory = [event for event in events if event.name == "[memory]"]
-    for event in sorted(memory, key=lambda one: one.start_time_ns):
-        size, place = event.extra_fields.alloc_size, event.extra_fields.ptr
-        level -= live.pop(place, 0)
-        if size > 0 and event.start_tid == span.start_tid:
-            live[place] = size
-            level += size
-        if span.start_time_ns <= event.start_time_ns <= span.end_time_ns:
-            peak = max(peak, level)
-    return peak
-
-
-def _flat(events: Iterable[Any]) -> Iterator[Any]:
-    for event in events:
-        yield event
-        yield from _flat(event.children)
-
-
-def engine(case: Case, question: Scenario) -> Callable[[Any], Any]:
-    """Accelerate's own preparation, optimizer and all; the optimizer that it sees is thrown away."""
     import torch
+
+    from planner.build.deepspeed import engine_of
 
     if case.sharding == "ddp":
-        return lambda model: torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=False)
+        wrapper = torch.nn.parallel.DistributedDataParallel
+        return {"after_materialising": lambda model: wrapper(model, find_unused_parameters=False)}
+    if case.sharding.startswith("zero"):
+        return {"around_optimizer": lambda model, optimizer: engine_of(question, model, optimizer)}
 
     def prepare(model: Any) -> Any:
         accelerator = fsdp_accelerator(question)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         return accelerator.prepare(model, torch.optim.SGD(trained))[0]
 
-    return prepare
+    return {"after_materialising": prepare}
 
 
 def fsdp_accelerator(question: Scenario) -> Any:
     """An ``Accelerator`` on the CPU that shards all the same; by itself it would choose DDP there."""
-    from accelerate import Accelerator
+    from accelerate import Accelerator, ParallelismConfig
     from accelerate.state import AcceleratorState, PartialState
     from accelerate.utils import DistributedType
 
@@ -237,7 +273,12 @@ def fsdp_accelerator(question: Scenario) -> Any:
 
     autocast = question.train.autocast
     AcceleratorState._reset_state(True)
+    layout = question.layout
+    copies = ParallelismConfig(dp_replicate_size=layout.replicate, dp_shard_size=layout.shard)
     accelerator = Accelerator(cpu=True, mixed_precision="no" if autocast == "none" else autocast)
+    if layout.replicate > 1:
+        AcceleratorState._shared_state["parallelism_config"] = copies
+        AcceleratorState._shared_state["device_mesh"] = copies.build_device_mesh("cpu")
     for state in (AcceleratorState, PartialState):
         state._shared_state["distributed_type"] = DistributedType.FSDP
     AcceleratorState._shared_state["fsdp_plugin"] = fsdp_plugin(question.train)
@@ -249,10 +290,8 @@ def main(target: Path) -> None:
     import torch.distributed as dist
 
     dist.init_process_group("gloo")
-    _collect_in_host_memory()
-    found: dict[str, Any] = {}
-    for case in CASES:
-        found[case.name] = min((measure(case) for _ in range(TRIES)), key=lambda held: held.peak)
+    ranks = dist.get_world_size()
+    found = {case.name: measure(case, ranks) for case in cases(ranks)}
     if dist.get_rank() == 0:
         target.write_text(json.dumps(found), encoding="utf-8")
     dist.destroy_process_group()

@@ -1,6 +1,7 @@
 """DeepSpeed's ZeRO: what its own engine keeps on fake tensors, by hand for world sizes that no test machine has."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ BUFFERS = 2 * 4 * 16  # rotary frequencies, and their originals
 
 
 def question(sharding: str, ranks: int, method: Any = "full", **settings: object) -> "Scenario":
-    base = scenario(Case("llama", "lora" if method == "qlora" else method, mixed=True, layers=LAYERS), ranks)
+    base = scenario(Case("llama", "lora" if method == "qlora" else method, mixed=True), ranks)
     train: TrainSpec = replace(base.train, method=method, sharding=sharding, **settings)  # type: ignore[arg-type]
     return replace(base, train=train)
 
@@ -65,12 +66,23 @@ def test_stage_3_divides_every_tensor_and_keeps_small_ones_whole(ranks: int) -> 
     assert memory.gradients == 2 * part
 
 
+def test_gathering_at_once_allocates_what_gathering_part_by_part_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    from planner.trace import zero  # noqa: PLC0415  (torch may be missing)
+
+    def sizes(trace: Trace) -> list[tuple[int, int]]:
+        return [(trace.blocks[max(event, ~event)].bytes, event >= 0) for event in trace.events]
+
+    at_once = sizes(traced("zero3", 2))
+    monkeypatch.setattr(zero, "gathered_at_once", nullcontext)
+    assert sizes(run(question("zero3", 2)).trace) == at_once
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"autocast": "fp16"}, "fp16 under DeepSpeed .*: use"),
         ({"autocast": "none"}, "use --autocast bf16"),
-        ({"offload": ("optimizer",)}, "--evidence closed-form"),
+        ({"offload": ("optimizer",)}, "--offload optimizer .* --evidence closed-form"),
         ({"optimizer": "muon"}, "--evidence closed-form"),
     ],
 )
