@@ -45,7 +45,8 @@ def main(values: Values) -> int:
 
 
 def _memory(values: Values, format_name: str) -> None:
-    from planner.closed_form.explain import itemised  # noqa: PLC0415  (a rule's page needs no estimator)
+    from planner.closed_form.estimator import fullest_rank  # noqa: PLC0415  (a rule's page needs no estimator)
+    from planner.closed_form.explain import itemised  # noqa: PLC0415
     from planner.estimators import estimate  # noqa: PLC0415
     from planner.recommend.candidates import candidates  # noqa: PLC0415
     from planner.recommend.names import understand  # noqa: PLC0415
@@ -54,7 +55,7 @@ def _memory(values: Values, format_name: str) -> None:
     ask, _ = understand(refuse_traced(build_request(values, command=command), command=command))
     able, missing = candidates(ask, estimate)
     left_out = tuple(f"{method} is left out: {why}" for method, why in missing.items())
-    found = [(one, *itemised(one.scenario)) for one in able]
+    found = [(one, *itemised(fullest_rank(one.scenario))) for one in able]
     show(
         format_name,
         lambda: [items_sheet(*parts, notes=left_out if parts is found[-1] else ()) for parts in found],

@@ -30,11 +30,20 @@ def estimate(scenario: Scenario) -> Estimate:
     Raise ``UnsupportedScenario`` for what only a trace can tell.
     """
     _refuse(scenario)
-    found = [_of_rank(rank) for rank in kinds_of_rank(scenario)]
-    fullest = max(found, key=lambda estimate: estimate.peak.required_bytes)
+    _, found = _fullest(scenario)
     if not is_divided(scenario.train):
-        return fullest
-    return replace(fullest, parameters=profile_of(scenario).inventory.parameters)
+        return found
+    return replace(found, parameters=profile_of(scenario).inventory.parameters)
+
+
+def fullest_rank(scenario: Scenario) -> Scenario:
+    """The scenario of the rank that needs most: the whole one where the model is not divided."""
+    return _fullest(scenario)[0].scenario if is_divided(scenario.train) else scenario
+
+
+def _fullest(scenario: Scenario) -> tuple[Rank, Estimate]:
+    found = [(rank, _of_rank(rank)) for rank in kinds_of_rank(scenario)]
+    return max(found, key=lambda pair: pair[1].peak.required_bytes)
 
 
 def _of_rank(rank: Rank) -> Estimate:

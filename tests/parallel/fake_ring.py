@@ -21,7 +21,7 @@ RANKS, RANK = 4, 3
 HEADS, DIM, TOKENS = 32, 128, 1024
 
 
-class Living(TorchDispatchMode):
+class Living(TorchDispatchMode):  # type: ignore[misc]
     """Counts the storages that are made inside and still there."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from planner.closed_form.exchange import model_exchanges
 from planner.formulas.collectives import Exchange
 from tests.parallel.samples import scenario
 
-PLAIN = {"gradient_checkpointing": False, "autocast": "none", "seq_len": 8192}
+PLAIN: dict[str, Any] = {"gradient_checkpointing": False, "autocast": "none", "seq_len": 8192}
 H, LAYERS, KV = 4096, 32, 1024  # llama-3.1-8b; 8 of 32 heads for keys and values
 STREAM = 8192 * H * 2
 

@@ -13,7 +13,7 @@ from planner.closed_form.parallel import beside, kinds_of_rank, model_part, stag
 from planner.closed_form.step import prepare
 from planner.formulas.parallel import chunks_in_flight, layer_activations, padded_vocabulary
 from planner.formulas.params import block_params, expert_params, model_params
-from planner.spec import Block, ModelSpec, TrainSpec
+from planner.spec import Block, Mlp, ModelSpec, TrainSpec
 from tests.parallel.samples import scenario
 
 MODELS = (
@@ -48,7 +48,7 @@ def held_by_each(block: Block) -> int:
     return total
 
 
-def mlps(block: Block) -> list[Any]:
+def mlps(block: Block) -> list[Mlp]:
     """MLPs through which every token goes."""
     beside_experts = (block.experts.shared, block.experts.parallel_dense) if block.experts else ()
     return [mlp for mlp in (block.mlp, *beside_experts) if mlp]
@@ -136,7 +136,7 @@ LAYOUTS: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("name", "layout"), LAYOUTS)
 def test_a_divided_step_takes_less_than_a_replicated_one(name: str, layout: dict[str, Any]) -> None:
-    shared = {"seq_len": 4096, "loss": "full", "gradient_checkpointing": False}
+    shared: dict[str, Any] = {"seq_len": 4096, "loss": "full", "gradient_checkpointing": False}
     accumulation = layout.get("grad_accumulation", 1)
     alone = estimate(scenario(name, gpus=8, sharding="ddp", grad_accumulation=accumulation, **shared))
     divided = estimate(scenario(name, gpus=8, **shared, **layout))
@@ -148,10 +148,15 @@ def test_a_divided_step_takes_less_than_a_replicated_one(name: str, layout: dict
 @pytest.mark.parametrize("axis", ["context_parallel", "ulysses_parallel"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_ranks_that_share_a_sequence_keep_their_part_of_it(axis: str, checkpointing: bool) -> None:
-    settings = {"attention": "sdpa", "gradient_checkpointing": checkpointing, "loss": "full", "autocast": "none"}
+    settings: dict[str, Any] = {
+        "attention": "sdpa",
+        "gradient_checkpointing": checkpointing,
+        "loss": "full",
+        "autocast": "none",
+    }
     sharding = "fsdp" if axis == "context_parallel" else "zero3"
     one = estimate(scenario("llama-3.1-8b", gpus=4, seq_len=8192, sharding=sharding, **settings))
-    four = estimate(scenario("llama-3.1-8b", gpus=4, seq_len=4 * 8192, sharding=sharding, **settings, **{axis: 4}))
+    four = estimate(scenario("llama-3.1-8b", gpus=4, seq_len=4 * 8192, sharding=sharding, **(settings | {axis: 4})))
 
     # the output is exchanged back to the rank's tokens, and both are kept: 4096 channels of 32 layers
     twice = 0 if axis == "context_parallel" or checkpointing else 32 * 8192 * 4096 * 2
@@ -184,7 +189,12 @@ def first_stage_activations(of: Any) -> int:
 
 
 def test_interleaving_holds_more_than_1f1b() -> None:
-    settings = {"pipeline_parallel": 4, "grad_accumulation": 16, "gradient_checkpointing": False, "seq_len": 2048}
+    settings: dict[str, Any] = {
+        "pipeline_parallel": 4,
+        "grad_accumulation": 16,
+        "gradient_checkpointing": False,
+        "seq_len": 2048,
+    }
     plain = estimate(scenario("llama-3.1-8b", gpus=4, **settings))
     interleaved = estimate(scenario("llama-3.1-8b", gpus=4, virtual_stages=2, **settings))
 
@@ -198,7 +208,7 @@ def test_interleaving_holds_more_than_1f1b() -> None:
 def test_experts_are_held_once_by_the_ranks_that_share_them(name: str, ranks: int, sharding: str) -> None:
     """In 16 bit on 8 ranks: what every rank has is divided by ``ranks``, what all divide is as much as without."""
     experts = expert_params(whole(name))
-    shared = {"sharding": sharding, "autocast": "none", "optimizer": "adamw_loop"}
+    shared: dict[str, Any] = {"sharding": sharding, "autocast": "none", "optimizer": "adamw_loop"}
     divided = estimate(scenario(name, gpus=8, expert_parallel=ranks, **shared)).phases["optimizer_step"]
     alone = estimate(scenario(name, gpus=8, **shared)).phases["optimizer_step"]
 

@@ -26,7 +26,7 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
 
 def place(tensor: torch.Tensor) -> int:
     """Which memory a tensor lies in."""
-    return local(tensor).untyped_storage().data_ptr()
+    return int(local(tensor).untyped_storage().data_ptr())
 
 
 def one_step(config: dict[str, Any], folder: str) -> dict[str, Any]:
