@@ -8,6 +8,8 @@ from planner.calibration import STATED, Calibration, published_table
 from planner.closed_form import estimate
 from planner.planning import plan
 from planner.recommend.request import Request
+from planner.recommend.rules.spd import _PART_WORDS
+from planner.result import TIME_PARTS
 from tests.parallel.samples import scenario
 
 
@@ -38,3 +40,7 @@ def test_the_plan_says_whose_layout_it_is(layout: dict[str, Any], words: str) ->
     assert any(words in note for note in found.notes)
     assert found.candidates[0].estimate.basis is not None
     assert found.candidates[0].estimate.basis.kind == "stated"
+
+
+def test_every_part_of_a_step_has_words_where_it_sets_the_pace() -> None:
+    assert set(TIME_PARTS) == set(_PART_WORDS)

@@ -318,6 +318,7 @@ _PART_WORDS = {
     "dequantise": "unpacking 4-bit weights",
     "launch": "starting kernels",
     "communicate": "the link between cards",
+    "bubble": "the wait of stages for each other",
     "optimizer": "the optimizer",
     "offload": "the bus to host memory",
 }
