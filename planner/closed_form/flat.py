@@ -45,16 +45,22 @@ class Flat(NamedTuple):
     persistent: int
     bucket: int
     gathered: Mapping[tuple[str, int], int]
+    arriving: Mapping[tuple[str, int], int]
+    """The same while parameters are copied out of the buffer in which several came: before a module works."""
     reduced: Mapping[int, int]
 
     def live(self, which: str, place: int) -> int:
-        """Gathered bytes in a pass over a place."""
+        """Gathered bytes while the modules of a place work."""
         return self.gathered.get((which, place), 0)
+
+    def copying(self, which: str, place: int) -> int:
+        """Gathered bytes while they arrive."""
+        return self.arriving.get((which, place), 0)
 
     @property
     def fullest(self) -> set[int]:
         """The layers at which most is gathered, one for each pass."""
-        layers = [(size, which, place) for (which, place), size in self.gathered.items() if place >= 0]
+        layers = [(size, which, place) for (which, place), size in self.arriving.items() if place >= 0]
         passes = {which for _, which, _ in layers}
         return {max(found for found in layers if found[1] == which)[2] for which in passes}
 
@@ -88,6 +94,7 @@ def flat_of(
         persistent=e * walked.persistent,
         bucket=e * limits.reduce,
         gathered=walked.gathered,
+        arriving=walked.arriving,
         reduced=MappingProxyType({place: e * count for place, count in waiting.items()}),
     )
 
@@ -104,6 +111,7 @@ class _Walked(NamedTuple):
     frozen: tuple[tuple[Tensor, int], ...]
     persistent: int
     gathered: Mapping[tuple[str, int], int]
+    arriving: Mapping[tuple[str, int], int]
 
 
 @lru_cache(maxsize=256)
@@ -111,18 +119,24 @@ def _walked(
     model: ModelSpec, storage: Storage, sharing: Sharing, limits: Buckets, stage: int, checkpointing: bool
 ) -> _Walked:
     numbered = _Numbered(Pieces(model, storage, sharing))
-    modules, gathered = numbered.model(model), dict[tuple[str, int], int]()
+    modules = numbered.model(model)
+    gathered, arriving = dict[tuple[str, int], int](), dict[tuple[str, int], int]()
     if stage == 3:
         again = storage.method == "full" or checkpointing
         trace = visits(modules, checkpointing=checkpointing, embedding_again=again)
         for found in live(tuple(numbered.tensors), trace, limits):
             key = (found.visit.which, found.visit.module.place)
-            gathered[key] = max(gathered.get(key, 0), found.arriving)
+            before = (
+                0 if key == ("forward", AFTER) else gathered.get(key, 0)
+            )  # of these, the head works last and longest
+            gathered[key] = max(before, found.working)
+            arriving[key] = max(arriving.get(key, 0), found.arriving)
     return _Walked(
         trained=tuple(numbered.trained),
         frozen=tuple(Counter(numbered.frozen).items()),
         persistent=persistent((tensor.numel for tensor in numbered.tensors), limits.persistence),
         gathered=MappingProxyType(gathered),
+        arriving=MappingProxyType(arriving),
     )
 
 

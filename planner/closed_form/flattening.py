@@ -18,7 +18,7 @@ def phases(step: Step, flat: Flat) -> dict[Phase, Memory]:
         backward += _layer(step, flat, turn)
     moments: dict[Phase, list[Memory]] = {
         "forward": _forward(step, flat, turns),
-        "loss": [_loss(step, flat)],
+        "loss": _loss(step, flat),
         "backward": backward,
     }
     return {name: max(found, key=lambda memory: memory.total) for name, found in moments.items()}
@@ -66,22 +66,27 @@ def _beside(flat: Flat, place: int) -> int:
 
 def _forward(step: Step, flat: Flat, turns: tuple[Turn, ...]) -> list[Memory]:
     stand = _before_backward(step, flat)
-    first = _plus(between_layers(step, Instant(), layer_inputs=1), flat.live("forward", BEFORE))
-    layers = [in_layer(step, turn, flat.live("forward", turn.before)) for turn in turns]
-    return [memory._replace(gradients=stand) for memory in (first, *layers)]
+    moments = [_plus(between_layers(step, Instant(), layer_inputs=1), flat.copying("forward", BEFORE))]
+    for turn in turns:
+        before = between_layers(step, turn.kept_before, layer_inputs=turn.before + 1)
+        moments.append(_plus(before, flat.copying("forward", turn.before)))
+        moments.append(in_layer(step, turn, flat.live("forward", turn.before)))
+    return [memory._replace(gradients=stand) for memory in moments]
 
 
-def _loss(step: Step, flat: Flat) -> Memory:
-    before = end_of_layers(step)._replace(gradients=_before_backward(step, flat))
-    before = _plus(before, step.profile.autocast_cache + flat.live("forward", AFTER))
+def _loss(step: Step, flat: Flat) -> list[Memory]:
+    end = end_of_layers(step)._replace(gradients=_before_backward(step, flat))
+    end = _plus(end, step.profile.autocast_cache)
+    arriving, before = _plus(end, flat.copying("forward", AFTER)), _plus(end, flat.live("forward", AFTER))
     if step.scenario.train.loss == "full":
-        return step.plus(before, step.largest(step.profile.loss.recompute))
+        return [arriving, step.plus(before, step.largest(step.profile.loss.recompute))]
     hidden, head = step.plus(before, step.profile.hidden.kept), head_bytes(step)
-    return hidden._replace(
+    made = hidden._replace(
         gradients=hidden.gradients + head.gradients,
         activations=hidden.activations + head.forward - head.forward_logits - head.gradients,
         logits=hidden.logits + head.forward_logits,
     )
+    return [arriving, made]
 
 
 # ---------------------------------------------------------------- backward
@@ -125,6 +130,7 @@ def _layer(step: Step, flat: Flat, turn: Turn) -> list[Memory]:
     kept = memory._replace(gradients=_kept(step, flat, made))
     moments.append(_plus(kept, _buffers(flat, "backward", place) + _beside(flat, place) + stream))
     if checkpointing:
+        moments.append(_plus(kept, flat.copying("recompute", place) + stream + (flat.bucket if flat.stage < 3 else 0)))
         again, waiting = step.largest(part.recompute), step.bytes(part.waiting)
         moments.append(step.plus(kept, again, extra=_buffers(flat, "recompute", place) + waiting))
     return moments
