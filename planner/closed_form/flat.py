@@ -123,7 +123,8 @@ def _walked(
     gathered, arriving = dict[tuple[str, int], int](), dict[tuple[str, int], int]()
     if stage == 3:
         again = storage.method == "full" or checkpointing
-        trace = visits(modules, checkpointing=checkpointing, embedding_again=again)
+        run = modules if sharing.called else modules[:-1]
+        trace = visits(run, checkpointing=checkpointing, embedding_again=again)
         for found in live(tuple(numbered.tensors), trace, limits):
             key = (found.visit.which, found.visit.module.place)
             before = (
@@ -131,6 +132,13 @@ def _walked(
             )  # of these, the head works last and longest
             gathered[key] = max(before, found.working)
             arriving[key] = max(arriving.get(key, 0), found.arriving)
+    if stage == 3 and not sharing.called and not model.tie_word_embeddings:
+        alone = sum(numbered.tensors[number].bytes for number in modules[-1].tensors)
+        # taken as a weight of the outermost module, it comes with that, and goes when the loss's backward is done
+        for key in {*gathered, ("forward", AFTER), ("backward", AFTER)}:
+            if key[0] == "forward" or key[1] == AFTER:
+                gathered[key] = gathered.get(key, 0) + alone
+                arriving[key] = arriving.get(key, 0) + alone
     return _Walked(
         trained=tuple(numbered.trained),
         frozen=tuple(Counter(numbered.frozen).items()),

@@ -59,8 +59,9 @@ def limits_of(scenario: Scenario) -> Buckets:
 def _flat(scenario: Scenario) -> Flat:
     key, train = key_of(scenario), scenario.train
     word = FLOAT_BYTES[train.quant_storage] if train.quantized and divisible(train) else 0
+    called = train.loss == "full" or scenario.stack.name != "trl"
     sharing = Sharing(
-        ranks=scenario.layout.shard, compute=0, quant_storage=word, called=True, reshard=True, replicated=False
+        ranks=scenario.layout.shard, compute=0, quant_storage=word, called=called, reshard=True, replicated=False
     )
     stage = int(train.sharding.removeprefix("zero"))
     storage, limits = storage_of(key, scenario.stack), limits_of(scenario)
