@@ -10,6 +10,7 @@ from planner.recommend.candidates import candidate, supported
 from planner.recommend.request import Ask, Setting, command
 from planner.result import Candidate, Verdict, Way
 from planner.spec import METHODS, Gpu
+from planner.stacks.resolve import SHARDS_WEIGHTS
 
 RANKS: Mapping[Verdict, int] = {"does_not_fit": 0, "tight": 1, "fits": 2}
 
@@ -37,6 +38,12 @@ NEUTRAL = frozenset(
 )
 """Settings that change how a step runs, not what is learned. 8-bit optimizer states count: they reach the loss of
 32-bit ones (Dettmers et al. 2022, arXiv:2110.02861)."""
+
+INFINITE = float("inf")
+
+HOPELESS = 1.5
+"""Times what is usable: where all changes together need more than that, none of them is tried alone (ours): a setting
+may cost some bytes beside others, as a loss in chunks does on short sequences, but not half of the whole."""
 
 Settings = Mapping[str, Setting]
 
@@ -78,24 +85,60 @@ def changes(ask: Ask, start: Candidate, estimate: Estimator) -> tuple[Way, ...]:
 def adapted(ask: Ask, start: Candidate, goal: Verdict, estimate: Estimator) -> Way | None:
     """``start`` with the mildest change that reaches ``goal``: fewest settings, then the smallest move in bytes."""
     method = start.scenario.train.method
-    reaching = ((tried, one) for tried, one in mild(ask, start, estimate) if RANKS[one.verdict] >= RANKS[goal])
+    tries = mild(ask, start, estimate, goal)
+    reaching = ((tried, one) for tried, one in tries if RANKS[one.verdict] >= RANKS[goal])
     ways = [as_way(ask, ask.using(method, tried), one) for tried, one in reaching if tried]
     return min(ways, key=lambda one: _order(start, one), default=None)
 
 
-def mild(ask: Ask, start: Candidate, estimate: Estimator) -> Iterator[tuple[Settings, Candidate]]:
+def mild(
+    ask: Ask, start: Candidate, estimate: Estimator, goal: Verdict | None = None
+) -> Iterator[tuple[Settings, Candidate]]:
     """``start``, and all that ``adapted`` may turn it into.
 
-    Each open change that learning does not feel, each pair of them, and all together.
+    All open changes together that learning does not feel, under each kind of sharding; then each, and each pair of
+    them. No more where all of them together miss a ``goal`` by far.
     """
     search = Search(ask, start, estimate)
     steps = [step for step in _steps(start) if step.keys() <= NEUTRAL - ask.held]
-    pairs: list[Settings] = [{**one, **two} for one, two in combinations(steps, 2) if not one.keys() & two.keys()]
-    every: dict[str, Setting] = {}
-    for step in steps:
-        every |= step
     yield {}, start
-    yield from ((tried, one) for tried in [*steps, *pairs, every] if (one := search.attempt(tried)) is not None)
+    least, most = INFINITE, HOPELESS * start.scenario.cluster.usable_bytes
+    for tried, last in _everything(steps):
+        if (one := search.attempt(tried)) is not None:
+            yield tried, one
+            least = min(least, one.estimate.peak.required_bytes)
+        if goal is not None and least > most and (last or _differs_by_buffers(start)):
+            return
+    pairs: list[Settings] = [{**one, **two} for one, two in combinations(steps, 2) if not one.keys() & two.keys()]
+    yield from ((tried, one) for tried in [*steps, *pairs] if (one := search.attempt(tried)) is not None)
+
+
+def _differs_by_buffers(start: Candidate) -> bool:
+    """Whether another engine holds about the same: adapters' gradients are small, whole or divided."""
+    train = start.scenario.train
+    return train.uses_adapters and train.sharding in SHARDS_WEIGHTS
+
+
+def _everything(steps: list[Settings]) -> Iterator[tuple[Settings, bool]]:
+    """All changes at once, under the sharding that is there and under each other; with the batch in one piece too.
+
+    Beside each whether it is the last. In single sequences a batch is accumulated, and gradients that FSDP sums only at
+    the end stay whole until then.
+    """
+    kinds: list[Settings] = [{}, *(step for step in steps if "sharding" in step)]
+    common = [step for step in steps if "sharding" not in step]
+    whole = [step for step in common if "micro_batch_size" not in step]
+    merged = [_merged(chosen) for chosen in ((common, whole) if len(whole) < len(common) else (common,))]
+    found = [{**one, **kind} for kind in kinds for one in merged if one or kind]
+    yield from ((one, place == len(found)) for place, one in enumerate(found, 1))
+
+
+def _merged(steps: Iterable[Settings]) -> dict[str, Setting]:
+    """The settings of all steps, of later ones where they name the same."""
+    found: dict[str, Setting] = {}
+    for step in steps:
+        found |= step
+    return found
 
 
 def other_methods(ask: Ask, best: Candidate, estimate: Estimator) -> tuple[Way, ...]:
@@ -209,9 +252,7 @@ def _rank_steps(start: Candidate) -> Iterator[Settings]:
 
 def _floor(start: Candidate, steps: Iterable[Settings]) -> Settings:
     """Everything at once: what does not fit here fits with no fewer changes either."""
-    merged: dict[str, Setting] = {}
-    for step in steps:
-        merged.update(step)
+    merged = _merged(steps)
     if start.scenario.train.seq_len > SHORTEST:
         merged["seq_len"] = SHORTEST
     return merged

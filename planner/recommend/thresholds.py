@@ -63,17 +63,19 @@ def decided(ask: Ask, order: tuple[Method, ...], estimate: Estimator) -> Method 
         (
             method
             for batch, goal, method in tries
-            if any(RANKS[one.verdict] >= RANKS[goal] for one in _variants(ask, method, batch, estimate))
+            if any(RANKS[one.verdict] >= RANKS[goal] for one in _variants(ask, method, batch, estimate, goal))
         ),
         None,
     )
 
 
-def _variants(ask: Ask, method: Method, batch: Batch, estimate: Estimator) -> Iterator[Candidate]:
-    """All that a method may be turned into with a batch; none where it is not planned."""
+def _variants(
+    ask: Ask, method: Method, batch: Batch, estimate: Estimator, goal: Verdict | None = None
+) -> Iterator[Candidate]:
+    """All that a method may be turned into with a batch, as far as a goal is near; none where it is not planned."""
     for start in starts(ask, method, batch):
         with suppress(UnsupportedScenario):
-            yield from (one for _, one in mild(start, candidate(start, method, estimate), estimate))
+            yield from (one for _, one in mild(start, candidate(start, method, estimate), estimate, goal))
 
 
 def thresholds(

@@ -55,8 +55,9 @@ def first_tuned(ask: Ask, methods: Iterable[Method], estimate: Estimator) -> Way
     states) are tried where it does not fit without them. ``None`` where nothing runs.
     """
     for batch, goal, method in product(BATCHES, GOALS, methods):
-        for start in starts(ask, method, batch):
-            if (base := _reaching(start, method, goal, estimate)) is not None:
+        asked = starts(ask, method, batch)
+        for reaching, start in product((_as_it_is, _changed), asked):
+            if (base := reaching(start, method, goal, estimate)) is not None:
                 return _swept(ask, base, method, goal, estimate)
     return None
 
@@ -121,13 +122,14 @@ def points(start: Ask, method: Method, goal: Verdict, estimate: Estimator) -> It
                 break  # larger ones need more
 
 
-def _reaching(asked: Ask, method: Method, goal: Verdict, estimate: Estimator) -> Ask | None:
+def _as_it_is(asked: Ask, method: Method, goal: Verdict, estimate: Estimator) -> Ask | None:
     start = supported(asked, method, estimate)
-    if start is None:
-        return None
-    if RANKS[start.verdict] >= RANKS[goal]:
-        return asked
-    found = adapted(asked, start, goal, estimate)
+    return asked if start is not None and RANKS[start.verdict] >= RANKS[goal] else None
+
+
+def _changed(asked: Ask, method: Method, goal: Verdict, estimate: Estimator) -> Ask | None:
+    start = supported(asked, method, estimate)
+    found = None if start is None else adapted(asked, start, goal, estimate)
     return None if found is None else asked.planning({n: v for n, v in found.settings.items() if n != "method"})
 
 

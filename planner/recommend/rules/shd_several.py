@@ -230,7 +230,7 @@ class EnoughCards:
             return None
         if case.subject.verdict == "does_not_fit":
             return self._more(case)
-        return self._fewer(case) if case.is_choice else None
+        return self._fewer(case) if case.is_choice and case.train.sharding in SHARDS_WEIGHTS else None
 
     def _more(self, case: Case) -> Reason | None:
         found = _larger(case)
