@@ -147,13 +147,14 @@ def never_failing() -> Iterator[None]:
 
 @contextmanager
 def gathered_at_once() -> Iterator[None]:
-    """A gathered tensor is made at once, not put together from a view of every rank's part.
+    """Stage 3 gathers and reduces a tensor at once, not by a view of every rank's part.
 
     deepspeed 0.19 runtime/zero/partition_parameters.py, _all_gather_dtype and AllGatherCoalescedHandle.wait: they cut
     as many views as there are ranks for every tensor, which is most of the work of a trace of hundreds. The rank's own
     view is the only one that anybody looks at before the tensor is whole.
     """
     from deepspeed.runtime.zero import partition_parameters as parts  # noqa: PLC0415
+    from deepspeed.runtime.zero import stage3  # noqa: PLC0415
 
     handle, wait = parts.AllGatherCoalescedHandle, parts.AllGatherCoalescedHandle.wait
 
@@ -168,8 +169,37 @@ def gathered_at_once() -> Iterator[None]:
             parameter.ds_status = parts.ZeroParamStatus.AVAILABLE
         self.complete = True
 
-    with patch.object(handle, "wait", waited), patch.object(parts, "torch", _CuttingLittle()):
+    with (
+        patch.object(handle, "wait", waited),
+        patch.object(parts, "torch", _CuttingLittle()),
+        patch.object(stage3, "reduce_scatter_coalesced", reduced_at_once),
+    ):
         yield
+
+
+def reduced_at_once(tensors: list[Any], group: Any = None) -> list[Any]:
+    """The rank's part of every tensor's sum: deepspeed 0.19 runtime/comm/coalesced_collectives.py,
+    reduce_scatter_coalesced, without the views of other ranks' parts. What fills incomplete parts up is made alike.
+    """
+    from deepspeed.runtime.comm.coalesced_collectives import _torch_reduce_scatter_fn  # noqa: PLC0415
+
+    ranks, rank = torch.distributed.get_world_size(group), torch.distributed.get_rank(group)
+    parts = [-(-tensor.numel() // ranks) for tensor in tensors]
+    padding = []
+    if len(tensors) == 1 and tensors[0].numel() % ranks == 0:
+        flat = tensors[0].view(-1)
+    else:
+        for tensor, part in zip(tensors, parts, strict=True):
+            full, rest = divmod(tensor.numel(), part)
+            padding += [tensor.new_empty(part - rest)] if rest else []
+            padding += [tensor.new_empty(part) for _ in range(full + bool(rest), ranks)]
+        flat = tensors[0].new_empty(sum(parts) * ranks)
+    flat.div_(ranks)
+    own = flat.narrow(0, sum(parts) * rank, sum(parts))
+    _torch_reduce_scatter_fn(flat, own, group=group)
+    starts = [sum(parts[:place]) for place in range(len(parts))]
+    filled = [min(part, max(t.numel() - rank * part, 0)) for t, part in zip(tensors, parts, strict=True)]
+    return [own.narrow(0, start, size) for start, size in zip(starts, filled, strict=True)]
 
 
 class _CuttingLittle:

@@ -40,6 +40,7 @@ SIZES = {
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama": {**SIZES, "model_type": "llama", "tie_word_embeddings": False},
+    "wide": {**SIZES, "model_type": "llama", "tie_word_embeddings": False, "hidden_size": 512, "vocab_size": 4096},
     "qwen3": {**SIZES, "model_type": "qwen3", "tie_word_embeddings": True},
     "mixtral": {
         **SIZES,
@@ -166,13 +167,14 @@ def measure(case: Case, ranks: int) -> Held:
     from planner.trace.run import seed
 
     question = scenario(case, ranks)
+    before = real_tensors()  # DeepSpeed lets go of no engine
     job = assemble(question, device_place("cpu"), attention="eager", **engine(case, question))
     recorder = watching()
     seed(recorder, job)
-    counted = Counted(job)
+    counted: Counted | ByEngine = Counted(job)
     with ExitStack() as stack:
         if job.engine is not None:
-            counted = ByEngine(recorder, job, stack)
+            counted = ByEngine(recorder, job, stack, before)
         stack.enter_context(recorder)
         stack.enter_context(recorder.following_resizes())
         for recorder.step in range(STEPS):
@@ -208,11 +210,12 @@ class Counted:
 class ByEngine:
     """States under DeepSpeed, which keeps them under many names: by the labels that a trace gives them."""
 
-    def __init__(self, recorder: Any, job: Any, stack: ExitStack) -> None:
+    def __init__(self, recorder: Any, job: Any, stack: ExitStack, before: list[Any]) -> None:
         from planner.trace.zero import labelled, seed_engine
 
         self.recorder, self.job = recorder, job
-        seed_engine(recorder, job, real_tensors())
+        old = {id(tensor.untyped_storage()) for tensor in before}
+        seed_engine(recorder, job, [each for each in real_tensors() if id(each.untyped_storage()) not in old])
         stack.enter_context(labelled(recorder, job))
 
     def held(self, _trace: Any) -> tuple[int, int, int]:
@@ -237,7 +240,7 @@ def real_tensors() -> list[Any]:
 
     gc.collect()
     found = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
-    return [tensor for tensor in found if tensor.device.type != "meta"]
+    return [tensor for tensor in found if tensor.device.type == "cpu" and not hasattr(tensor, "__tensor_flatten__")]
 
 
 def engine(case: Case, question: Scenario) -> dict[str, Callable[..., Any]]:
