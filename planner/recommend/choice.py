@@ -50,11 +50,12 @@ def recommend(
 
 
 def _as_chosen(ask: Ask, chosen: Way | None) -> Ask:
-    """The question with the offloading of the choice, without which its method would not run here."""
-    names = ("sharding", "offload") if chosen is not None and chosen.candidate.scenario.train.offload else ()
-    train = None if chosen is None else chosen.candidate.scenario.train
-    taken = {name: _spelled(getattr(train, name)) for name in names if name not in ask.request.settings}
-    return ask.planning(taken)
+    """The question with the offloading of the choice, without which nothing runs here, and with its method alone."""
+    if chosen is None or not chosen.candidate.scenario.train.offload or "offload" in ask.request.settings:
+        return ask
+    train = chosen.candidate.scenario.train
+    open_ = [name for name in ("sharding", "offload") if name not in ask.request.settings]
+    return ask.planning({name: _spelled(getattr(train, name)) for name in open_}).using(train.method, {})
 
 
 def _spelled(value: str | tuple[str, ...]) -> str:

@@ -110,3 +110,14 @@ def test_one_machine_has_no_hybrid_shards() -> None:
     tuned(asked, "lora", needs(required))
 
     assert seen == {"fsdp", "ddp"}
+
+
+def test_what_would_change_an_offloaded_choice_is_asked_of_it_alone() -> None:
+    """Another method, offloaded too, would be slower: it is no threshold."""
+    taken, recommendation = answered(ask(gpu=card(24), gpus=2), offloading(fsdp2=20))
+    said = {reason.code: reason.text for reason in recommendation.reasons}
+
+    assert taken is not None
+    assert {one.method for one in recommendation.thresholds} <= {taken.method, None}
+    assert "--offload optimizer,parameters" in said["FIT006"]
+    assert "SHD011" in said

@@ -159,13 +159,18 @@ class ChangedSettings:
         if not case.is_choice or asked is None or asked.verdict == case.subject.verdict:
             return None
         before, after = asdict(asked.scenario.train), asdict(case.train)
-        changed = [f"{option(name)} {after[name]}" for name in after if after[name] != before[name]]
+        changed = [f"{option(name)} {_spelled(after[name])}" for name in after if after[name] != before[name]]
         saved = asked.estimate.peak.required_bytes - case.required
         text = (
             f"{case.subject.method} with {', '.join(changed)}: {format_bytes(saved)} less than as asked, which turns "
             f"{_VERDICT_WORDS[asked.verdict]} into {_VERDICT_WORDS[case.subject.verdict]}"
         )
         return Reason(code=self.code, text=text, number=saved, unit="bytes")
+
+
+def _spelled(value: object) -> str:
+    """A setting as the option takes it."""
+    return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
 class LongerThanData:

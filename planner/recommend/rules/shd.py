@@ -2,9 +2,11 @@
 
 from typing import ClassVar
 
+from planner.formulas.collectives import ring_share
 from planner.recommend.rules.base import WORTH_A_LINE, Case, Scope, seconds
 from planner.result import Reason
 from planner.stacks.resolve import SHARDS_WEIGHTS
+from planner.throughput.exchanges import passes_of, stored_bytes
 from planner.units import GB, format_bytes
 
 
@@ -162,7 +164,7 @@ def gathers_over_pcie(case: Case) -> bool:
 
 
 def gathered_bytes(case: Case) -> int:
-    """Weights that one card receives in one micro-step: two gathers of what the other ranks hold."""
-    held = case.subject.estimate.phases["load"].weights if "load" in case.subject.estimate.phases else 0
-    shard = held or case.subject.estimate.peak_memory.weights
-    return 2 * shard * (case.scenario.cluster.world_size - 1)
+    """Weights that one card receives in one micro-step: what the other ranks hold, for every gather."""
+    train, layout = case.train, case.scenario.layout
+    gathers = passes_of(train) // train.grad_accumulation
+    return int(gathers * stored_bytes(train, case.subject.estimate.parameters) * ring_share(layout.shard))
