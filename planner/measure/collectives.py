@@ -13,35 +13,41 @@ from unittest.mock import patch
 import torch
 import torch.distributed as dist
 
-OF_FSDP = ("all_gather_single", "all_gather_into_tensor", "reduce_scatter_single", "reduce_scatter_tensor")
-"""What FSDP2 calls to gather parameters and to reduce gradients. torch 2.9 to 2.13
-distributed/fsdp/_fully_shard/_fsdp_collectives.py."""
+NAMES = (
+    *("all_gather_single", "all_gather_into_tensor", "reduce_scatter_single", "reduce_scatter_tensor"),
+    *("all_reduce", "reduce", "broadcast"),
+)
+"""What FSDP2 calls to gather parameters and to reduce gradients (torch 2.9 to 2.13
+distributed/fsdp/_fully_shard/_fsdp_collectives.py), and DeepSpeed beside (deepspeed 0.19 comm/torch.py)."""
 
 
 @contextmanager
 def in_host_memory() -> Iterator[None]:
-    """FSDP2's collectives on copies."""
+    """Collectives on copies, each over when its call returns."""
     with ExitStack() as stack:
-        for name in OF_FSDP:
+        for name in NAMES:
             if hasattr(dist, name):
                 stack.enter_context(patch.object(dist, name, _on_copies(getattr(dist, name))))
         yield
 
 
 def _on_copies(collective: Callable[..., Any]) -> Callable[..., Any]:
-    """A collective whose tensors are copied before and after it; it is over when the call returns."""
+    """A collective whose tensors are copied before and after it."""
 
     def call(*arguments: Any, **keywords: Any) -> Any:
-        given = {**dict(zip(("output", "input"), arguments, strict=False)), **keywords}
-        tensors = {name: value for name, value in given.items() if isinstance(value, torch.Tensor)}
-        copies = {name: _copy_of(tensor) for name, tensor in tensors.items()}
-        places = [copies[name] for name in given if name in copies]
-        rest = {name: value for name, value in given.items() if name not in copies}
-        work = collective(*places, **rest)
+        copies: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+        def swapped(value: Any) -> Any:
+            if not isinstance(value, torch.Tensor):
+                return value
+            copies.append((value, _copy_of(value)))
+            return copies[-1][1]
+
+        work = collective(*map(swapped, arguments), **{name: swapped(value) for name, value in keywords.items()})
         if work is not None:
             work.wait()
-        for name, tensor in tensors.items():
-            tensor.copy_(copies[name])
+        for tensor, copy in copies:
+            tensor.copy_(copy)
         return work
 
     return call

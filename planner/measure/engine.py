@@ -1,10 +1,15 @@
-"""The sharding engine of a real rank: its process group, FSDP2 or DDP as accelerate applies them, and a proof of it."""
+"""The sharding engine of a real rank: its process group, and FSDP2, DDP or DeepSpeed as accelerate applies them.
+
+Each is proved to be there: nothing falls back to another one without a word.
+"""
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -16,18 +21,20 @@ from torch.distributed.tensor import DTensor
 
 from planner.measure.collectives import in_host_memory
 from planner.measure.task import DeviceKind, Task
-from planner.spec import TrainSpec
+from planner.spec import Scenario, TrainSpec
 from planner.trace.sharded import fsdp_plugin
 
 Wrap = Callable[[Any], Any]
-"""``assemble``'s ``after_materialising``."""
+"""What divides a model, or wraps it."""
+Parts = Mapping[str, Callable[..., Any]]
+"""Arguments of ``assemble`` that put an engine on."""
 
 
 @contextmanager
-def engine(task: Task) -> Iterator[Wrap | None]:
+def engine(task: Task) -> Iterator[Parts]:
     """What divides or wraps the model of a task on this rank; nothing where there is one rank."""
     if task.ranks == 1:
-        yield None
+        yield {}
         return
     assert task.scenario is not None
     train = task.scenario.train
@@ -35,7 +42,11 @@ def engine(task: Task) -> Iterator[Wrap | None]:
         stack.enter_context(process_group(task.device))
         if task.device == "cpu":
             stack.enter_context(in_host_memory())
-        yield _fsdp(train, task) if train.shards_by_fsdp else _ddp(task)
+        if train.sharding.startswith("zero"):
+            stack.enter_context(on_device(task.device))
+            yield {"around_optimizer": partial(_zero, task.scenario)}
+        else:
+            yield {"after_materialising": _fsdp(train, task) if train.shards_by_fsdp else _ddp(task)}
 
 
 @contextmanager
@@ -97,6 +108,22 @@ def _ddp(task: Task) -> Wrap:
         return torch.nn.parallel.DistributedDataParallel(model, device_ids=devices, init_sync=on_cuda)
 
     return wrap
+
+
+@contextmanager
+def on_device(device: DeviceKind) -> Iterator[None]:
+    """DeepSpeed asks this variable for its device: deepspeed 0.19 accelerator/real_accelerator.py, get_accelerator."""
+    with patch.dict(os.environ, {"DS_ACCELERATOR": device}):
+        yield
+
+
+def _zero(scenario: Scenario, model: Any, optimizer: Any) -> Any:
+    from planner.build.deepspeed import engine_of, stage_of  # noqa: PLC0415  (deepspeed only where it is used)
+
+    made = engine_of(scenario, model, optimizer)
+    if made.zero_optimization_stage() != stage_of(scenario):
+        raise RuntimeError(f"DeepSpeed runs stage {made.zero_optimization_stage()}, not {stage_of(scenario)}")
+    return made
 
 
 # ---------------------------------------------------------------- proofs

@@ -77,7 +77,7 @@ def check_measurable(scenario: Scenario, layers: int | None) -> None:
         raise UnsupportedScenario("plan measure has no fused kernels: use --kernels eager")
 
 
-ENGINES = ("ddp", "fsdp")
+ENGINES = ("ddp", "fsdp", "zero1", "zero2", "zero3")
 """Shardings that ranks of this machine run."""
 
 
@@ -94,7 +94,7 @@ def check_ranks(scenario: Scenario) -> None:
             raise UnsupportedScenario(f"--sharding {train.sharding} takes several cards: add --gpus 2")
         return
     if train.sharding not in ENGINES:
-        raise UnsupportedScenario(f"plan measure cannot run --sharding {train.sharding}: use --sharding fsdp or ddp")
+        raise UnsupportedScenario(f"plan measure cannot run --sharding {train.sharding}: use --sharding fsdp")
     if train.shards_by_fsdp and scenario.stack.fsdp_version != 2:
         raise UnsupportedScenario(
             f"stack {scenario.stack.name} uses FSDP version {scenario.stack.fsdp_version}, and only version 2 can be "

@@ -8,6 +8,7 @@ import torch
 from planner.build.job import Job
 from planner.build.method import adapter_parameters
 from planner.trace.run import quantisation_states
+from planner.trace.zero import masters
 
 
 def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
@@ -21,6 +22,7 @@ def standing_bytes(job: Job) -> Mapping[str, int]:
     adapters = adapter_parameters(job.model)
     named: list[tuple[str, Any]] = [*job.model.named_parameters(), *job.model.named_buffers()]
     named += quantisation_states(job.model)
+    named += [(name, p.ds_tensor) for name, p in job.model.named_parameters() if hasattr(p, "ds_tensor")]
     return {
         "weights": storage_bytes(tensor for name, tensor in named if name not in adapters),
         "adapters": storage_bytes(tensor for name, tensor in named if name in adapters),
@@ -29,11 +31,17 @@ def standing_bytes(job: Job) -> Mapping[str, int]:
 
 
 def states_of(job: Job) -> list[torch.Tensor]:
-    """Every tensor that the optimizer keeps."""
+    """Every tensor that the optimizer keeps, and DeepSpeed's masters."""
     states = job.optimizer.state.values()
-    return [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]
+    kept = [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]
+    return [*kept, *masters(job.optimizer)]
 
 
 def gradient_bytes(job: Job) -> int:
-    """All gradients that are there."""
-    return storage_bytes(p.grad for p in job.model.parameters() if p.grad is not None)
+    """All gradients that are there; DeepSpeed keeps a rank's part of them apart from its parameters."""
+    found = [p.grad for p in job.model.parameters() if p.grad is not None]
+    if job.engine is not None:
+        parts = (part for group in job.optimizer.averaged_gradients.values() for part in group or ())
+        flat = getattr(job.optimizer, "grad_partitions_flat_buffer", None)
+        found += [part for part in (*parts, flat) if part is not None]
+    return storage_bytes(found)

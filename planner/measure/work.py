@@ -24,7 +24,7 @@ from planner.errors import PlannerError, UnsupportedScenario
 from planner.measure.cap import cap_cuda, capped_process, prepare_process
 from planner.measure.counters import Counter, counter_for, cuda_here, cuda_room
 from planner.measure.driver import Driver, ask_driver
-from planner.measure.engine import Wrap, engine, local_rank
+from planner.measure.engine import Parts, engine, local_rank
 from planner.measure.here import cpu_here
 from planner.measure.history import history
 from planner.measure.process import allocator_text, peak_resident_bytes, system_text
@@ -123,8 +123,8 @@ def reserved_by_step(phases: tuple[Usage, ...]) -> dict[str, dict[Phase, int]]:
 def measure(task: Task, report: Report) -> None:
     """Build the job and take its steps; report where it is, and what each step took."""
     counter = _prepared(task, report)
-    with engine(task) as wrap, quiet_collector(), history(task.snapshot, report):
-        run = _Run(task, counter, report, wrap)
+    with engine(task) as parts, quiet_collector(), history(task.snapshot, report):
+        run = _Run(task, counter, report, parts)
         run.load()
         for number in range(task.steps):
             run.step(number)
@@ -164,8 +164,8 @@ def environment(driver: Driver) -> Environment:
 class _Run:
     """One job while it is loaded and stepped; ``gradients`` are the bytes that the last optimizer step found."""
 
-    def __init__(self, task: Task, counter: Counter, report: Report, wrap: Wrap | None) -> None:
-        self.task, self.counter, self.report, self.wrap = task, counter, report, wrap
+    def __init__(self, task: Task, counter: Counter, report: Report, parts: Parts) -> None:
+        self.task, self.counter, self.report, self.parts = task, counter, report, parts
         self.job: Any = None
         self.gradients = 0
 
@@ -175,9 +175,7 @@ class _Run:
         place, attention = device_place(task.device), semantics_for(task).attention
         with self.counter.counting(), self._capped():
             self._begin(0, "load")
-            self.job = assemble(
-                scenario_of(task), place, attention=attention, layers=task.layers, after_materialising=self.wrap
-            )
+            self.job = assemble(scenario_of(task), place, attention=attention, layers=task.layers, **self.parts)
             self.counter.forget()
         self._tell("load", phases=[self.counter.standing()])
 

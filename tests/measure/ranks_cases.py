@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +40,8 @@ class Case(NamedTuple):
         return "-".join(map(str, self))
 
 
+ZERO = ("zero1", "zero2", "zero3") if find_spec("deepspeed") else ()
+
 CASES = (
     *(Case(model, method, "fsdp") for model in CONFIGS for method in ("full", "lora")),  # type: ignore[arg-type]
     Case("llama", "full", "ddp"),
@@ -46,6 +49,9 @@ CASES = (
     Case("mixtral", "lora", "ddp"),
     Case("llama", "qlora", "fsdp"),
     Case("llama", "full", "fsdp", accumulation=2),
+    *(Case("llama", "full", sharding) for sharding in ZERO[:1]),
+    *(Case("llama", "lora", sharding, "trl") for sharding in ZERO[1:2]),
+    *(Case("llama", "full", sharding) for sharding in ZERO[2:]),
 )
 
 ON_FOUR = (

@@ -303,7 +303,7 @@ def test_a_store_that_cannot_be_written_costs_a_line_and_not_the_answer(
         (("--steps", "0"), 2, "--steps 0 is outside 1 to 1000"),
         (("--timeout", "soon"), 2, "--timeout 'soon' is not a whole number"),
         (("--gpu", "409000"), 2, "unknown gpu"),
-        (("--gpus", "2", "--sharding", "zero3"), 3, "use --sharding fsdp or ddp"),
+        (("--gpus", "2", "--sharding", "hsdp"), 3, "cannot run --sharding hsdp: use --sharding fsdp"),
         (("--gpus", "4", "--nodes", "2", "--network-gbps", "100"), 3, "this machine, not on 2: use --gpus 2 --nodes 1"),
         (("--sharding", "fsdp"), 3, "takes several cards: add --gpus 2"),
         (("--gpus", "2", "--cap", "1GiB"), 3, "--cap on the processor is for one rank"),

@@ -258,7 +258,10 @@ def busy_port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 @needs_torch
 @pytest.mark.usefixtures("_torch", "busy_port")
-def test_the_command_on_two_real_ranks(capsys: pytest.CaptureFixture[str], model: Path) -> None:
+def test_the_command_on_two_real_ranks(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, model: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PLANNER_DATA_DIR", str(tmp_path / "data"))
     options = ["--seq-len", "16", "--steps", "2", "--format", "json", "--method", "full", "--stack", "hf"]
     code = main(["measure", "--model", str(model), "--gpu", "local", "--gpus", "2", *options])
     printed = capsys.readouterr()
@@ -275,7 +278,7 @@ def test_the_command_on_two_real_ranks(capsys: pytest.CaptureFixture[str], model
     assert [len(rank["steps"]) for rank in found["ranks"]] == [2, 2]
 
     (record,) = default_store().records()
-    assert (record.gpus, record.sharding, record.rank, len(record.ranks)) == (2, "fsdp", 0, 2)
+    assert (record.gpus, record.sharding, record.rank, len(record.ranks)) == (2, "fsdp", found["rank"], 2)
     assert record.ranks[1].owners == second["owners"]
     assert record.restore().cluster.world_size == 2
     assert main(["measurements", "list"]) == 0
