@@ -92,6 +92,25 @@ def fsdp_communication() -> list[tuple[type, str]]:
 
 
 @contextmanager
+def meshes_of_real_ranks() -> Iterator[None]:
+    """A mesh that is cut out of another looks for this process among its ranks, which are no tensors of the job.
+
+    torch 2.9 to 2.13: ``DeviceMesh.__init__`` in torch.distributed.device_mesh, where hybrid sharding cuts one for each
+    dimension.
+    """
+    from torch.distributed.device_mesh import DeviceMesh  # noqa: PLC0415
+
+    make = DeviceMesh.__init__
+
+    def made(*arguments: Any, **keywords: Any) -> None:
+        with real_tensors():
+            make(*arguments, **keywords)
+
+    with patch.object(DeviceMesh, "__init__", made):
+        yield
+
+
+@contextmanager
 def parts_on_demand() -> Iterator[None]:
     """FSDP2 cuts the parts of a tensor that it asks for, its own and the first, not those of all ranks.
 

@@ -37,7 +37,13 @@ from planner.spec import Scenario, TrainSpec
 from planner.spec.layout import Layout, is_divided
 from planner.trace.fake import Answering
 from planner.trace.places import layer_numbers
-from planner.trace.private import dtensor_shapes, fake_process_group, fsdp_communication, parts_on_demand
+from planner.trace.private import (
+    dtensor_shapes,
+    fake_process_group,
+    fsdp_communication,
+    meshes_of_real_ranks,
+    parts_on_demand,
+)
 from planner.trace.recorder import Recorder
 from planner.trace.zero import zero_engine
 
@@ -97,7 +103,10 @@ def _fsdp(train: TrainSpec, layout: Layout, mode: Any) -> Engine:
     accelerator = _accelerator(train, mesh_of(layout))  # before any fake mode: a mesh computes
 
     def wrap(model: Any) -> Any:
-        with mode, Answering(), _named_as_quantised(model), parts_on_demand(), warnings.catch_warnings():
+        with ExitStack() as stack:
+            for context in (mode, Answering(), _named_as_quantised(model), parts_on_demand(), meshes_of_real_ranks()):
+                stack.enter_context(context)
+            stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")  # accelerate tells about replicated 4-bit weights; so does the plan
             try:
                 return fsdp2_prepare_model(accelerator, model)
