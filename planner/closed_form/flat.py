@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple
@@ -21,6 +22,9 @@ from planner.formulas.zero import (
     reductions,
 )
 from planner.spec import Block, Mlp, ModelSpec
+
+ENDS = 2
+"""Layers at each end of a model that are walked beside those in reach of what is kept and fetched ahead."""
 
 
 class Flat(NamedTuple):
@@ -119,33 +123,76 @@ def _walked(
     model: ModelSpec, storage: Storage, sharing: Sharing, limits: Buckets, stage: int, checkpointing: bool
 ) -> _Walked:
     numbered = _Numbered(Pieces(model, storage, sharing))
-    modules = numbered.model(model)
-    gathered, arriving = dict[tuple[str, int], int](), dict[tuple[str, int], int]()
-    if stage == 3:
-        again = storage.method == "full" or checkpointing
-        run = modules if sharing.called else modules[:-1]
-        trace = visits(run, checkpointing=checkpointing, embedding_again=again)
-        for found in live(tuple(numbered.tensors), trace, limits):
-            key = (found.visit.which, found.visit.module.place)
-            before = (
-                0 if key == ("forward", AFTER) else gathered.get(key, 0)
-            )  # of these, the head works last and longest
-            gathered[key] = max(before, found.working)
-            arriving[key] = max(arriving.get(key, 0), found.arriving)
-    if stage == 3 and not sharing.called and not model.tie_word_embeddings:
-        alone = sum(numbered.tensors[number].bytes for number in modules[-1].tensors)
-        # taken as a weight of the outermost module, it comes with that, and goes when the loss's backward is done
-        for key in {*gathered, ("forward", AFTER), ("backward", AFTER)}:
-            if key[0] == "forward" or key[1] == AFTER:
-                gathered[key] = gathered.get(key, 0) + alone
-                arriving[key] = arriving.get(key, 0) + alone
+    numbered.model(model)
+    none = _Gathered({}, {})
+    found = _gathered(model, storage, sharing, limits, checkpointing) if stage == 3 else none
     return _Walked(
         trained=tuple(numbered.trained),
         frozen=tuple(Counter(numbered.frozen).items()),
         persistent=persistent((tensor.numel for tensor in numbered.tensors), limits.persistence),
-        gathered=MappingProxyType(gathered),
-        arriving=MappingProxyType(arriving),
+        gathered=MappingProxyType(found.working),
+        arriving=MappingProxyType(found.arriving),
     )
+
+
+class _Gathered(NamedTuple):
+    """Most gathered bytes by pass and place: while modules work, and while their parameters arrive."""
+
+    working: dict[tuple[str, int], int]
+    arriving: dict[tuple[str, int], int]
+
+
+def _gathered(model: ModelSpec, storage: Storage, sharing: Sharing, limits: Buckets, checkpointing: bool) -> _Gathered:
+    """Of equal layers only those at both ends are walked: between them every one finds what its neighbour found."""
+    walked, layers = _in_reach(model, Pieces(model, storage, sharing), limits), model.num_hidden_layers
+    if walked >= layers:
+        return _walk(model, storage, sharing, limits, checkpointing)
+    few = _walk(replace(model, layout=model.layout[:walked]), storage, sharing, limits, checkpointing)
+    return _Gathered(*(_at_every_layer(found, layers, walked) for found in few))
+
+
+def _in_reach(model: ModelSpec, pieces: Pieces, limits: Buckets) -> int:
+    """Layers that a walk needs: what is gathered at one depends on those that are kept, or fetched ahead."""
+    if len(set(model.layout)) > 1:
+        return model.num_hidden_layers
+    reach = limits.live + limits.reuse + limits.prefetch
+    elements = sum(piece.rows * piece.columns * piece.copies for piece in pieces.block(model.blocks[0]))
+    return 2 * (ENDS + -(-reach // elements))
+
+
+def _at_every_layer(found: dict[tuple[str, int], int], layers: int, walked: int) -> dict[tuple[str, int], int]:
+    """What ``walked`` layers found, for ``layers``: both ends as they are, and what the middle found between them."""
+    half = walked // 2
+    images = [*range(half), *[half] * (layers - walked), *range(half, walked)]
+    passes = dict.fromkeys(which for which, _ in found)
+    inner = {(which, place): found[which, image] for which in passes for place, image in enumerate(images)}
+    return {key: size for key, size in found.items() if key[1] < 0} | inner
+
+
+def _walk(model: ModelSpec, storage: Storage, sharing: Sharing, limits: Buckets, checkpointing: bool) -> _Gathered:
+    numbered = _Numbered(Pieces(model, storage, sharing))
+    modules = numbered.model(model)
+    found = _Gathered({}, {})
+    again = storage.method == "full" or checkpointing
+    run = modules if sharing.called else modules[:-1]
+    trace = visits(run, checkpointing=checkpointing, embedding_again=again)
+    for one in live(tuple(numbered.tensors), trace, limits):
+        key = (one.visit.which, one.visit.module.place)
+        # of what follows the layers, the head works last and longest
+        before = 0 if key == ("forward", AFTER) else found.working.get(key, 0)
+        found.working[key] = max(before, one.working)
+        found.arriving[key] = max(found.arriving.get(key, 0), one.arriving)
+    if not sharing.called and not model.tie_word_embeddings:
+        _with_head(found, sum(numbered.tensors[number].bytes for number in modules[-1].tensors))
+    return found
+
+
+def _with_head(found: _Gathered, head: int) -> None:
+    """A head whose weight alone is taken is the outermost module's: it goes when the loss's backward is done."""
+    for key in {*found.working, ("forward", AFTER), ("backward", AFTER)}:
+        if key[0] == "forward" or key[1] == AFTER:
+            found.working[key] = found.working.get(key, 0) + head
+            found.arriving[key] = found.arriving.get(key, 0) + head
 
 
 def _arrivals(trained: Iterable[_Trained]) -> list[Arrival]:

@@ -132,16 +132,16 @@ def reductions(arrivals: Sequence[Arrival], *, bucket: int, ranks: int, stage: i
     part = flat_partition(sum(arrival.size for arrival in arrivals), ranks)
     most: dict[int, int] = {}
     pending: list[Arrival] = []
+    waiting = 0
     for arrival in arrivals:
-        waiting = sum(one.size for one in pending)
         beside = arrival.size + (waiting if waiting > bucket else 0)
         if pending and waiting + arrival.size > bucket:
             beside += _copied(pending, part, ranks, stage)
-            pending = []
+            pending, waiting = [], 0
         pending.append(arrival)
+        waiting += arrival.size
         most[arrival.place] = max(most.get(arrival.place, 0), beside)
     if pending:
-        waiting = sum(one.size for one in pending)
         beside = (waiting if waiting > bucket else 0) + _copied(pending, part, ranks, stage)
         most[pending[-1].place] = max(most[pending[-1].place], beside)
     return most
