@@ -12,6 +12,9 @@ OTHERS = "other experts"
 JOINED = "index_add"
 """The operation that ends them."""
 
+MERGED = "add adapter to experts"
+"""The operation that makes a copy of a stacked tensor with its adapter added."""
+
 
 def experts(r: Recorder, spec: Experts, x: Tensor) -> Tensor:
     """Router, ``top_k`` expert rows per token through grouped matrix products, weighted sum, shared experts."""
@@ -66,7 +69,7 @@ def _expert_rows(r: Recorder, spec: Experts, x: Tensor, weights: Tensor) -> Tens
     weighted = r.mul(out, weights, "weighted expert rows")
     ordered = r.tape.add(Op("restore order", (weighted,), r.tensor("expert rows in order", k * h, out.e)))
     result = r.tape.add(Op("sum over experts", (ordered,), r.tensor("experts output", h, out.e)))
-    r.name(x, rows)
+    r.name(x, rows, out, *(op.output for op in r.tape.ops if op.name == MERGED))
     return result
 
 
@@ -149,7 +152,7 @@ def _grouped(r: Recorder, table: Table, x: Tensor, width: int, *, rank_factor: i
     ``_grouped_mm``), which PEFT's k-bit preparation makes fp32.
 
     PEFT adapts a stacked tensor by adding the low-rank product to a copy of the whole tensor, which the product then
-    uses and saves (peft 0.21 tuners/lora/layer.py, ParamWrapper).
+    uses and saves, and which is cached until the experts return (peft 0.21 tuners/lora/layer.py, ParamWrapper).
     """
     name = f"{table.name} output"
     x = r.cast(x, r.recipe.stored_bytes, f"{table.name} rows")
@@ -206,7 +209,7 @@ def _merged_experts(r: Recorder, table: Table, rank_factor: int) -> Tensor:
     copies: tuple[Tensor, ...] = ()
     if r.recipe.adapter_bytes > e:
         copies = (r.constant(f"{table.name} adapter as {8 * e} bit", Size(fixed=low * e), f"{low}", e),)
-    return r.tape.add(Op("add adapter to experts", (), merged, saved=copies, weight_grad=low * r.recipe.adapter_bytes))
+    return r.tape.add(Op(MERGED, (), merged, saved=copies, weight_grad=low * r.recipe.adapter_bytes))
 
 
 def _clamped_swiglu(r: Recorder, gate_up: Tensor, width: int) -> Tensor:
