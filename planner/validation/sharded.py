@@ -1,7 +1,8 @@
 """Cases of many cards on which the closed form is held against the trace: FSDP2 at four sizes, and DDP.
 
-Every model meets every method at every number of ranks, under settings that take turns so that each of them meets each
-number of ranks and several models. The models differ in what an engine that shards tensor by tensor can tell apart:
+Every model meets full fine-tuning at every number of ranks; a few of them LoRA and QLoRA too, which the others meet at
+one number each, in turn. Settings take turns so that each of them meets each number of ranks and several models. The
+models differ in what an engine that shards tensor by tensor can tell apart:
 tied embeddings, fused matrices, experts, windows, and how large the embedding is beside a layer.
 """
 
@@ -18,6 +19,8 @@ MODELS = (
     *("llama-3.2-1b", "qwen2.5-1.5b", "gemma-2-9b", "mistral-7b-v0.1", "llama-3.1-8b", "qwen3-8b", "phi-4"),
     *("qwen3-32b", "mixtral-8x7b", "qwen3-30b-a3b", "llama-3.1-70b", "llama-3.1-405b"),
 )
+EVERYWHERE = ("llama-3.2-1b", "llama-3.1-8b", "qwen3-8b")
+"""Models that meet all methods at all numbers of ranks."""
 RANKS = (2, 8, 64, 512)
 MEDIAN, WORST = 0.02, 0.06
 """What we promise for the peaks."""
@@ -49,7 +52,6 @@ QLORA: tuple[Settings, ...] = (
     ("plain", {**LONG, "attention": "sdpa", "double_quant": False}),
 )
 FSDP: tuple[tuple[Method, tuple[Settings, ...]], ...] = (("full", FULL), ("lora", LORA), ("qlora", QLORA))
-"""Every fifth case has each of these."""
 
 OTHERS: tuple[tuple[str, Method, str, int, dict[str, Any]], ...] = (
     ("llama-3.2-1b", "full", "hf", 8, {**LONG, "attention": "flash", "sharding": "ddp"}),
@@ -72,8 +74,19 @@ def _fsdp(names: tuple[str, ...]) -> Iterator[GridCase]:
     for method, settings in FSDP:
         for place, ranks in enumerate(RANKS):
             for name in names:
+                if not _meets(name, method, place):
+                    continue
                 stack, chosen = settings[(MODELS.index(name) + place) % len(settings)]
                 yield _case(name, method, stack, ranks, {**chosen, "sharding": "fsdp"})
+
+
+def _meets(name: str, method: Method, place: int) -> bool:
+    """Whether a model meets a method at one of the numbers of ranks."""
+    if method == "full" or name in EVERYWHERE:
+        return True
+    others = [other for other in MODELS if other not in EVERYWHERE]
+    first = 0 if method == "lora" else len(RANKS) // 2
+    return (place - others.index(name) - first) % len(RANKS) == 0
 
 
 def _case(name: str, method: Method, stack: str, ranks: int, settings: dict[str, Any]) -> GridCase:
