@@ -13,7 +13,7 @@ one card, in tests/estimators/test_real_against_fake.py.
 import gc
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
@@ -243,7 +243,7 @@ def real_tensors() -> list[Any]:
     return [tensor for tensor in found if tensor.device.type == "cpu" and not hasattr(tensor, "__tensor_flatten__")]
 
 
-def engine(case: Case, question: Scenario) -> dict[str, Callable[..., Any]]:
+def engine(case: Case, question: Scenario) -> dict[str, Any]:
     """What ``assemble`` is given: Accelerate's own preparation, optimizer and all.
 
     The optimizer that FSDP2's preparation sees is thrown away.
