@@ -8,7 +8,7 @@ from planner.render import words
 from planner.render.sheet import Cell, Column, Sheet, Tone, row
 from planner.result import ALL_PHASES, OWNERS, Candidate, Plan, Way
 from planner.spec import ACTS, MOMENTS_OF, Origin, TrainSpec
-from planner.units import format_count
+from planner.units import GIB, format_count
 
 LORA_SETTINGS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "modules_to_save")
 QUANT_SETTINGS = ("quant", "double_quant", "quant_storage")
@@ -19,10 +19,12 @@ TOTALS = {
     "on the device": "device_bytes",
     "needed": "required_bytes",
     "paged by the driver": "managed_bytes",
-    "in host memory": "host_bytes",
 }
-ELSEWHERE = ("managed_bytes", "host_bytes")
+ELSEWHERE = ("managed_bytes",)
 """Totals that are shown only where there are any."""
+
+MUCH_RAM = 8 * GIB
+"""From here on a machine's RAM is worth a line."""
 
 SILENT: Mapping[str, object] = MappingProxyType(
     {
@@ -164,6 +166,9 @@ def breakdown(plan: Plan) -> Sheet:
         if any(counts) or attribute not in ELSEWHERE:
             tone: Tone = "strong" if attribute == "required_bytes" else ""
             rows.append(row((name, *(Cell(words.gib(count), tone) for count in counts))))
+    ram = [one.estimate.host.required_bytes for one in plan.candidates]
+    if any(count >= MUCH_RAM for count in ram) or plan.cluster.host_memory_bytes is not None:
+        rows.append(row(("RAM of a machine", *(words.gib(count) for count in ram))))
     return Sheet("Memory at the peak", _by_candidate(plan, "GiB at the peak"), tuple(rows), rules=(len(OWNERS),))
 
 

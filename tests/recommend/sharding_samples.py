@@ -5,7 +5,7 @@ from typing import Any
 
 from planner.estimators import Estimator, timed
 from planner.recommend.rules import Case
-from planner.result import Estimate, Host, StepTime
+from planner.result import Estimate, Host, Memory, StepTime
 from planner.spec import Scenario
 from planner.units import GIB
 from tests.recommend.fakes import ask, by, card, case, fake_estimate, needs
@@ -31,6 +31,17 @@ def hosting(gib: int, **of: int) -> Estimator:
 
     def estimate(scenario: Scenario) -> Estimate:
         return replace(fake_estimate(scenario), host=Host(**(of or {"load": gib * GIB})))
+
+    return estimate
+
+
+def whole(gib: int) -> Estimator:
+    """An estimator with so much of an undivided model on each card."""
+
+    def estimate(scenario: Scenario) -> Estimate:
+        made = fake_estimate(scenario)
+        weights = gib * GIB // (1 if scenario.train.sharding == "ddp" else scenario.cluster.world_size)
+        return replace(made, phases={**made.phases, "load": Memory(weights=weights)})
 
     return estimate
 
@@ -117,5 +128,11 @@ SHARDING_SAMPLES: dict[str, tuple[Case, float, str, Case]] = {
         3,  # 70 / 3 * 1.1 is more than 24, 70 / 4 * 1.1 is not
         "lora runs, tight, from 3 × card-24 on:",
         case(TWO, estimate=needs(lambda one: 42 / one.cluster.world_size)),
+    ),
+    "SHD013": (
+        case(TWO, "qlora", estimate=whole(25)),
+        25 * GIB,
+        "puts all 25.00 GiB of quantised weights on each card before fsdp divides them, and 24.00 GiB are usable",
+        case(TWO, "qlora", estimate=whole(23)),
     ),
 }

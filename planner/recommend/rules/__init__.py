@@ -38,7 +38,14 @@ from planner.recommend.rules.qlt_data import (
 )
 from planner.recommend.rules.qlt_use import ManyAdapters, MlpLeftOut, NewVocabulary
 from planner.recommend.rules.qnt import FusedExperts, KbitUpcasts, NativeLowBits, SingleQuant, TouchyFamily
-from planner.recommend.rules.shd import PcieGathers, QuantStorage, ReplicatedQuant, ReplicatedWeights, WideShards
+from planner.recommend.rules.shd import (
+    PcieGathers,
+    QuantStorage,
+    ReplicatedQuant,
+    ReplicatedWeights,
+    WholeAtLoad,
+    WideShards,
+)
 from planner.recommend.rules.shd_several import (
     EngineChoice,
     EnoughCards,
@@ -119,6 +126,7 @@ RULES: tuple[Rule, ...] = (
     HostMemory(),
     Offloaded(),
     EnoughCards(),
+    WholeAtLoad(),
     LaunchBound(),
     Dequantising(),
     OptimizerEveryStep(),

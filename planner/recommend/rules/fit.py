@@ -27,6 +27,8 @@ class DoesNotFit:
         if case.subject.verdict != "does_not_fit":
             return None
         excess = case.required - case.usable
+        if excess <= 0:  # the card would do; what is missing is RAM
+            return None
         estimate = case.subject.estimate
         owner, owned = largest_owner(estimate.peak_memory)
         text = (

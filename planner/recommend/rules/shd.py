@@ -9,6 +9,9 @@ from planner.stacks.resolve import SHARDS_WEIGHTS
 from planner.throughput.exchanges import passes_of, stored_bytes
 from planner.units import GB, format_bytes
 
+PLACES_QUANTISED = 5
+"""The major version of transformers from which quantised weights go to the card, also for FSDP."""
+
 
 class QuantStorage:
     """SHD001: the plan stores 4-bit weights as bf16 words, since uint8 ones would not be sharded.
@@ -39,6 +42,38 @@ class QuantStorage:
             f"which costs {format_bytes(saved)} per card"
         )
         return Reason(code=self.code, text=text, number=saved, unit="bytes")
+
+
+class WholeAtLoad:
+    """SHD013: a card does not hold the 4-bit model that transformers puts on it before the engine divides it.
+
+    Why it matters: without a device_map, transformers 5 quantises onto the rank's own card. The run stops while it
+                    loads, though its steps would fit.
+    What helps:     device_map={"": "cpu"} in from_pretrained: bitsandbytes quantises there, and the engine moves each
+                    rank's shard; the RAM of the machine then holds one such model per rank.
+    Source:         transformers 5.23 quantizers/quantizer_bnb_4bit.py, update_device_map, and modeling_utils.py,
+                    which leaves quantised weights out of what only the first rank loads.
+    """
+
+    code: ClassVar[str] = "SHD013"
+    slug: ClassVar[str] = "whole-at-load"
+    scope: ClassVar[Scope] = "choice"
+
+    def check(self, case: Case) -> Reason | None:
+        train, stack = case.train, case.scenario.stack
+        current = int(stack.versions.get("transformers", "0").partition(".")[0]) >= PLACES_QUANTISED
+        if not (train.quantized and train.sharding in SHARDS_WEIGHTS and current and case.is_choice):
+            return None
+        whole = case.what_if(sharding="ddp", quant_storage="uint8", offload=()).phases["load"].weights
+        if whole + case.scenario.cluster.gpu.context_bytes <= case.usable:
+            return None
+        text = (
+            f"transformers puts all {format_bytes(whole)} of quantised weights on each card before "
+            f"{train.sharding} divides them, and {format_bytes(case.usable)} are usable: load them with "
+            f"device_map={{'': 'cpu'}}, which takes {format_bytes(whole * case.scenario.cluster.gpus)} of RAM in each "
+            "machine"
+        )
+        return Reason(code=self.code, text=text, number=whole, unit="bytes", severity="warning")
 
 
 class ReplicatedQuant:
