@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter
 
-from docs import decided, many_gpus, validated
+from docs import agreed, decided, many_gpus, validated
 from docs.tables import code, percent, table
 from docs.validated import ran_count, report
 from planner.calibration.published import table_text
@@ -254,5 +254,6 @@ SECTIONS: Mapping[str, Section] = {
     "why_codes": why_codes,
     **validated.SECTIONS,
     **decided.SECTIONS,
+    **agreed.SECTIONS,
     **many_gpus.SECTIONS,
 }
