@@ -222,6 +222,8 @@ def recipe_of(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Recipe:
         keeps_4bit_input=stack.keeps_4bit_input,
         ranks=key.ranks,
     )
+    if key.mixed_shards and key.units:  # which casts what enters a layer
+        return recipe
     widest = max(block_tape(block, model.hidden_size, recipe).result.e for block in model.blocks)
     return recipe._replace(stream_bytes=max(recipe.stream_bytes, widest))
 
@@ -356,9 +358,10 @@ def _places(model: ModelSpec) -> set[int]:
 
 
 def _neighbours(model: ModelSpec) -> set[int]:
-    """Layers beside the first and the last."""
+    """Layers after the first and before the last of each kind."""
     last = len(model.layout) - 1
-    return ({1, last - 1} & set(range(last + 1))) - _places(model)
+    beside = {place + step for place in _places(model) for step in (1, -1)}
+    return (beside & set(range(last + 1))) - _places(model)
 
 
 def turns_at(model: ModelSpec, layers: tuple[Part, ...], places: set[int]) -> tuple[Turn, ...]:
