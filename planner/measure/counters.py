@@ -131,12 +131,12 @@ COLLECTIVE = "c10d::"
 
 def _flat(events: Any) -> Iterator[tuple[Any, bool]]:
     """Every event of a tree, with whether it lies within a collective; trees are deep, so by a stack of our own."""
-    waiting = [(event, False) for event in events]
+    waiting = [(event, False) for event in reversed(events)]
     while waiting:
         event, sent = waiting.pop()
         yield event, sent
         within = sent or event.name.startswith(COLLECTIVE)
-        waiting.extend((child, within) for child in event.children)
+        waiting.extend((child, within) for child in reversed(event.children))
 
 
 class CudaCounter:
@@ -202,7 +202,7 @@ def cuda_here() -> Device | None:
     """The CUDA device that this process uses, if any: the first, or a rank's own."""
     if not torch.cuda.is_available():
         return None
-    found, count = torch.cuda.get_device_properties(torch.cuda.current_device()), torch.cuda.device_count()
+    found, count = torch.cuda.get_device_properties(None), torch.cuda.device_count()
     capability = (found.major, found.minor)
     return Device("cuda", found.name, found.total_memory, capability, found.multi_processor_count, count)
 
@@ -211,5 +211,5 @@ def cuda_room(driver: Driver) -> Room:
     """The device with a context and nothing else; ``driver`` was asked before there was one."""
     torch.cuda.synchronize()
     free, total = torch.cuda.mem_get_info()
-    others = driver.used_on(str(getattr(torch.cuda.get_device_properties(torch.cuda.current_device()), "uuid", "")))
+    others = driver.used_on(str(getattr(torch.cuda.get_device_properties(None), "uuid", "")))
     return Room(total, free, max(total - free - (others or 0), 0), others)

@@ -5,10 +5,10 @@ Each is proved to be there: nothing falls back to another one without a word.
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict
 from unittest.mock import patch
 
 import torch
@@ -26,8 +26,13 @@ from planner.trace.sharded import fsdp_plugin
 
 Wrap = Callable[[Any], Any]
 """What divides a model, or wraps it."""
-Parts = Mapping[str, Callable[..., Any]]
-"""Arguments of ``assemble`` that put an engine on."""
+
+
+class Parts(TypedDict, total=False):
+    """Arguments of ``assemble`` that put an engine on."""
+
+    after_materialising: Wrap
+    around_optimizer: Callable[[Any, Any], Any]
 
 
 @contextmanager

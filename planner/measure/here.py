@@ -113,9 +113,9 @@ def _check_parallel(train: TrainSpec) -> None:
 
 def check_devices(device: Device, ranks: int) -> None:
     """Raise ``UnsupportedScenario`` for more ranks than devices; processors may take several, up to ``MOST_RANKS``."""
-    if device.kind == "cuda" and ranks > device.count:
-        cards = "1 device" if device.count == 1 else f"{device.count} devices"
-        raise UnsupportedScenario(f"--gpus {ranks}: torch sees {cards} here: use --gpus {device.count}")
+    if device.kind == "cuda" and ranks > device.devices:
+        cards = "1 device" if device.devices == 1 else f"{device.devices} devices"
+        raise UnsupportedScenario(f"--gpus {ranks}: torch sees {cards} here: use --gpus {device.devices}")
     if ranks > MOST_RANKS and device.kind == "cpu":
         raise UnsupportedScenario(f"--gpus {ranks}: a processor stands in for {MOST_RANKS} cards at most")
 

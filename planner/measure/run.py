@@ -214,7 +214,7 @@ def _last_place(ended: Ended) -> Place | None:
 def _device(line: Line) -> Device:
     capability = tuple(line["capability"]) if line["capability"] else None
     return Device(
-        line["kind"], line["name"], line["total_bytes"], capability, line["multiprocessors"], line.get("count", 1)
+        line["kind"], line["name"], line["total_bytes"], capability, line["multiprocessors"], line.get("devices", 1)
     )
 
 

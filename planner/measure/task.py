@@ -19,7 +19,7 @@ FOLDER_PREFIX = "plan-measure-"
 class Device(NamedTuple):
     """A device by torch's name, with what it calls itself, its memory, and what kernels ask of a card.
 
-    ``count``: how many devices of its kind torch sees; it is the first of them, or a rank's own.
+    ``devices``: how many devices of its kind torch sees; it is the first of them, or a rank's own.
     """
 
     kind: DeviceKind
@@ -27,7 +27,7 @@ class Device(NamedTuple):
     total_bytes: int
     capability: tuple[int, int] | None = None
     multiprocessors: int | None = None
-    count: int = 1
+    devices: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

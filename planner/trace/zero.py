@@ -51,7 +51,7 @@ def zero_engine(scenario: Scenario, mode: Any) -> Iterator[dict[str, Any]]:
         with recorder.following_resizes(), never_failing(), gathered_at_once(), labelled(recorder, job):
             yield
 
-    with on_cpu(), agreeing():
+    with on_cpu(), agreeing(), linear_restored():
         from deepspeed.comm import comm  # noqa: PLC0415  (only where it is used)
 
         try:
@@ -60,6 +60,14 @@ def zero_engine(scenario: Scenario, mode: Any) -> Iterator[dict[str, Any]]:
             if comm.cdb is not None:
                 comm.destroy_process_group()
                 comm.cdb = None
+
+
+def linear_restored() -> Any:
+    """ZeRO-3 replaces ``linear`` for the whole process, and so for later traces of other engines.
+
+    deepspeed 0.19 runtime/zero/partition_parameters.py, Init, with memory_efficient_linear.
+    """
+    return patch.object(torch.nn.functional, "linear", torch.nn.functional.linear)
 
 
 def seed_engine(recorder: Recorder, job: Job, tensors: list[Any]) -> None:

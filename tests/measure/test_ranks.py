@@ -208,7 +208,7 @@ def test_a_refusal_of_the_launcher_is_our_own(script: Callable[[str], None], on_
     ],
 )
 def test_more_ranks_than_devices_are_refused(device: Device, count: int, words: str) -> None:
-    check_devices(device, count - 1 if device.kind == "cpu" else device.count)
+    check_devices(device, count - 1 if device.kind == "cpu" else device.devices)
     with pytest.raises(UnsupportedScenario, match=words):
         check_devices(device, count)
 

@@ -9,6 +9,7 @@ torch: Any = pytest.importorskip("torch")
 for library in ("transformers", "accelerate", "peft"):
     pytest.importorskip(library)
 
+from planner.errors import UnsupportedScenario  # noqa: E402
 from planner.measure import engine, work  # noqa: E402
 from planner.measure.counters import COLLECTIVE, PREFIX, RankCounter  # noqa: E402
 from planner.measure.task import Task  # noqa: E402
@@ -42,7 +43,7 @@ def test_a_rank_uses_the_card_of_its_number(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(work, "cuda_here", lambda: None)
     monkeypatch.setattr(work, "ask_driver", lambda: None)
     scenario: Any = SimpleNamespace(cluster=SimpleNamespace(world_size=4))
-    with pytest.raises(work.UnsupportedScenario):
+    with pytest.raises(UnsupportedScenario):
         work._prepared(Task(kind="measure", scenario=scenario, device="cuda"), lambda _event, **_facts: None)
     assert said == [3]
 
@@ -51,8 +52,8 @@ def test_a_rank_uses_the_card_of_its_number(monkeypatch: pytest.MonkeyPatch) -> 
 def test_cards_talk_by_nccl_and_processors_by_gloo(monkeypatch: pytest.MonkeyPatch, device: Any, backend: str) -> None:
     said: list[str] = []
     monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setattr(engine.dist, "init_process_group", lambda name, **_options: said.append(name))
-    monkeypatch.setattr(engine.dist, "destroy_process_group", lambda: said.append("over"))
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda name, **_options: said.append(name))
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: said.append("over"))
     with engine.process_group(device):
         assert said == [backend]
     assert said == [backend, "over"]

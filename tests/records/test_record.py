@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 
 from planner.errors import BrokenInput
-from planner.records import Limits, Record, architecture_of, now, read_record, record_document, record_from, record_text
+from planner.records import (
+    Limits,
+    RankPeaks,
+    Record,
+    architecture_of,
+    now,
+    read_record,
+    record_document,
+    record_from,
+    record_text,
+)
 from tests.records.builders import a_record, out_of_memory
 
 
@@ -19,8 +29,9 @@ from tests.records.builders import a_record, out_of_memory
         out_of_memory(),
         a_record(kind="limit", limits=Limits(unit="micro_batch_size", largest_ran=12, smallest_failed=13)),
         a_record(taken_at=now(), model="qwen1.5-moe-a2.7b"),
+        a_record(rank=1, ranks=(RankPeaks(rank=0), RankPeaks(rank=1, allocated_bytes=5, owners={"weights": 4}))),
     ],
-    ids=["done", "truncated", "out of memory", "limit", "mixture of experts"],
+    ids=["done", "truncated", "out of memory", "limit", "mixture of experts", "ranks"],
 )
 def test_json_and_back(record: Record) -> None:
     again = read_record(record_text(record))
@@ -143,3 +154,16 @@ def test_what_is_no_json_is_refused(text: str, says: str) -> None:
 )
 def test_architectures(capability: tuple[int, int], name: str, family: str) -> None:
     assert architecture_of("cuda", capability, name) == family
+
+
+def test_a_record_of_one_card_has_no_ranks_and_says_so() -> None:
+    record = a_record()
+    assert not {"rank", "ranks"} & set(record_document(record))
+    assert (record.gpus, record.sharding) == (1, "none")
+
+
+@pytest.mark.parametrize("ranks", [(RankPeaks(rank=-1),), (RankPeaks(rank=0, allocated_bytes=-5),)])
+def test_ranks_without_meaning_are_refused(ranks: tuple[RankPeaks, ...]) -> None:
+    document = record_document(a_record(ranks=ranks))
+    with pytest.raises(BrokenInput, match=r"rank|bytes"):
+        record_from(document)

@@ -89,3 +89,12 @@ def test_gathering_at_once_allocates_what_gathering_part_by_part_does(monkeypatc
 def test_what_the_engine_has_not_is_refused(settings: dict[str, object], words: str) -> None:
     with pytest.raises(UnsupportedScenario, match=words):
         run(question("zero2", 2, **settings))
+
+
+def test_a_trace_of_zero_changes_no_later_one() -> None:
+    """DeepSpeed puts a product of its own in the place of torch's."""
+    import torch  # noqa: PLC0415  (torch may be missing)
+
+    linear = torch.nn.functional.linear
+    run(question("zero3", 2))
+    assert torch.nn.functional.linear is linear
