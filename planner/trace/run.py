@@ -96,6 +96,8 @@ def take_steps(recorder: Recorder, job: Job, adapter: Mapping[str, object] | Non
         with refusing(adapter, job.scenario):
             job.step(recorder.begin, length)
         label_states(recorder, job)
+        if job.engine is None and job.scenario.train.shards_by_fsdp:
+            label_parts(recorder, job)
 
 
 def take_moments(recorder: Recorder, job: Job, adapter: Mapping[str, object] | None) -> None:
@@ -187,6 +189,13 @@ def label_states(recorder: Recorder, job: Job) -> None:
     """Say that what the optimizer keeps is its own, in the layers of what it trains."""
     for parameter, states in states_of(job.optimizer):
         recorder.relabel(states, "optimizer", like=parameter)
+
+
+def label_parts(recorder: Recorder, job: Job) -> None:
+    """Say whose the parts are that FSDP2 makes anew, as long as the first rank's, before its first forward pass."""
+    adapters = adapter_parameters(job.model)
+    for name, parameter in job.model.named_parameters():
+        recorder.relabel([parameter], "adapters" if name in adapters else "weights")
 
 
 def label(recorder: Recorder, job: Job) -> None:
