@@ -107,7 +107,7 @@ def mild(
         if (one := search.attempt(tried)) is not None:
             yield tried, one
             least = min(least, one.estimate.peak.required_bytes)
-        if goal is not None and least > most and (last or _differs_by_buffers(start)):
+        if goal is not None and most < least < INFINITE and (last or _differs_by_buffers(start)):
             return
     pairs: list[Settings] = [{**one, **two} for one, two in combinations(steps, 2) if not one.keys() & two.keys()]
     yield from ((tried, one) for tried in [*steps, *pairs] if (one := search.attempt(tried)) is not None)

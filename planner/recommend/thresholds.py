@@ -1,7 +1,8 @@
 """What would change the plan's mind: the nearest amount of memory, data or length at which another method is chosen.
 
 Estimates do not depend on how much memory a card has, so thresholds of memory are exact. Those of length are found by
-bisection over the same decision.
+bisection over the same decision. All of them leave offloading as it is: states go to host memory where nothing else
+runs, and what they gain there is no matter of a few GiB.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +17,7 @@ from planner.recommend.changes import RANKS, SHORTEST, mild
 from planner.recommend.informed import per_rank, with_tokens
 from planner.recommend.order import preference
 from planner.recommend.request import Ask
-from planner.recommend.tuning import BATCHES, GOALS, Batch, starts
+from planner.recommend.tuning import BATCHES, GOALS, Batch, may_offload, starts
 from planner.result import Candidate, Side, Threshold, Verdict
 from planner.spec import Method
 from planner.units import format_count, format_gib
@@ -99,17 +100,18 @@ def _memory(ask: Ask, reaches: Reaches, order: tuple[Method, ...], chosen: Metho
     below = next((m for m in reversed(marks) if m <= usable and decide(reaches, order, m - 1) != chosen), None)
     found = []
     if above is not None:
-        found.append(_of_memory(above, usable, "above", decide(reaches, order, above)))
+        found.append(_of_memory(ask, above, "above", decide(reaches, order, above)))
     if below is not None:
-        found.append(_of_memory(below, usable, "below", decide(reaches, order, below - 1)))
+        found.append(_of_memory(ask, below, "below", decide(reaches, order, below - 1)))
     return tuple(found)
 
 
-def _of_memory(mark: int, usable: int, side: Side, method: Method | None) -> Threshold:
+def _of_memory(ask: Ask, mark: int, side: Side, method: Method | None) -> Threshold:
+    usable = ask.cluster.usable_bytes
     share = abs(mark - usable) / usable * 100 if usable else 0.0
     text = {
         "above": f"with {share:.0f} % more memory ({format_gib(mark)} GiB usable per card): {method}",
-        "below": f"below {format_gib(mark)} GiB usable per card ({share:.0f} % less): {method or 'nothing'}",
+        "below": f"below {format_gib(mark)} GiB usable per card ({share:.0f} % less): {_named(ask, method)}",
     }[side]
     return Threshold(quantity="memory_bytes", value=mark, side=side, method=method, text=text)
 
@@ -141,7 +143,7 @@ def _of_tokens(mark: int, side: Side, method: Method | None, other: Ask) -> Thre
     word = "above" if side == "above" else "at most"
     rank = other.request.settings.get("lora_rank") if method not in ("full", None) else None
     at = f" at rank {rank}" if rank else ""
-    text = f"{word} {format_count(mark)} supervised tokens: {method or 'nothing'}{at}"
+    text = f"{word} {format_count(mark)} supervised tokens: {_named(other, method)}{at}"
     return Threshold(quantity="tokens", value=mark, side=side, method=method, text=text)
 
 
@@ -167,7 +169,7 @@ def _longer(ask: Ask, now: int, chosen: Method, at: Callable[[int], Method | Non
         return ()
     low, high = _between(low, high, lambda step: at(step * LENGTH_STEP) == chosen)
     method = at(high * LENGTH_STEP)
-    text = f"above {low * LENGTH_STEP:,} tokens per sequence: {method or 'nothing'}"
+    text = f"above {low * LENGTH_STEP:,} tokens per sequence: {_named(ask, method)}"
     return (Threshold(quantity="seq_len", value=low * LENGTH_STEP, side="above", method=method, text=text),)
 
 
@@ -179,6 +181,15 @@ def _shorter(now: int, chosen: Method, at: Callable[[int], Method | None]) -> tu
     method = at(low * LENGTH_STEP)
     text = f"at most {low * LENGTH_STEP:,} tokens per sequence: {method}"
     return (Threshold(quantity="seq_len", value=low * LENGTH_STEP, side="below", method=method, text=text),)
+
+
+def _named(ask: Ask, method: Method | None) -> str:
+    """The method; for none how far that was looked for: offloading is left as it is."""
+    if method is not None:
+        return method
+    if "offload" in ask.request.settings:
+        return "nothing with this offloading"
+    return "nothing without offloading" if may_offload(ask) else "nothing"
 
 
 def _between(low: int, high: int, holds: Callable[[int], bool]) -> tuple[int, int]:

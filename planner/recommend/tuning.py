@@ -17,7 +17,8 @@ from planner.recommend.changes import RANKS, Settings, adapted, as_way, differin
 from planner.recommend.pareto import INFINITE, seconds_per_sequence
 from planner.recommend.request import Ask
 from planner.result import Candidate, Verdict, Way
-from planner.spec import Method
+from planner.spec import Cluster, Method
+from planner.units import GIB
 
 INDISTINCT = 0.05
 """Share of time within which we do not tell two settings apart (ours; the record of the time model is wider): of these
@@ -48,6 +49,11 @@ def tuned(ask: Ask, method: Method, estimate: Estimator) -> Way | None:
     return first_tuned(ask, (method,), estimate)
 
 
+RAM_OF_A_CARD = 256 * GIB
+"""RAM of a machine for each of its cards, beyond which offloading is not advised unasked: NVIDIA DGX H100 data sheet, 2
+TB for eight; clouds' machines have about as much."""
+
+
 def first_tuned(ask: Ask, methods: Iterable[Method], estimate: Estimator) -> Way | None:
     """The first of ``methods`` that fits, else the first that is tight, with open settings set for speed.
 
@@ -70,11 +76,22 @@ def offloaded(ask: Ask, methods: tuple[Method, ...], estimate: Estimator) -> Way
     """
     for step in _offloads(ask):
         started = ask.planning(step)
-        found = [way for way in (first_tuned(started, (one,), estimate) for one in methods) if way is not None]
+        tried = (first_tuned(started, (one,), estimate) for one in methods)
+        found = [way for way in tried if way is not None and _has_ram(ask.cluster, way.candidate)]
         if found:
             fastest = min(found, key=lambda one: seconds_per_sequence(one.candidate))
             return replace(fastest, settings={**differing(ask, started), **fastest.settings})
     return None
+
+
+def _has_ram(cluster: Cluster, one: Candidate) -> bool:
+    """Whether machines with such cards are let with the RAM; where the user limits it, the verdict has looked."""
+    return one.estimate.host.required_bytes <= RAM_OF_A_CARD * cluster.gpus or cluster.host_memory_bytes is not None
+
+
+def may_offload(ask: Ask) -> bool:
+    """Whether states may go to host memory where nothing else runs."""
+    return bool(_offloads(ask))
 
 
 def _offloads(ask: Ask) -> tuple[Settings, ...]:

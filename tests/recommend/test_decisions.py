@@ -20,7 +20,7 @@ from planner.recommend.request import Ask, Request
 from planner.recommend.rules import find
 from planner.recommend.shared import shared_estimator
 from planner.recommend.thresholds import LENGTH_STEP
-from planner.result import Candidate, Plan, Threshold, Way
+from planner.result import Candidate, Plan, Threshold
 from planner.spec import Job
 
 TABLE = Path(__file__).parent / "decisions.toml"
@@ -122,11 +122,22 @@ def test_table_is_large_and_names_nothing_twice() -> None:
 
 
 def decided(question: Ask) -> str | None:
-    """The method that is chosen; nothing else of the plan is made."""
+    """The method that is chosen with the offloading of the question; nothing else of the plan is made."""
     asked = informed(question)
     found, _ = candidates(asked, ESTIMATE)
     one = choose(found, preference(asked, found), asked, ESTIMATE)
-    return None if one is None else (one.candidate if isinstance(one, Way) else one).method
+    if one is None or (one.candidate.scenario.train.offload and "offload" not in question.request.settings):
+        return None
+    return one.candidate.method
+
+
+def as_chosen(question: Ask, found: Candidate | None) -> Ask:
+    """The question with the method and the offloading of the choice, where it offloads: thresholds are of that."""
+    if found is None or not found.scenario.train.offload:
+        return question
+    train = found.scenario.train
+    away = {"sharding": train.sharding, "offload": ",".join(train.offload)}
+    return question.planning(away).using(train.method, {})
 
 
 def at(question: Ask, mark: Threshold, *, beyond: bool) -> Ask:
@@ -144,9 +155,9 @@ def at(question: Ask, mark: Threshold, *, beyond: bool) -> Ask:
 
 @pytest.mark.parametrize("name", SITUATIONS)
 def test_choice_flips_where_the_plan_says(name: str) -> None:
-    question, _ = understand(request(SITUATIONS[name]))
     made = plan_of(name)
     found = chosen(made)
+    question = as_chosen(understand(request(SITUATIONS[name]))[0], found)
     now = found.method if found else None
 
     for mark in made.recommendation.thresholds:

@@ -309,7 +309,7 @@ def test_a_batch_too_large_for_any_number_of_cards_is_offered_in_single_sequence
     [
         Request(model="kimi-k2", gpu="t4"),
         Request(model="deepseek-v3", gpu="4090", methods=("full",)),
-        Request(model="llama-3.1-405b", gpu="h100", gpus=32, nodes=4, methods=("full",)),
+        Request(model="llama-3.1-405b", gpu="h100", gpus=16, nodes=2, methods=("full",)),
         Request(model="70b", gpu="4090", settings={"micro_batch_size": 64, "seq_len": 32768}),
         Request(model="70b", gpu="4090", methods=("full",), settings={"micro_batch_size": 4096, "seq_len": 2**24}),
     ],
