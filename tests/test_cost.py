@@ -13,7 +13,6 @@ from planner.catalog import load_model
 from planner.cost import (
     ASSUMED,
     PROCESS_BYTES,
-    checkpoint_bytes,
     disk_bytes,
     host_bytes,
     load_of,
@@ -24,6 +23,7 @@ from planner.cost import (
     setup_seconds,
     steps_of,
 )
+from planner.formulas.host import checkpoint_bytes
 from planner.planning import estimate, scenario
 from planner.result import Estimate, StepTime, TimeBasis
 from planner.spec import Cluster, Gpu, Job, Lengths, Price, Scenario, TrainSpec

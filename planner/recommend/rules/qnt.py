@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import ClassVar
 
-from planner.cost import checkpoint_bytes
+from planner.formulas.host import checkpoint_bytes
 from planner.formulas.params import model_params
 from planner.recommend.rules.base import Case, Scope, percent
 from planner.result import Reason
