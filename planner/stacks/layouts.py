@@ -65,9 +65,9 @@ def refuse_layout(chosen: Mapping[str, Any], model: ModelSpec, cluster: Cluster,
     train = TrainSpec(**chosen)
     if not is_divided(train):
         return
-    _groups(train, cluster)
     _heads(train, model)
     _channels(train, model)
+    _groups(train, cluster)
     _sequence(train)
     _stages(train, model)
     _experts(train, model, stack)

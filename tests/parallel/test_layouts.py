@@ -14,6 +14,10 @@ REFUSED = [
     # llama-3.1-8b: 32 layers, 32 heads, 8 for keys and values, hidden 4096, MLP 14336; mixtral-8x7b: 8 experts
     (
         "llama-3.1-8b", "full", 8, {"tensor_parallel": 3},
+        "--tensor-parallel 3 does not divide the 32 heads of llama-3.1-8b: use 2 or 4",
+    ),
+    (
+        "llama-3.1-8b", "full", 8, {"context_parallel": 3},
         "groups of 3 ranks do not divide 8 GPUs: use --gpus 6 or --gpus 9",
     ),
     (
