@@ -142,8 +142,8 @@ def spare_sheet(found: Iterable["SpareScore"]) -> Sheet:
         Column("n", numeric=True),
         Column("median", numeric=True),
         Column("worst", numeric=True),
-        Column("held out: median", numeric=True),
-        Column("worst", numeric=True),
+        Column("held out: median", numeric=True, optional=True),
+        Column("worst", numeric=True, optional=True),
     )
     rows = tuple(
         row(
