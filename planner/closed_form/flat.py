@@ -93,7 +93,9 @@ def flat_of(
         touched=own if stage == 3 else part.numel,
         largest=-(-part.largest // ranks) if stage == 3 else min(part.largest, own),
         frozen=sum(
-            count * (-(-tensor.numel // ranks) * tensor.bytes // tensor.numel) for tensor, count in walked.frozen
+            count * (-(-tensor.numel // ranks) * tensor.bytes // tensor.numel)
+            for tensor, count in walked.frozen
+            if tensor.numel  # a stage may have a table without rows
         ),
         persistent=e * walked.persistent,
         bucket=e * limits.reduce,

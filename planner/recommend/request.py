@@ -186,8 +186,9 @@ def machines(gpu: Gpu, gpus: int, nodes: int | None = None) -> tuple[int, int]:
                 f"take --gpus {whole} or {whole + gpu.gpus_per_node}, or say in how many machines they are with --nodes"
             )
     if gpus % nodes:
-        nearest = max(gpus // nodes, 1) * nodes
-        raise UsageError(f"--gpus {gpus} do not fill --nodes {nodes} evenly: take --gpus {nearest}, or other --nodes")
+        fewer, more = gpus // nodes * nodes, (gpus // nodes + 1) * nodes
+        near = f"--gpus {fewer} or {more}" if fewer else f"--gpus {more}"
+        raise UsageError(f"--gpus {gpus} do not fill --nodes {nodes} evenly: take {near}, or other --nodes")
     return gpus // nodes, nodes
 
 
@@ -233,7 +234,7 @@ def check_request(request: Request) -> None:
         raise UsageError(f"--headroom {show(request.headroom_bytes)}B is negative: it is memory to leave free")
     rate = request.network_gbps
     if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf):
-        raise UsageError(f"--network-gbps {show(request.network_gbps)} is not a rate above 0")
+        raise UsageError(f"--network-gbps {show(request.network_gbps)} is not a rate above 0: write for instance 100")
     if request.host_memory_bytes is not None and request.host_memory_bytes < 0:
         raise UsageError(f"--host-memory {show(request.host_memory_bytes)}B is negative: it is what the job may take")
     if request.evidence not in get_args(Evidence):

@@ -83,6 +83,9 @@ def thresholds(
     ask: Ask, candidates: tuple[Candidate, ...], chosen: Method | None, estimate: Estimator
 ) -> tuple[Threshold, ...]:
     """The nearest thresholds on every side: memory up and down, data, length up and down."""
+    ram = ask.cluster.host_memory_bytes
+    if ram is not None and any(one.estimate.host.required_bytes > ram for one in candidates):
+        return ()  # RAM decides here, and marks are of the card's memory
     found = {method: reach(ask, method, estimate) for method in ask.methods}
     reaches: Reaches = {method: one for method, one in found.items() if one is not None}
     if chosen is not None and chosen not in reaches:

@@ -259,7 +259,8 @@ def _hardware(best: Best | None) -> str:
 
 
 def _cards(asked: Asked) -> str:
-    return f"{asked.gpus} × {asked.gpu}"
+    where = f" on {asked.nodes} nodes" if asked.nodes is not None and asked.nodes > 1 else ""
+    return f"{asked.gpus} × {asked.gpu}{where}"
 
 
 def _usd(value: float | None) -> str:

@@ -43,7 +43,7 @@ def data_exchanges(scenario: Scenario, parameters: Parameters) -> tuple[Exchange
         return ()
     sharding = scenario.train.sharding
     found = _sharded if sharding in SHARDS_WEIGHTS else _replicated
-    return tuple(found(scenario, parameters))
+    return tuple(one for one in found(scenario, parameters) if one.ranks > 1)
 
 
 def _sharded(scenario: Scenario, parameters: Parameters) -> Iterator[Exchange]:

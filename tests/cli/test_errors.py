@@ -46,7 +46,7 @@ USAGE: list[tuple[tuple[str, ...], str]] = [
     ((*OK, "--gpus", "0"), "--gpus 0"),
     ((*OK, "--gpus", "-1"), "--gpus -1"),
     ((*OK, "--gpus", "4097"), "--gpus 4097"),
-    ((*OK, "--gpus", "10", "--nodes", "4"), "take --gpus 8"),
+    ((*OK, "--gpus", "10", "--nodes", "4"), "take --gpus 8 or 12,"),
     ((*OK, "--gpus", "12"), "take --gpus 8 or 16"),
     ((*OK, "--network-gbps", "0"), "not a rate above 0"),
     ((*OK, "--host-memory", "64"), "no unit"),

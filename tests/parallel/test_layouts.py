@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from planner.errors import PlannerError, UnsupportedScenario, UsageError
+from planner.planning import plan_for
 from planner.spec import Method
 from planner.stacks.layouts import TENSOR_PLANS, refuse_recording
 from tests.parallel.samples import scenario
@@ -228,3 +229,20 @@ def test_the_plans_are_those_of_the_installed_transformers() -> None:
 
     latent = {"glm4_moe_lite", "deepseek_v3"}  # they leave a compression undivided, or attention whole
     assert {name for name, plan in plans.items() if divides_all(plan)} - latent == set(TENSOR_PLANS)
+
+
+@pytest.mark.parametrize(
+    ("model", "gpus", "method", "settings"),
+    [
+        ("llama-3.1-70b", 16, "full", {"tensor_parallel": 8}),  # one data-parallel rank in each machine
+        ("llama-3.1-70b", 32, "full", {"tensor_parallel": 8, "sharding": "hsdp"}),
+        ("llama-3.1-405b", 128, "full", {"tensor_parallel": 8, "pipeline_parallel": 8}),  # stages without an embedding
+        ("llama-3.1-405b", 64, "lora", {"tensor_parallel": 8, "pipeline_parallel": 4}),
+    ],
+)
+def test_usual_layouts_of_several_machines_are_planned(
+    model: str, gpus: int, method: Method, settings: dict[str, Any]
+) -> None:
+    found = plan_for(model=model, gpu="h100", gpus=gpus, method=method, **settings)
+
+    assert all(one.step is not None and one.step.seconds > 0 for one in found.candidates)

@@ -381,7 +381,7 @@ SAMPLES = {
     "SHD005": Sample(
         case(TWO, "full", estimate=by("autocast", {"bf16": 64, "none": 40})),
         24 * GIB,
-        "--autocast none lowers the requirement by 24.00 GiB per card",
+        "--autocast none lowers the requirement of full by 24.00 GiB per card",
         case(TWO, "lora", estimate=by("autocast", {"bf16": 64, "none": 40})),
     ),
     **{code: Sample(*sample) for code, sample in SHARDING_SAMPLES.items()},

@@ -186,7 +186,7 @@ class WideShards:
             return None
         text = (
             f"fsdp under {train.autocast} autocast trains fp32 shards of {train.weights_dtype} weights: "
-            f"--autocast none lowers the requirement by {format_bytes(saved)} per card"
+            f"--autocast none lowers the requirement of full by {format_bytes(saved)} per card"
         )
         return Reason(code=self.code, text=text, number=saved, unit="bytes")
 
