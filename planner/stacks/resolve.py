@@ -183,7 +183,7 @@ def _settle_all(
         chosen[name], origins[name] = value, "user"
     _adopt(chosen, origins)
     settle_layout(chosen, origins, model, cluster)
-    _settle(chosen, origins, defaults, cluster)
+    _settle(chosen, origins, defaults, model, cluster)
     if origins["attention"] != "user" and chosen["attention"] == "flash" and _computes_in_fp32(chosen):
         chosen["attention"] = next(name for name in ("sdpa", "eager") if name in model.attends)
     _refuse(chosen, model, cluster)
@@ -234,7 +234,9 @@ def _adopt(chosen: dict[str, Any], origins: dict[str, Origin]) -> None:
         chosen[name], origins[name] = value, "user"
 
 
-def _settle(chosen: dict[str, Any], origins: dict[str, Origin], defaults: Defaults, cluster: Cluster) -> None:
+def _settle(
+    chosen: dict[str, Any], origins: dict[str, Origin], defaults: Defaults, model: ModelSpec, cluster: Cluster
+) -> None:
     """What one setting decides about another."""
     if chosen["optimizer"] == "adamw":
         chosen["optimizer"] = f"adamw_{defaults.adamw}"
@@ -243,8 +245,17 @@ def _settle(chosen: dict[str, Any], origins: dict[str, Origin], defaults: Defaul
         chosen["lora_alpha"] = 2.0 * chosen["lora_rank"]
     if chosen["method"] == "full" and len(chosen["moments"]) > 1:  # beside others, merging is just not there
         chosen["moments"] = tuple(moment for moment in chosen["moments"] if moment != "merge")
+    if chosen["sharding"] == "fsdp" and origins["sharding"] != "user" and _saves_a_tied_matrix(chosen, model):
+        chosen["sharding"] = "ddp"
     if chosen["method"] == "qlora" and chosen["sharding"] in SHARDS_WEIGHTS and origins["quant_storage"] != "user":
         chosen["quant_storage"] = "bf16" if cluster.gpu.supports_bf16 else "fp16"
+
+
+def _saves_a_tied_matrix(chosen: Mapping[str, Any], model: ModelSpec) -> bool:
+    """Whether a matrix that is embedding and head is trained as a copy beside adapters, which FSDP2 refuses."""
+    tied = (model.lm_head.name, *(table.name for table in model.embeddings[:1]))
+    saved = any(name.endswith(one) for name in tied for one in chosen["modules_to_save"])
+    return model.tie_word_embeddings and chosen["method"] != "full" and saved
 
 
 def _refuse(chosen: Mapping[str, Any], model: ModelSpec, cluster: Cluster) -> None:

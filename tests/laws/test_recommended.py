@@ -82,6 +82,7 @@ def requests(draw: st.DrawFn) -> Request:
         model=draw(st.sampled_from(MODELS)),
         gpu=draw(st.sampled_from(CARDS)),
         gpus=draw(st.sampled_from([1, 1, 2, 8])),
+        network_gbps=100.0,
         methods=draw(st.sampled_from([(), (), (), *((method,) for method in METHODS)])),
         settings={name: draw(held[name]) for name in names},
         job=draw(jobs()),
