@@ -291,6 +291,7 @@ OTHER: dict[str, Any] = {
     "loss": "chunked",
     "sharding": "ddp",
     "moments": ("save",),
+    "offload": ("optimizer",),
 }
 
 
