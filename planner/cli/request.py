@@ -5,6 +5,7 @@ from planner.errors import UnknownName, UsageError
 from planner.recommend.request import Request
 from planner.result import Evidence
 from planner.spec import METHODS, Method
+from planner.stacks.resolve import MAX_GPUS
 
 EVIDENCE: tuple[Evidence, ...] = ("closed-form", "traced")
 
@@ -57,12 +58,9 @@ def _required(values: Values, name: str, command: str, what: str) -> str:
 def _count(values: Values, name: str) -> int:
     text = values.get(name)
     count = 1 if text is None else integer(f"--{name}", text)
-    if not 1 <= count <= MOST_GPUS:
-        raise UsageError(f"--{name} {text} is outside 1 to {MOST_GPUS}")
+    if not 1 <= count <= MAX_GPUS:
+        raise UsageError(f"--{name} {text} is outside 1 to {MAX_GPUS}")
     return count
-
-
-MOST_GPUS = 4096
 
 
 def _method(text: str) -> Method:

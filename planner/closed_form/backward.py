@@ -1,9 +1,9 @@
 """Phase ``backward``: the loss's own backward, then the layers from last to first, then the embedding."""
 
 from planner.closed_form.forward import between_layers, standing_gradients
-from planner.closed_form.loss import end_of_layers, head_bytes
+from planner.closed_form.loss import end_of_layers, fused_backward
 from planner.closed_form.profile import Turn
-from planner.closed_form.step import Step
+from planner.closed_form.step import Step, with_buffers
 from planner.result import Memory
 
 
@@ -16,19 +16,13 @@ def backward_phase(step: Step) -> Memory:
 
 def _loss(step: Step) -> Memory:
     before = _without_held(step, end_of_layers(step, again=True))
-    before = before._replace(temporaries=before.temporaries + step.shards.loss)
+    before = with_buffers(before, step.shards.loss)
     if step.scenario.train.loss == "full":
         instant = step.largest(step.profile.loss.backward)
         made = _new_gradients(step, instant.weight_grad)
         memory = step.plus(before, instant)
         return memory._replace(gradients=memory.gradients + made)
-    hidden, head = step.plus(before, step.profile.hidden.kept), head_bytes(step)
-    return hidden._replace(
-        gradients=hidden.gradients + head.gradients,
-        activations=hidden.activations + head.kept - head.gradients,
-        logits=hidden.logits + head.backward_logits,
-        temporaries=hidden.temporaries + head.backward - head.kept - head.backward_logits,
-    )
+    return fused_backward(step, before)
 
 
 def _without_held(step: Step, memory: Memory) -> Memory:
@@ -42,19 +36,14 @@ def _layer(step: Step, turn: Turn) -> Memory:
     # what hangs on nodes goes with the graph, when the caller drops the loss
     lasting = step.profile.all_kept if step.scenario.train.gradient_checkpointing else turn.kept_before
     memory = between_layers(step, lasting, layer_inputs=_layer_inputs(step, turn.before), again=True)
-    output = step.bytes(step.profile.stream) if _reentrant(step) else 0
     made = turn.weight_grad_after + step.profile.loss.weight_grad
     instant = step.largest(part.backward)
-    extra = step.shards.backward + output
+    extra = step.shards.backward + step.recomputed_output
     candidates = [_with_gradients(step, step.plus(memory, instant, extra=extra), made + instant.weight_grad)]
     if step.scenario.train.gradient_checkpointing:
         again = step.plus(memory, step.largest(part.recompute), extra=extra + step.bytes(part.waiting))
         candidates.append(_with_gradients(step, again, made))
     return max(candidates, key=lambda found: found.total)
-
-
-def _reentrant(step: Step) -> bool:
-    return step.scenario.train.gradient_checkpointing and step.scenario.stack.reentrant_checkpoint
 
 
 def _layer_inputs(step: Step, done: int) -> int:
@@ -64,7 +53,7 @@ def _layer_inputs(step: Step, done: int) -> int:
     gradients to the end (torch distributed/fsdp/_runtime_utils.py, register_multi_grad_hook).
     """
     train, stack = step.scenario.train, step.scenario.stack
-    hooked = train.shards_by_fsdp and stack.fsdp_version == 1 and train.uses_adapters and _reentrant(step)
+    hooked = train.shards_by_fsdp and stack.fsdp_version == 1 and train.uses_adapters and step.recomputed_output > 0
     layers = step.scenario.model.num_hidden_layers
     return layers + max(layers - 2 - done, 0) if hooked else done + 1
 

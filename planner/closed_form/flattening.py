@@ -2,9 +2,9 @@
 
 from planner.closed_form.flat import Flat
 from planner.closed_form.forward import between_layers, in_layer
-from planner.closed_form.loss import end_of_layers, head_bytes
+from planner.closed_form.loss import end_of_layers, fused_backward, scored
 from planner.closed_form.profile import Turn, turns_at
-from planner.closed_form.step import Step
+from planner.closed_form.step import Step, with_buffers
 from planner.formulas.coordinator import AFTER, BEFORE
 from planner.formulas.tape import Instant
 from planner.result import Memory, Phase
@@ -22,10 +22,6 @@ def phases(step: Step, flat: Flat) -> dict[Phase, Memory]:
         "backward": backward,
     }
     return {name: max(found, key=lambda memory: memory.total) for name, found in moments.items()}
-
-
-def _plus(memory: Memory, temporaries: int) -> Memory:
-    return memory._replace(temporaries=memory.temporaries + temporaries)
 
 
 # ---------------------------------------------------------------- gradients
@@ -66,27 +62,19 @@ def _beside(flat: Flat, place: int) -> int:
 
 def _forward(step: Step, flat: Flat, turns: tuple[Turn, ...]) -> list[Memory]:
     stand = _before_backward(step, flat)
-    moments = [_plus(between_layers(step, Instant(), layer_inputs=1), flat.copying("forward", BEFORE))]
+    moments = [with_buffers(between_layers(step, Instant(), layer_inputs=1), flat.copying("forward", BEFORE))]
     for turn in turns:
         before = between_layers(step, turn.kept_before, layer_inputs=turn.before + 1)
-        moments.append(_plus(before, flat.copying("forward", turn.before)))
+        moments.append(with_buffers(before, flat.copying("forward", turn.before)))
         moments.append(in_layer(step, turn, flat.live("forward", turn.before)))
     return [memory._replace(gradients=stand) for memory in moments]
 
 
 def _loss(step: Step, flat: Flat) -> list[Memory]:
     end = end_of_layers(step)._replace(gradients=_before_backward(step, flat))
-    end = _plus(end, step.profile.autocast_cache)
-    arriving, before = _plus(end, flat.copying("forward", AFTER)), _plus(end, flat.live("forward", AFTER))
-    if step.scenario.train.loss == "full":
-        return [arriving, step.plus(before, step.largest(step.profile.loss.recompute))]
-    hidden, head = step.plus(before, step.profile.hidden.kept), head_bytes(step)
-    made = hidden._replace(
-        gradients=hidden.gradients + head.gradients,
-        activations=hidden.activations + head.forward - head.forward_logits - head.gradients,
-        logits=hidden.logits + head.forward_logits,
-    )
-    return [arriving, made]
+    end = with_buffers(end, step.profile.autocast_cache)
+    arriving, before = with_buffers(end, flat.copying("forward", AFTER)), with_buffers(end, flat.live("forward", AFTER))
+    return [arriving, scored(step, before)]
 
 
 # ---------------------------------------------------------------- backward
@@ -96,20 +84,15 @@ def _head(step: Step, flat: Flat) -> list[Memory]:
     """The loss and the head before any gradient is reduced; then the head's gradient waits, and is reduced."""
     before = end_of_layers(step, again=True)
     made = step.profile.loss.weight_grad
-    left = _plus(before, _buffers(flat, "backward", AFTER) + _beside(flat, AFTER) + step.bytes(step.profile.stream))
+    left = with_buffers(
+        before, _buffers(flat, "backward", AFTER) + _beside(flat, AFTER) + step.bytes(step.profile.stream)
+    )
     left = left._replace(gradients=_kept(step, flat, made))
-    before = _plus(before, flat.live("backward", AFTER))._replace(gradients=_before_backward(step, flat))
+    before = with_buffers(before, flat.live("backward", AFTER))._replace(gradients=_before_backward(step, flat))
     if step.scenario.train.loss == "full":
         instant = step.largest(step.profile.loss.backward)
         return [step.plus(before._replace(logits=0), instant, extra=instant.weight_grad), left]
-    hidden, head = step.plus(before, step.profile.hidden.kept), head_bytes(step)
-    fused = hidden._replace(
-        gradients=hidden.gradients + head.gradients,
-        activations=hidden.activations + head.kept - head.gradients,
-        logits=hidden.logits + head.backward_logits,
-        temporaries=hidden.temporaries + head.backward - head.kept - head.backward_logits,
-    )
-    return [fused, left]
+    return [fused_backward(step, before), left]
 
 
 def _layer(step: Step, flat: Flat, turn: Turn) -> list[Memory]:
@@ -119,7 +102,7 @@ def _layer(step: Step, flat: Flat, turn: Turn) -> list[Memory]:
     lasting = step.profile.all_kept if checkpointing else turn.kept_before
     memory = between_layers(step, lasting, layer_inputs=place + 1, again=True)
     stream = step.bytes(step.profile.stream)
-    memory = _plus(memory, stream if checkpointing and step.scenario.stack.reentrant_checkpoint else 0)
+    memory = with_buffers(memory, step.recomputed_output)
     made = turn.weight_grad_after + step.profile.loss.weight_grad
     moments = []
     for instant in part.backward:
@@ -128,9 +111,11 @@ def _layer(step: Step, flat: Flat, turn: Turn) -> list[Memory]:
         kept = memory._replace(gradients=_kept(step, flat, made + whole))
         moments.append(step.plus(kept, instant, extra=_buffers(flat, "backward", place) + beside))
     kept = memory._replace(gradients=_kept(step, flat, made))
-    moments.append(_plus(kept, _buffers(flat, "backward", place) + _beside(flat, place) + stream))
+    moments.append(with_buffers(kept, _buffers(flat, "backward", place) + _beside(flat, place) + stream))
     if checkpointing:
-        moments.append(_plus(kept, flat.copying("recompute", place) + stream + (flat.bucket if flat.stage < 3 else 0)))
+        moments.append(
+            with_buffers(kept, flat.copying("recompute", place) + stream + (flat.bucket if flat.stage < 3 else 0))
+        )
         again, waiting = step.largest(part.recompute), step.bytes(part.waiting)
         moments.append(step.plus(kept, again, extra=_buffers(flat, "recompute", place) + waiting))
     return moments
@@ -141,8 +126,8 @@ def _end(step: Step, flat: Flat) -> list[Memory]:
     static = step.static()._replace(logits=step.held_logits)
     stream, whole = step.bytes(step.profile.stream), flat.e * flat.trained
     buffers = _buffers(flat, "backward", BEFORE)
-    last = _plus(static, buffers + _beside(flat, BEFORE) + stream + 2 * step.profile.tied_grad)
+    last = with_buffers(static, buffers + _beside(flat, BEFORE) + stream + 2 * step.profile.tied_grad)
     last = last._replace(gradients=_kept(step, flat, whole) if flat.stage > 1 else whole)
     if flat.stage > 1:
         return [last]
-    return [last, _plus(static, buffers + flat.gradients)._replace(gradients=whole)]
+    return [last, with_buffers(static, buffers + flat.gradients)._replace(gradients=whole)]

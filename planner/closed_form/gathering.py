@@ -1,9 +1,9 @@
 """Phases under FSDP2, whose buffers come and go inside them: the moments at which a rank can hold most."""
 
 from planner.closed_form.forward import between_layers, in_layer
-from planner.closed_form.loss import end_of_layers, head_bytes
+from planner.closed_form.loss import end_of_layers, fused_backward, scored
 from planner.closed_form.profile import Turn
-from planner.closed_form.step import Step
+from planner.closed_form.step import Step, with_buffers
 from planner.closed_form.units import Units
 from planner.formulas.tape import Instant
 from planner.result import Memory, Phase
@@ -21,26 +21,21 @@ def phases(step: Step, units: Units) -> dict[Phase, Memory]:
 
 def _forward(step: Step, units: Units) -> list[Memory]:
     """The embedding's, every layer's beginning and the layer itself."""
-    moments = [_plus(between_layers(step, Instant(), layer_inputs=1), units.at_embedding())]
+    moments = [with_buffers(between_layers(step, Instant(), layer_inputs=1), units.at_embedding())]
     for turn in _turns(step):
         before = between_layers(step, turn.kept_before, layer_inputs=turn.before + 1)
-        moments += [_plus(before, units.entering(turn.before)), in_layer(step, turn, units.in_layer(turn.before))]
+        moments += [
+            with_buffers(before, units.entering(turn.before)),
+            in_layer(step, turn, units.in_layer(turn.before)),
+        ]
     return moments
 
 
 def _loss(step: Step, units: Units) -> list[Memory]:
     """The head's beginning, head and loss."""
     before = end_of_layers(step)
-    entering, working = _plus(before, units.entering_head()), _plus(before, units.at_head())
-    if step.scenario.train.loss == "full":
-        return [entering, step.plus(working, step.largest(step.profile.loss.recompute))]
-    hidden, head = step.plus(working, step.profile.hidden.kept), head_bytes(step)
-    made = hidden._replace(
-        gradients=hidden.gradients + head.gradients,
-        activations=hidden.activations + head.forward - head.forward_logits - head.gradients,
-        logits=hidden.logits + head.forward_logits,
-    )
-    return [entering, made]
+    entering, working = with_buffers(before, units.entering_head()), with_buffers(before, units.at_head())
+    return [entering, scored(step, working)]
 
 
 def _layers(step: Step, units: Units) -> list[Memory]:
@@ -49,10 +44,6 @@ def _layers(step: Step, units: Units) -> list[Memory]:
 
 def _turns(step: Step) -> tuple[Turn, ...]:
     return step.profile.turns + step.profile.inner_turns
-
-
-def _plus(memory: Memory, temporaries: int, gradients: int = 0) -> Memory:
-    return memory._replace(temporaries=memory.temporaries + temporaries, gradients=memory.gradients + gradients)
 
 
 # ---------------------------------------------------------------- gradients
@@ -86,20 +77,13 @@ def _made(step: Step, count: int) -> int:
 def _head(step: Step, units: Units) -> list[Memory]:
     """The loss before the head asks for the last layer, the head itself, and its reduction."""
     before = end_of_layers(step, again=True)
-    left = _plus(before, units.leaving_head(stands=accumulates_whole(step)))
+    left = with_buffers(before, units.leaving_head(stands=accumulates_whole(step)))
     if step.scenario.train.loss == "full":
         before = before._replace(logits=0)
         scoring, heading = step.largest(step.profile.scoring), step.largest(step.profile.heading)
-        head = step.plus(_plus(before, units.heading()), heading, extra=_made(step, heading.weight_grad))
-        return [step.plus(_plus(before, units.scoring()), scoring), head, left]
-    hidden, head_of = step.plus(_plus(before, units.heading()), step.profile.hidden.kept), head_bytes(step)
-    fused = hidden._replace(
-        gradients=hidden.gradients + head_of.gradients,
-        activations=hidden.activations + head_of.kept - head_of.gradients,
-        logits=hidden.logits + head_of.backward_logits,
-        temporaries=hidden.temporaries + head_of.backward - head_of.kept - head_of.backward_logits,
-    )
-    return [fused, left]
+        head = step.plus(with_buffers(before, units.heading()), heading, extra=_made(step, heading.weight_grad))
+        return [step.plus(with_buffers(before, units.scoring()), scoring), head, left]
+    return [fused_backward(step, with_buffers(before, units.heading())), left]
 
 
 def _layer(step: Step, units: Units, turn: Turn) -> list[Memory]:
@@ -111,13 +95,12 @@ def _layer(step: Step, units: Units, turn: Turn) -> list[Memory]:
     memory = between_layers(step, lasting, layer_inputs=place + 1, again=True)
     memory = memory._replace(gradients=_standing(step, units, place))
     stream = step.bytes(step.profile.stream)
-    reentrant = stream if checkpointing and step.scenario.stack.reentrant_checkpoint else 0
-    working = units.in_backward(place) + reentrant
+    working = units.in_backward(place) + step.recomputed_output
     instant = step.largest(part.backward)
     moments = [
-        _plus(step.plus(memory, done), units.entering_backward(place) + stream),
+        with_buffers(step.plus(memory, done), units.entering_backward(place) + stream),
         step.plus(memory, instant, extra=working + _made(step, instant.weight_grad)),
-        _plus(memory, units.leaving_backward(place, stands=accumulates_whole(step)) + stream),
+        with_buffers(memory, units.leaving_backward(place, stands=accumulates_whole(step)) + stream),
     ]
     if checkpointing:
         again = step.largest(part.recompute)
@@ -129,4 +112,4 @@ def _end(step: Step, units: Units) -> list[Memory]:
     """Gradients of all layers are reduced; the embedding's, or those of the matrix that it is tied to, are not."""
     static = step.static()._replace(logits=step.held_logits, gradients=_standing(step, units, -1))
     stream = step.bytes(step.profile.stream)
-    return [_plus(static, moment + stream) for moment in units.ends(stands=accumulates_whole(step))]
+    return [with_buffers(static, moment + stream) for moment in units.ends(stands=accumulates_whole(step))]

@@ -1,7 +1,7 @@
 """Phase ``loss``: final norm, language-model head and cross entropy, until backward begins."""
 
 from planner.closed_form.forward import between_layers
-from planner.closed_form.step import Step
+from planner.closed_form.step import Step, with_buffers
 from planner.formulas.loss import Head, LossBytes, checkpointed_chunks, liger_fused, trl_fused
 from planner.result import Memory
 
@@ -9,7 +9,11 @@ from planner.result import Memory
 def loss_phase(step: Step) -> Memory:
     """The peak of the head and the loss in the forward direction."""
     before = end_of_layers(step)
-    before = before._replace(temporaries=before.temporaries + step.profile.autocast_cache + step.shards.loss)
+    return scored(step, with_buffers(before, step.profile.autocast_cache + step.shards.loss))
+
+
+def scored(step: Step, before: Memory) -> Memory:
+    """``before``, with the head and the loss at their largest in the forward direction."""
     if step.scenario.train.loss == "full":
         return step.plus(before, step.largest(step.profile.loss.recompute))
     hidden, head = step.plus(before, step.profile.hidden.kept), head_bytes(step)
@@ -17,6 +21,17 @@ def loss_phase(step: Step) -> Memory:
         gradients=hidden.gradients + head.gradients,
         activations=hidden.activations + head.forward - head.forward_logits - head.gradients,
         logits=hidden.logits + head.forward_logits,
+    )
+
+
+def fused_backward(step: Step, before: Memory) -> Memory:
+    """``before``, with the backward of a head that makes no full logits at its largest."""
+    hidden, head = step.plus(before, step.profile.hidden.kept), head_bytes(step)
+    return hidden._replace(
+        gradients=hidden.gradients + head.gradients,
+        activations=hidden.activations + head.kept - head.gradients,
+        logits=hidden.logits + head.backward_logits,
+        temporaries=hidden.temporaries + head.backward - head.kept - head.backward_logits,
     )
 
 

@@ -55,6 +55,12 @@ class Step(NamedTuple):
             temporaries=self.workspace + self.shards.standing,
         )
 
+    @property
+    def recomputed_output(self) -> int:
+        """A recomputed layer's output, which reentrant checkpoints keep through its backward."""
+        kept = self.scenario.train.gradient_checkpointing and self.scenario.stack.reentrant_checkpoint
+        return self.bytes(self.profile.stream) if kept else 0
+
     def bytes(self, size: Size) -> int:
         """A size at this batch."""
         return size.bytes(b=self.b, s=self.s)
@@ -77,6 +83,11 @@ class Step(NamedTuple):
             memory.logits + instant.logits.bytes(b=b, s=s),
             memory.temporaries + instant.temporaries.bytes(b=b, s=s) + extra,
         )
+
+
+def with_buffers(memory: Memory, count: int) -> Memory:
+    """``memory`` with bytes of temporaries that stand beside it."""
+    return memory._replace(temporaries=memory.temporaries + count)
 
 
 def prepare(scenario: Scenario, beside: Fraction = NOTHING) -> Step:

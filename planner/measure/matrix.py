@@ -25,7 +25,7 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from planner.errors import BrokenInput, PlannerError, UnknownName, nearest, show
-from planner.spec import METHODS, MOMENT_SETTINGS, Method, TrainSpec
+from planner.spec import ACTS, METHODS, Method, TrainSpec
 from planner.units import parse_bytes
 
 Kind = Literal["steps", "snapshot", "find_max_batch", "find_max_seq"]
@@ -41,9 +41,7 @@ RUN_KEYS = ("kind", "steps", "warmup", "timeout")
 """How the cases of a block are run."""
 BLOCK_KEYS = ("name", "priority", "exclude")
 SETTINGS = tuple(
-    field.name
-    for field in fields(TrainSpec)
-    if field.name not in ("method", "sharding", "peft_config", *MOMENT_SETTINGS)
+    field.name for field in fields(TrainSpec) if field.name not in ("method", "sharding", "peft_config", *ACTS)
 )
 """Training settings that one process on one device can have."""
 KNOWN = (*CASE_KEYS, *RUN_KEYS, *BLOCK_KEYS, *SETTINGS)
