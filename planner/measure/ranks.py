@@ -49,10 +49,10 @@ def run_ranks(task: Task, *, timeout: float, tell: Tell) -> tuple[Ended, ...]:
         words, told = last_words(folder), whole_lines(folder / "launch")
     if any(line["event"] == "refused" for line in told):
         return (Ended(tuple(told), status, False, words),)
-    return tuple(
-        _ended(rank, found, {line["rank"]: line["status"] for line in told}, running, words)
-        for rank in range(task.ranks)
-    )
+    if status and not running and not told and not any(found):  # the launcher failed before any rank began
+        return tuple(Ended((), status, False, words) for _ in reports)
+    own = {line["rank"]: line["status"] for line in told}
+    return tuple(_ended(rank, found, own, running, words) for rank in range(task.ranks))
 
 
 def _ended(rank: int, found: Sequence[Sequence[Line]], own: Mapping[int, int], running: bool, words: str) -> Ended:

@@ -192,6 +192,17 @@ def test_ranks_of_a_launcher_that_dies_are_ended(script: Callable[[str], None], 
     assert all(map(is_gone, pids))
 
 
+def test_a_launcher_that_fails_before_any_rank_is_what_failed(script: Callable[[str], None], on_two: Scenario) -> None:
+    script("print('no such option', file=sys.stderr); os._exit(2)")
+    found = run.measure(on_two, "cpu")
+
+    assert (found.outcome, found.detail.endswith("the process ended with status 2 and without a word")) == (
+        "failed",
+        True,
+    )
+    assert "no such option" in found.log
+
+
 @pytest.mark.parametrize("event", ["refused"])
 def test_a_refusal_of_the_launcher_is_our_own(script: Callable[[str], None], on_two: Scenario, event: str) -> None:
     script(f"told.write(json.dumps({{'event': {event!r}, 'kind': 'UnsupportedScenario', 'text': 'not here'}}) + '\\n')")
