@@ -96,7 +96,7 @@ def fsdp_shard(pieces: Iterable[Piece], ranks: int) -> int:
     Excludes:  what the engine leaves whole: scales of 4-bit tensors, packed integers
 
     >>> fsdp_shard([Piece(128256, 4096, 1, 4, 2, True), Piece(4096, 1, 65, 4, 2, True)], 512)
-    4114432
+    4114464
     """
     return sum(piece.chunk(ranks) * piece.stored for piece in pieces)
 

@@ -226,7 +226,7 @@ def test_full_fine_tuning_has_nothing_to_merge() -> None:
     ("settings", "error", "message"),
     [
         ({"moments": "eval"}, UsageError, "--moments 'eval' is not one of evaluation, generation, save, resume, merge"),
-        ({"moments": 3}, UsageError, "is not a list of moments"),
+        ({"moments": 3}, UsageError, "is not a list of names"),
         ({"eval_samples": 0}, UsageError, "--eval-samples 0 is outside 1 to"),
         ({"sharding": "ddp"}, UnsupportedScenario, "under --sharding ddp is not planned yet"),
         ({"quant": "int8", "method": "qlora"}, UnsupportedScenario, "8-bit"),

@@ -20,7 +20,7 @@ GPUS = {gpu.id: gpu for gpu in list_gpus()}
         ("4090", 2, 2, None, "--network-gbps 100, or take --gpus 2 --nodes 1"),
         ("gb200", 6, None, None, "machines of gb200 hold 4 cards: take --gpus 4 or 8"),
         ("h100", 12, None, None, "take --gpus 8 or 16"),
-        ("h100", 9, 2, None, "take --gpus 8, or other --nodes"),
+        ("h100", 9, 2, None, "take --gpus 8 or 10, or other --nodes"),
     ],
 )
 def test_what_fills_no_machines_is_refused_with_the_nearest(
