@@ -6,6 +6,23 @@ are the newest we know. Rules live in ``libraries.toml`` (what the libraries do 
 """
 
 from planner.stacks.resolve import resolve
-from planner.stacks.rules import STACKS, Defaults, describe_stack, load_stack, newer_versions
+from planner.stacks.rules import (
+    STACKS,
+    Defaults,
+    describe_stack,
+    describe_unset,
+    load_stack,
+    newer_versions,
+    unset_settings,
+)
 
-__all__ = ["STACKS", "Defaults", "describe_stack", "load_stack", "newer_versions", "resolve"]
+__all__ = [
+    "STACKS",
+    "Defaults",
+    "describe_stack",
+    "describe_unset",
+    "load_stack",
+    "newer_versions",
+    "resolve",
+    "unset_settings",
+]

@@ -21,16 +21,19 @@ from planner.spec import (
     Loss,
     Method,
     ModelSpec,
+    Objective,
     OffloadDevice,
     Origin,
     Quant,
     QuantStorage,
+    Reference,
     Scenario,
     Sharding,
     TrainSpec,
     ZeroBuckets,
 )
 from planner.stacks.layouts import leaves_nothing, refuse_layout, settle_layout
+from planner.stacks.objectives import refuse_objective, settle_objective
 from planner.stacks.offloads import refuse_offload
 from planner.stacks.rules import Defaults, load_stack
 
@@ -55,6 +58,8 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "sharding": get_args(Sharding),
     "zero_buckets": get_args(ZeroBuckets),
     "offload_device": get_args(OffloadDevice),
+    "objective": get_args(Objective),
+    "reference": get_args(Reference),
 }
 _INTEGERS: Mapping[str, int] = {
     "seq_len": MAX_SEQ_LEN,
@@ -65,6 +70,8 @@ _INTEGERS: Mapping[str, int] = {
     "eval_samples": MAX_SAMPLES,
     "eval_accumulation_steps": MAX_SAMPLES,
     "new_tokens": MAX_NEW_TOKENS,
+    "num_generations": MAX_MICRO_BATCH,
+    "completion_len": MAX_SEQ_LEN,
     "tensor_parallel": MAX_GPUS,
     "pipeline_parallel": MAX_GPUS,
     "virtual_stages": 2**10,
@@ -184,9 +191,11 @@ def _settle_all(
     _adopt(chosen, origins)
     settle_layout(chosen, origins, model, cluster)
     _settle(chosen, origins, defaults, model, cluster)
+    settle_objective(chosen, origins, cluster)
     if origins["attention"] != "user" and chosen["attention"] == "flash" and _computes_in_fp32(chosen):
         chosen["attention"] = next(name for name in ("sdpa", "eager") if name in model.attends)
     _refuse(chosen, model, cluster)
+    refuse_objective(chosen, cluster, defaults.behaviour)
     refuse_offload(chosen, defaults.behaviour)
     refuse_layout(chosen, model, cluster, defaults.behaviour)
     return _Settled(TrainSpec(**chosen), origins, defaults.behaviour)
@@ -283,7 +292,7 @@ def _refuse(chosen: Mapping[str, Any], model: ModelSpec, cluster: Cluster) -> No
             "use --weights-dtype fp32 --autocast fp16"
         )
     _refuse_moments(chosen)
-    if not chosen["lora_targets"]:
+    if chosen["method"] in ("lora", "qlora") and not chosen["lora_targets"]:
         raise UsageError("--lora-targets is empty: name modules with commas, or all-linear")
 
 

@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,13 +10,18 @@ from types import MappingProxyType
 from typing import Any
 
 from planner.errors import UnknownName, UnsupportedScenario, UsageError
-from planner.spec import Autocast, Behaviour, Float, Loss
+from planner.spec import Autocast, Behaviour, Float, Loss, ModelSpec
 
 STACKS = ("plain", "hf", "trl")
 """Trainers whose defaults we hold as data."""
 
 LATER_STACKS = ("axolotl", "llamafactory", "torchtune", "unsloth")
 """Trainers that we know by name only: asking for one is refused, not guessed."""
+
+Setting = bool | int | float | str | tuple[str, ...]
+
+PEFT_TABLE = "peft"
+"""Stands in the rules for the matrices that PEFT adapts where none are named."""
 
 _COMPARISON = re.compile(r"(<=|>=|<|>|==)(\d+(?:\.\d+)*)")
 _VERSION = re.compile(r"\d{1,6}(?:\.\d{1,6}){0,3}(?:[.+-]?[a-z]\w*)?", re.ASCII)
@@ -31,6 +36,8 @@ class Defaults:
     autocast: Autocast
     loss: Loss
     adapter_dtype: Mapping[str, Float]
+    unset: Mapping[str, Any]
+    """What the trainer takes where its configuration is silent, as the rules say it: see ``unset_settings``."""
 
 
 @lru_cache(maxsize=64)
@@ -49,11 +56,47 @@ def load_stack(text: str) -> Defaults:
     libraries, trainer = _read("libraries"), _read(name)
     newest: dict[str, str] = {**libraries["newest"], **trainer.get("newest", {})}
     versions = {**newest, **_parse_versions(rest, newest)}
+    chosen, unset = (_last([*libraries.get(kind, ()), *trainer.get(kind, ())], versions) for kind in ("rule", "unset"))
+    return _defaults(name, versions, chosen, unset)
+
+
+def _last(rules: list[dict[str, Any]], versions: Mapping[str, str]) -> dict[str, Any]:
+    """What rules set: of those that hold, the last one for each key."""
     chosen: dict[str, Any] = {}
-    for rule in (*libraries["rule"], *trainer["rule"]):
+    for rule in rules:
         if _holds(rule.get("when", {}), versions):
             chosen.update(rule["set"])
-    return _defaults(name, versions, chosen)
+    return chosen
+
+
+def unset_settings(stack: str, model: ModelSpec | None = None, *, gpus: int = 1) -> Mapping[str, Setting]:
+    """What the trainer takes where its own configuration says nothing, by ``TrainSpec`` field.
+
+    These are the trainer's own defaults, for the reader of a configuration; ``plan --stack`` keeps to ours instead.
+    What is left out here is the stack's or ours. Two settings depend on the model, and are there only with one: the
+    kernel of attention that its class has, and the matrices that PEFT adapts by model type, none where it has no entry.
+    ``sharding`` is there from two GPUs on.
+
+    >>> unset_settings("trl")["seq_len"], unset_settings("hf")["micro_batch_size"]
+    (1024, 8)
+    """
+    found = {name: tuple(one) if isinstance(one, list) else one for name, one in load_stack(stack).unset.items()}
+    kernels, targets = found.pop("attention", ()), found.pop("lora_targets", None)
+    if model is not None:
+        found["attention"] = next((name for name in kernels if name in model.attends), model.attends[0])
+    if targets is not None and targets != PEFT_TABLE:
+        found["lora_targets"] = targets
+    elif targets == PEFT_TABLE and model is not None:
+        found["lora_targets"] = tuple(_read("libraries")["peft_targets"].get(model.model_type, ()))
+    if gpus == 1:
+        found.pop("sharding", None)
+    return MappingProxyType(found)
+
+
+def describe_unset(stack: str) -> tuple[tuple[str, str], ...]:
+    """Every rule for what a configuration leaves unset, as (what it sets, source) in order of application."""
+    behaviour = load_stack(stack).behaviour
+    return tuple(_described("unset", behaviour.name, behaviour.versions))
 
 
 def newer_versions(text: str) -> tuple[str, ...]:
@@ -75,19 +118,20 @@ def describe_stack(text: str) -> tuple[tuple[str, str], ...]:
     """Every rule that holds for the stack, as (what it sets, source) in order of application."""
     defaults = load_stack(text)
     name, versions = defaults.behaviour.name, defaults.behaviour.versions
-    rules = (*_read("libraries")["rule"], *_read(name)["rule"])
-    return tuple(
-        (", ".join(f"{key} = {_show(value)}" for key, value in rule["set"].items()), rule["source"])
-        for rule in rules
-        if _holds(rule.get("when", {}), versions)
-    )
+    return tuple(_described("rule", name, versions))
 
 
-def _defaults(name: str, versions: dict[str, str], chosen: dict[str, Any]) -> Defaults:
+def _described(kind: str, name: str, versions: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for rule in (*_read("libraries").get(kind, ()), *_read(name).get(kind, ())):
+        if _holds(rule.get("when", {}), versions):
+            yield ", ".join(f"{key} = {_show(value)}" for key, value in rule["set"].items()), rule["source"]
+
+
+def _defaults(name: str, versions: dict[str, str], chosen: dict[str, Any], unset: dict[str, Any]) -> Defaults:
     settings = {key: chosen.pop(key) for key in ("adamw", "autocast", "loss", "adapter_dtype")}
     chosen = {key: tuple(value) if isinstance(value, list) else value for key, value in chosen.items()}
     behaviour = Behaviour(name=name, versions=MappingProxyType(versions), **chosen)
-    return Defaults(behaviour=behaviour, **settings)
+    return Defaults(behaviour=behaviour, unset=MappingProxyType(unset), **settings)
 
 
 @lru_cache(maxsize=8)
