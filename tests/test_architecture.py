@@ -32,6 +32,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"estimators"}),
     frozenset({"recommend"}),
     frozenset({"planning", "tracing", "validation", "why", "doctor"}),
+    frozenset({"reporting"}),
     frozenset({"configs", "jobs", "render"}),
     frozenset({"cli", "__main__", "__init__"}),
 )

@@ -100,7 +100,7 @@ def frontier(request: Request, *, estimator: Estimator | None = None) -> Frontie
     missing: list[tuple[Method, str]] = []
     for method in ask.methods:
         try:
-            lanes += [_Search(scenario, limit, estimate).lane(lengths) for scenario in _scenarios(ask, method)]
+            lanes += [lane_of(scenario, lengths, limit, estimate) for scenario in _scenarios(ask, method)]
         except UnsupportedScenario as error:
             missing.append((method, str(error)))
     if not lanes:
@@ -115,6 +115,11 @@ def frontier(request: Request, *, estimator: Estimator | None = None) -> Frontie
         missing=tuple(missing),
         notes=notes,
     )
+
+
+def lane_of(scenario: Scenario, lengths: tuple[int, ...], limit: int, estimate: Estimator) -> Lane:
+    """How far one scenario goes, whatever its own length and micro-batch are."""
+    return _Search(scenario, limit, estimate).lane(lengths)
 
 
 def lengths_to(limit: int) -> tuple[int, ...]:
