@@ -52,6 +52,7 @@ HOMES = {
     "tokenizers": frozenset({"datasets"}),
     "jinja2": frozenset({"datasets"}),
     "gpuhunt": frozenset({"prices"}),
+    "yaml": frozenset({"configs", "jobs"}),
 }
 """Libraries with one place each."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import typer
 
 from planner._version import __version__
+from planner.cli.checks import CHECKED, EXPORTED
 from planner.cli.data import DATA, TASK, TOKENIZER
 from planner.cli.options import FORMAT, JOB, MODEL, PROFILES, REQUEST, VERSION, Option, Values, takes
 from planner.cli.output import write
@@ -135,6 +136,8 @@ COMMANDS = (
         (*REQUEST, *DATA),
     ),
     Subcommand("sweep", "Plan every combination of models, cards, methods and settings: one line each.", SWEPT),
+    Subcommand("check", "Plan a trainer's own configuration as it stands: does it fit?", CHECKED),
+    Subcommand("export", "Write what the plan recommends as a trainer's configuration or a scheduler's job.", EXPORTED),
     Subcommand("trace", "Run the real step on fake tensors: bytes of every owner at every moment.", (*REQUEST, *TRACE)),
     Subcommand("measure", "Take a few real steps on the device that is here, beside their prediction.", MEASURED),
     Subcommand("doctor", "Examine what is here: libraries, cards, environment, and what can run.", (NEEDS, FORMAT)),

@@ -1,0 +1,47 @@
+"""``plan export TARGET --out DIR``: what the plan recommends, as files that run."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from planner.cli.options import Values
+from planner.cli.output import check_format
+from planner.cli.plan import request_from
+from planner.cli.show import show
+from planner.configs.exporting import TARGETS, Exported, export
+from planner.errors import EXIT_FITS, EXIT_NOTHING_FITS, UnknownName, UsageError
+from planner.errors import show as shown
+from planner.render.exported import exported_document, exported_sheets
+from planner.render.saved import save
+
+
+def main(values: Values) -> int:
+    """Plan, write the files and say how to run them; nothing is written where nothing fits."""
+    format_name = check_format(values["format"])
+    target = values["target"]
+    if not target:
+        raise UsageError(f"name a target: plan export trl --out DIR; one of {', '.join(TARGETS)}")
+    if target not in TARGETS:
+        raise UnknownName("target", target, TARGETS)
+    if not values["out"]:
+        raise UsageError(f"--out is missing: name a folder, as in plan export {target} --out run")
+    folder = Path(values["out"]).expanduser()
+    request = request_from(values, command=f"plan export {target} --out {values['out']}")
+    request = replace(request, stack=values["stack"] or "")
+    found = export(target, request, dataset=values["dataset"] or "", trainer=values["trainer"] or "trl")
+    if found.files:
+        _save(found, folder, force=bool(values["force"]))
+    show(format_name, lambda: exported_sheets(found, folder), lambda: exported_document(found, folder))
+    return EXIT_FITS if found.files else EXIT_NOTHING_FITS
+
+
+def _save(found: Exported, folder: Path, *, force: bool) -> None:
+    """All files, or none where one of them is there already."""
+    there = [file.name for file in found.files if (folder / file.name).exists()]
+    if there and not force:
+        raise UsageError(f"{shown(str(folder))} holds {', '.join(there)} already: name another folder, or add --force")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder {shown(str(folder))}: {error.strerror or error}") from None
+    for file in found.files:
+        save(folder / file.name, file.text.encode())

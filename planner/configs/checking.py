@@ -1,0 +1,246 @@
+"""A trainer's configuration, with its companions, as a plan of exactly that run."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from planner.catalog import REPOSITORY, exists, find_name, load_model, looks_like_path, refuse_uncovered
+from planner.configs.document import Document, read_document
+from planner.configs.formats import BY_NAME, Format, format_of, read_as
+from planner.configs.understood import Reading, Understood
+from planner.errors import BrokenInput, UnsupportedScenario, UsageError, show
+from planner.hardware import list_gpus
+from planner.planning import plan
+from planner.recommend.request import Request, Setting
+from planner.result import Candidate, Plan
+from planner.spec import TrainSpec
+from planner.stacks.rules import unset_settings
+
+HELD = ("seq_len", "micro_batch_size", "grad_accumulation", "gradient_checkpointing", "lora_rank")
+"""Settings that a plan fills in where they are open; a configuration always has them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """A configuration and its plan. ``unset``: what the trainer takes where the files say nothing.
+
+    ``overridden``: settings that the command changed.
+    """
+
+    understood: Understood
+    documents: tuple[Document, ...]
+    plan: Plan
+    unset: Mapping[str, Setting]
+    overridden: tuple[str, ...] = ()
+
+    @property
+    def candidate(self) -> Candidate:
+        """The run that the files describe."""
+        return self.plan.candidates[0]
+
+    @property
+    def format(self) -> Format:
+        """Whose configuration it is."""
+        return BY_NAME[self.understood.format]
+
+
+def understand_files(
+    paths: Sequence[str | Path], trainer: str | None = None
+) -> tuple[Understood, tuple[Document, ...]]:
+    """What the files say together: one of them a trainer's, the others companions that lie beside it.
+
+    Files that the trainer's own names are read too where they lie in its folder, or below it.
+    """
+    documents = [read_document(path) for path in paths]
+    forms = [format_of(one, trainer if place == 0 else None) for place, one in enumerate(documents)]
+    mains = [place for place, form in enumerate(forms) if not form.companion]
+    if len(mains) > 1:
+        first, second = (documents[place].name for place in mains[:2])
+        raise UsageError(f"{first} and {second} both describe a run: check them one by one")
+    main = mains[0] if mains else 0
+    read = [read_as(one, form) for one, form in zip(documents, forms, strict=True)]
+    for path in _named(read[main], documents[main], documents):
+        documents.append(read_document(path))
+        read.append(read_as(documents[-1], format_of(documents[-1])))
+    return combined(read[main], (one for place, one in enumerate(read) if place != main)), tuple(documents)
+
+
+def _named(main: Understood, document: Document, given: Iterable[Document]) -> list[Path]:
+    """Files that the configuration names and that were not given; raise ``BrokenInput`` for one that is elsewhere."""
+    had = {one.path.resolve() for one in given}
+    names = {one.name for one in given}
+    found = []
+    for key, name in main.files.items():
+        path = (document.folder / name).resolve()
+        if path in had or Path(name).name in names:
+            continue
+        if not path.is_relative_to(document.folder.resolve()):
+            raise BrokenInput(
+                f"{document.name}: {key} {show(name)} lies elsewhere, and is not read unasked: name it too"
+            )
+        if not exists(path):
+            raise BrokenInput(f"{document.name}: {key} {show(name)} is not beside it: name that file too")
+        found.append(path)
+    return found
+
+
+def combined(main: Understood, companions: Iterable[Understood]) -> Understood:
+    """What all files say; raise ``BrokenInput`` where two of them say a setting differently."""
+    for one in companions:
+        for what in ("model", "method", "gpus", "nodes"):
+            mine, theirs = getattr(main, what), getattr(one, what)
+            if None not in (mine, theirs) and mine != theirs:
+                raise _conflict(main, one, what, mine, theirs)
+        for name in main.settings.keys() & one.settings.keys():
+            if main.settings[name] != one.settings[name]:
+                raise _conflict(main, one, name, main.settings[name], one.settings[name])
+        main = replace(
+            main,
+            stack=main.stack or one.stack,
+            model=main.model or one.model,
+            method=main.method or one.method,
+            gpus=main.gpus or one.gpus,
+            nodes=main.nodes or one.nodes,
+            settings={**one.settings, **main.settings},
+            job={**one.job, **main.job},
+            readings=(*main.readings, *one.readings),
+            notes=(*main.notes, *one.notes),
+        )
+    return main
+
+
+def _conflict(main: Understood, other: Understood, what: str, mine: object, theirs: object) -> BrokenInput:
+    names = [next((key.file for key in one.readings), BY_NAME[one.format].title) for one in (main, other)]
+    return BrokenInput(f"{names[0]} says {what} {mine}, {names[1]} says {theirs}: make them agree")
+
+
+def judged_somewhere(
+    understood: Understood, documents: tuple[Document, ...], request: Request, ignore: Sequence[str] = ()
+) -> Checked:
+    """The plan on the smallest class of cards that runs what the files describe, or on the largest if none does.
+
+    A class is its weakest card, so a note says that no card was named.
+    """
+    classes = sorted(
+        (gpu for gpu in list_gpus(request.profiles_dir) if gpu.represents), key=lambda gpu: gpu.memory_bytes
+    )
+    largest = check(understood, documents, replace(request, gpu=classes[-1].id), ignore)
+    needed = largest.candidate.estimate.peak.required_bytes
+    for gpu in classes[:-1]:
+        if gpu.memory_bytes >= needed:
+            found = check(understood, documents, replace(request, gpu=gpu.id), ignore)
+            if found.candidate.verdict != "does_not_fit":
+                return _noted(found, f"no --gpu: {gpu.id} is the smallest class of cards that runs it")
+    return _noted(largest, f"no --gpu: {classes[-1].id} is the largest class of cards")
+
+
+def _noted(found: Checked, note: str) -> Checked:
+    return replace(found, plan=replace(found.plan, notes=(note, *found.plan.notes)))
+
+
+class Asked(NamedTuple):
+    """The request that files make, and which of its settings are the trainer's own defaults."""
+
+    request: Request
+    unset: Mapping[str, Setting]
+
+
+def check(
+    understood: Understood, documents: tuple[Document, ...], request: Request, ignore: Sequence[str] = ()
+) -> Checked:
+    """The plan of the run that the files describe, on the hardware of ``request``, whose settings come before theirs.
+
+    Raise ``UnsupportedScenario`` for keys that change the answer in a way that we do not model, unless they stand in
+    ``ignore``.
+    """
+    refuse_unmodelled(understood.of("unmodelled"), ignore)
+    asked, unset = request_of_files(understood, documents, request)
+    return Checked(
+        understood=understood,
+        documents=documents,
+        plan=_with_origins(plan(asked), unset.keys() - request.settings.keys()),
+        unset=unset,
+        overridden=tuple(name for name in request.settings if name in understood.settings),
+    )
+
+
+def request_of_files(understood: Understood, documents: tuple[Document, ...], request: Request) -> Asked:
+    """The request of files on the hardware of ``request``; its model and stack are empty where the files name them."""
+    stack = request.stack or understood.stack or "hf"
+    gpus = request.gpus if request.gpus > 1 else understood.gpus or request.gpus
+    model = request.model or _model(understood, documents)
+    unset = _unset(understood, stack, model, gpus)
+    return Asked(
+        replace(
+            request,
+            model=model,
+            methods=(request.methods or (understood.method or "full",))[:1],
+            gpus=gpus,
+            nodes=request.nodes or understood.nodes,
+            settings={**unset, **understood.settings, **request.settings},
+            stack=stack,
+            job=replace(request.job, **understood.job),
+        ),
+        unset,
+    )
+
+
+def refuse_unmodelled(keys: Sequence[Reading], ignore: Sequence[str]) -> None:
+    left = [one for one in keys if one.key not in ignore]
+    if left:
+        first = left[0]
+        others = f"; so do {', '.join(one.key for one in left[1:])}" if left[1:] else ""
+        go_on = " ".join(f"--ignore {one.key}" for one in left)
+        raise UnsupportedScenario(
+            f"{first.file}: {first.key} {show(first.value)} changes the answer ({first.why}){others}: "
+            f"go on without with {go_on}"
+        )
+
+
+def _unset(understood: Understood, stack: str, model: str, gpus: int) -> dict[str, Setting]:
+    """What the trainer takes where the files are silent."""
+    held = {name: getattr(TrainSpec, name) for name in HELD}
+    theirs = unset_settings(stack, load_model(model).model, gpus=gpus)
+    said = {**held, "sharding": "ddp" if gpus > 1 else "none", **theirs}
+    if "peft_config" in understood.settings:
+        said = {name: value for name, value in said.items() if name not in OF_ADAPTERS}
+    return {name: value for name, value in said.items() if name not in understood.settings}
+
+
+OF_ADAPTERS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "modules_to_save")
+"""Settings that an ``adapter_config.json`` has itself."""
+
+
+def _with_origins(found: Plan, theirs: Collection[str]) -> Plan:
+    """The plan with the trainer's own defaults told as such, and not as the user's."""
+
+    def told(one: Candidate) -> Candidate:
+        by = one.scenario.origins
+        origins = {name: "stack" if name in theirs and by[name] == "user" else by[name] for name in by}
+        return replace(one, scenario=replace(one.scenario, origins=origins))
+
+    return replace(found, candidates=tuple(told(one) for one in found.candidates))
+
+
+def _model(understood: Understood, documents: Sequence[Document]) -> str:
+    """The model that the files name, where it is known here or lies beside them; nothing is fetched unasked."""
+    name, file = understood.model, documents[0]
+    if not name:
+        raise UsageError(f"{file.name} names no model: add --model")
+    if find_name(name) is not None and not looks_like_path(name):
+        return name
+    path = file.folder / name
+    if looks_like_path(name) or exists(path):
+        inside = any(path.resolve().is_relative_to(Path(one).resolve()) for one in (file.folder, "."))
+        if not inside:
+            raise UsageError(
+                f"{file.name}: the model {show(name)} lies elsewhere, and is not read unasked: add --model"
+            )
+        return str(path)
+    refuse_uncovered(name)
+    if REPOSITORY.fullmatch(name):
+        raise UsageError(
+            f"{file.name}: {name} is not in the catalogue, and nothing is fetched unasked: --model {name} looks it up"
+        )
+    raise UsageError(f"{file.name}: the model {show(name)} is not known here: add --model")

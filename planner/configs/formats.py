@@ -1,0 +1,102 @@
+"""Whose configuration a file is: told by keys that only that trainer has, and then read by that trainer's module."""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from planner.configs.document import Document
+from planner.configs.understood import Understood
+from planner.errors import UnknownName, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One trainer's configuration. ``name`` is its module in this folder; ``telling``: keys that speak for it.
+
+    A ``companion`` describes no run by itself: it lies beside a trainer's configuration.
+    """
+
+    name: str
+    title: str
+    telling: frozenset[str]
+    companion: bool = False
+
+    def weight(self, data: Mapping[str, Any]) -> int:
+        """How many of the file's keys speak for this format."""
+        return len(self.telling & data.keys())
+
+
+def _format(name: str, title: str, telling: str, *, companion: bool = False) -> Format:
+    return Format(name, title, frozenset(telling.split()), companion)
+
+
+FORMATS = (
+    _format(
+        "axolotl",
+        "axolotl",
+        "base_model adapter sequence_len sample_packing micro_batch_size val_set_size lora_target_linear datasets",
+    ),
+    _format(
+        "llamafactory",
+        "LLaMA-Factory",
+        "stage finetuning_type cutoff_len template dataset quantization_bit lora_target overwrite_cache do_train",
+    ),
+    _format(
+        "trl",
+        "TRL",
+        "dataset_name use_peft lora_r lora_target_modules max_length packing attn_implementation dtype torch_dtype "
+        "max_prompt_length max_completion_length num_generations beta loss_type load_in_4bit trainer",
+    ),
+    _format("torchtune", "torchtune", "tokenizer checkpointer model optimizer dataset loss epochs"),
+    _format(
+        "unsloth",
+        "Unsloth",
+        "max_seq_length use_gradient_checkpointing full_finetuning model_name training_type trust_remote_code",
+    ),
+    _format(
+        "transformers",
+        "transformers TrainingArguments",
+        "output_dir per_device_train_batch_size gradient_accumulation_steps gradient_checkpointing num_train_epochs "
+        "per_device_eval_batch_size lr_scheduler_type",
+    ),
+    _format(
+        "accelerate",
+        "accelerate",
+        "compute_environment distributed_type num_processes num_machines machine_rank mixed_precision fsdp_config "
+        "deepspeed_config",
+        companion=True,
+    ),
+    _format(
+        "deepspeed",
+        "DeepSpeed",
+        "zero_optimization train_batch_size train_micro_batch_size_per_gpu gradient_clipping steps_per_print "
+        "zero_allow_untested_optimizer",
+        companion=True,
+    ),
+    _format(
+        "peft", "PEFT", "peft_type base_model_name_or_path task_type inference_mode target_modules", companion=True
+    ),
+)
+"""In the order in which they are preferred where as many keys speak for two of them."""
+
+BY_NAME: Mapping[str, Format] = {one.name: one for one in FORMATS}
+
+
+def format_of(document: Document, named: str | None = None) -> Format:
+    """The format of a file, or the one that the user ``named``; raise ``UsageError`` where no key tells."""
+    if named is not None:
+        if named not in BY_NAME:
+            raise UnknownName("trainer", named, BY_NAME)
+        return BY_NAME[named]
+    best = max(FORMATS, key=lambda one: one.weight(document.data))
+    if not best.weight(document.data):
+        known = ", ".join(one.title for one in FORMATS)
+        raise UsageError(f"{document.name}: no key tells whose configuration this is; we read those of {known}")
+    return best
+
+
+def read_as(document: Document, form: Format) -> Understood:
+    """What the file says, read by its trainer's module."""
+    found: Understood = importlib.import_module(f"planner.configs.{form.name}").read(document)
+    return found

@@ -1,0 +1,55 @@
+"""What a configuration says about a run, and what became of each of its keys."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+from planner.recommend.request import Setting
+from planner.spec import Method
+
+Fate = Literal["used", "ignored", "unknown", "unmodelled"]
+"""``used``: it decides a setting; ``ignored``: memory and time do not feel it; ``unknown``: no key that we know of this
+trainer; ``unmodelled``: it changes the answer, and we cannot say how."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """One key of a configuration and what became of it.
+
+    ``sets``: what it decides, by ``TrainSpec`` field, or one of ``model method gpus nodes stack`` and ``Job``'s fields.
+    ``why``: why it is ignored or not modelled, or which key is nearest to an unknown one.
+    """
+
+    key: str
+    value: Any
+    fate: Fate
+    sets: str = ""
+    why: str = ""
+    file: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Understood:
+    """What one file, or several together, say. ``None`` and absent settings: not said.
+
+    ``format``: whose configuration it is. ``stack``: the trainer that runs it, with the versions that the file names;
+    ``None`` for a companion (accelerate, DeepSpeed, PEFT) that any trainer may take. ``settings``: by ``TrainSpec``
+    field, ``job``: by ``Job`` field. ``files``: other files that it names, as it names them, by the key that does.
+    """
+
+    format: str
+    stack: str | None = None
+    model: str | None = None
+    method: Method | None = None
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    gpus: int | None = None
+    nodes: int | None = None
+    job: Mapping[str, Any] = field(default_factory=dict)
+    readings: tuple[Reading, ...] = ()
+    files: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    notes: tuple[str, ...] = ()
+
+    def of(self, fate: Fate) -> tuple[Reading, ...]:
+        """The keys with this fate, in the order of the files."""
+        return tuple(one for one in self.readings if one.fate == fate)

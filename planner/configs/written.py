@@ -1,0 +1,120 @@
+"""What an export holds: files with comments that say why, for one chosen run."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from textwrap import wrap
+from typing import Any
+
+from planner.recommend.recipe import Recipe
+from planner.recommend.request import Request
+from planner.result import Candidate, Plan
+from planner.spec import Scenario, TrainSpec
+
+COMMENT_WIDTH = 100
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file of an export: its name in the folder, and what it holds."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """The run that is exported. ``model``: what the files call it, a Hub id or a path. ``dataset``: likewise, or empty.
+
+    ``heading``: lines for the top of a file: what this is, what it takes, and the command that plans it.
+    """
+
+    candidate: Candidate
+    plan: Plan
+    request: Request
+    recipe: Recipe
+    model: str
+    dataset: str
+    heading: tuple[str, ...]
+
+    @property
+    def scenario(self) -> Scenario:
+        """The whole run."""
+        return self.candidate.scenario
+
+    @property
+    def train(self) -> TrainSpec:
+        """Its settings."""
+        return self.candidate.scenario.train
+
+    @property
+    def gpus(self) -> int:
+        """Cards in all."""
+        return self.candidate.scenario.cluster.world_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """The files of a trainer. ``configs``: those that ``plan check`` reads back, the trainer's own first.
+
+    ``launch``: the command that starts the run in the folder of the files.
+    """
+
+    files: tuple[File, ...]
+    configs: tuple[str, ...]
+    launch: str
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A key with its value, and why it has it; ``None`` as value leaves the line out."""
+
+    key: str
+    value: Any
+    why: str = ""
+
+
+def yaml_text(heading: Sequence[str], lines: Iterable[Line]) -> str:
+    """YAML with a heading and a comment behind each line that has a reason.
+
+    >>> print(yaml_text(["a run"], [Line("lora_r", 16, "holds 2M tokens"), Line("targets", ["q_proj"])]), end="")
+    # a run
+    lora_r: 16  # holds 2M tokens
+    targets: [q_proj]
+    """
+    body = [_yaml_line(line) for line in lines if line.value is not None]
+    return "\n".join([*comments(heading), *body]) + "\n"
+
+
+def comments(heading: Sequence[str], mark: str = "# ") -> list[str]:
+    """The lines as comments, folded; an empty one parts two paragraphs."""
+    found: list[str] = []
+    for line in heading:
+        found += [mark + part for part in wrap(line, COMMENT_WIDTH)] or [mark.rstrip()]
+    return found
+
+
+def _yaml_line(line: Line) -> str:
+    why = f"  # {line.why}" if line.why else ""
+    if isinstance(line.value, Mapping) and line.value:
+        return f"{line.key}:{why}\n{_block(line.value)}"
+    return f"{line.key}: {_flow(line.value)}{why}"
+
+
+def _flow(value: object) -> str:
+    import yaml  # noqa: PLC0415  (only exports need it)
+
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _block(value: Mapping[str, Any]) -> str:
+    import yaml  # noqa: PLC0415
+
+    text: str = yaml.safe_dump(dict(value), default_flow_style=False, sort_keys=False, allow_unicode=True)
+    return "\n".join(f"  {line}" for line in text.splitlines())
+
+
+def json_text(value: Mapping[str, Any]) -> str:
+    """JSON, which has no comments: reasons stand in another file."""
+    return json.dumps(value, indent=2) + "\n"
