@@ -7,7 +7,7 @@ Five kinds of text are generated, and nothing else is touched:
   ``<!-- keep: paragraphs 1-3 -->`` above the block keeps these parts of the output, with ``...`` for the others;
 - the output in the ``python`` blocks of ``SHOWN``; worked examples on other pages are computed by
   hand, and a test runs them;
-- ``docs/plan.schema.json``, and the table of published errors that intervals rest on.
+- the JSON schemas of ``docs/schemas.py``, and the table of published errors that intervals rest on.
 """
 
 import contextlib
@@ -24,7 +24,8 @@ DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 sys.path.insert(0, str(ROOT))
 
-from docs.sections import SECTIONS, published_text, schema_text  # noqa: E402  (the root must be on the path first)
+from docs.schemas import schema_files  # noqa: E402  (the root must be on the path first)
+from docs.sections import SECTIONS, published_text  # noqa: E402
 from planner.calibration.published import FILE as PUBLISHED  # noqa: E402
 from planner.calibration.published import published_table  # noqa: E402
 from planner.cli import main as run_plan  # noqa: E402
@@ -65,7 +66,7 @@ def generated() -> Iterator[tuple[Path, str]]:
     for path in pages():
         text = refreshed(path.read_text(encoding="utf-8"))
         yield path, with_results(text) if path in SHOWN else text
-    yield DOCS / "plan.schema.json", schema_text()
+    yield from schema_files()
 
 
 def pages() -> list[Path]:

@@ -10,9 +10,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from pydantic import TypeAdapter
-
 from docs import agreed, decided, many_gpus, validated
+from docs.schemas import PUBLISHED, identifier, objects
 from docs.tables import code, percent, table
 from docs.validated import ran_count, report
 from planner.calibration.published import table_text
@@ -23,7 +22,6 @@ from planner.closed_form import estimate
 from planner.formulas.overhead import spare_fraction
 from planner.hardware import list_classes, list_gpus
 from planner.recommend.rules import FAMILIES, RULES, documentation
-from planner.render import document
 from planner.render.explained import rule_parts
 from planner.render.markdown import escape
 from planner.spec import FIGURES
@@ -133,10 +131,21 @@ def _rule(rule: Any) -> str:  # noqa: ANN401  (a protocol with class variables)
 
 
 def schema() -> str:
-    """The keys of every object in the document, from the types."""
-    found = [value for value in vars(document).values() if isinstance(value, type) and hasattr(value, "__total__")]
-    ordered = sorted(found, key=lambda kind: kind is not document.PlanDocument)
-    return "\n\n".join(_object(kind) for kind in ordered)
+    """The keys of every object of every document, from the types."""
+    return "\n\n".join(_object(kind) for kind in objects())
+
+
+def schemas() -> str:
+    """Which documents have a published schema."""
+    rows = [
+        (
+            code(f"plan {name}".removesuffix(" plan")),
+            f"[{name}.schema.json]({name}.schema.json)",
+            code(identifier(name)),
+        )
+        for name in PUBLISHED
+    ]
+    return table(("printed by", "schema", "$id"), rows)
 
 
 def _object(kind: type) -> str:
@@ -171,12 +180,6 @@ def _type(value: Any) -> str:  # noqa: ANN401  (any annotation)
 
 
 JSON_WORDS = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
-
-
-def schema_text() -> str:
-    """The JSON schema of what ``plan --format json`` prints."""
-    found = TypeAdapter(document.PlanDocument).json_schema()
-    return json.dumps(found, indent=2) + "\n"
 
 
 def published_text() -> str:
@@ -249,6 +252,7 @@ SECTIONS: Mapping[str, Section] = {
     "estimated": estimated,
     "rules": rules,
     "schema": schema,
+    "schemas": schemas,
     "spare": spare,
     "stacks": stacks,
     "why_codes": why_codes,

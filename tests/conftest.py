@@ -1,14 +1,17 @@
 """Fixtures for all tests: golden files, and plans built by hand for the renderers."""
 
+import json
 import os
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from planner.render import machine
 from planner.result import (
     Candidate,
     Estimate,
@@ -24,6 +27,7 @@ from planner.result import (
 )
 from planner.spec import Behaviour, Cluster, Gpu, Linear, Method, ModelSpec, Price, Scenario, TrainSpec
 from planner.units import GIB
+from tests.docs.published import complaints, kind_of
 
 os.environ["FINETUNE_PLANNER_CACHE"] = "off"  # tests test the code, and leave nothing behind
 os.environ["SOURCE_DATE_EPOCH"] = "1795651200"  # the day of docs/generate.py: prices age, tests do not
@@ -53,6 +57,23 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         assert text == path.read_text(encoding="utf-8"), f"{name} differs; review, then run with --update-golden"
 
     return check
+
+
+class _Judging:
+    """Stands in for ``json`` where answers are written: each that has a published schema must be what that says."""
+
+    @staticmethod
+    def dumps(document: Any, **options: Any) -> str:
+        text = json.dumps(document, **options)
+        kind = kind_of(document) if isinstance(document, dict) else None
+        assert kind is None or complaints(kind, json.loads(text)) == []
+        return text
+
+
+@pytest.fixture(autouse=True)
+def published(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a test has the program print as JSON is held against the schema."""
+    monkeypatch.setattr(machine, "json", _Judging)
 
 
 # ---------------------------------------------------------------- plans by hand

@@ -8,8 +8,7 @@ from planner.cli.options import Values, integer
 from planner.cli.output import check_format
 from planner.cli.show import show
 from planner.errors import EXIT_FITS, UsageError
-from planner.render.dataset import Setting, dataset_document, dataset_sheets
-from planner.render.document import SCHEMA
+from planner.render.dataset import Setting, dataset_answer, dataset_sheets
 
 
 def main(values: Values) -> int:
@@ -28,7 +27,7 @@ def main(values: Values) -> int:
     show(
         format_name,
         lambda: dataset_sheets(data, at, ascii_only=ascii_only),
-        lambda: {"schema": SCHEMA, **dataset_document(data, at)},
+        lambda: dataset_answer(data, at),
     )
     return EXIT_FITS
 

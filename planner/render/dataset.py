@@ -281,6 +281,17 @@ class DatasetDocument(TypedDict):
     notes: list[str]
 
 
+class DatasetAnswer(DatasetDocument):
+    """What ``plan dataset --format json`` prints."""
+
+    schema: Literal[1]
+
+
+def dataset_answer(data: Dataset, at: Setting) -> DatasetAnswer:
+    """The file as the answer of a command."""
+    return {"schema": 1, **dataset_document(data, at)}
+
+
 def dataset_document(data: Dataset, at: Setting) -> DatasetDocument:
     """The file as JSON has it."""
     return {

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from planner.render import words
+from planner.render.explore_document import CellDocument, FrontierDocument, LaneDocument
 from planner.render.lines import EMPTY, INDENT, Line, Screen, beside, indented, paragraph, table, table_width
 from planner.render.sheet import Cell, Column, Sheet, row
 
@@ -132,8 +133,8 @@ def _needs(found: "Frontier") -> Iterator[tuple[Cell, ...]]:
         yield row((name, Cell(words.gib(lane.least_bytes), "bad")))
 
 
-def frontier_document(found: "Frontier") -> dict[str, object]:
-    """The same for scripts; ``fits`` and ``tight`` are micro-batches, 0 where none does."""
+def frontier_document(found: "Frontier") -> FrontierDocument:
+    """The same for scripts."""
     return {
         "schema": 1,
         "model": found.model.name,
@@ -148,11 +149,11 @@ def frontier_document(found: "Frontier") -> dict[str, object]:
     }
 
 
-def _lane(lane: "Lane") -> dict[str, object]:
+def _lane(lane: "Lane") -> LaneDocument:
     return {
         "method": lane.method,
         "gradient_checkpointing": lane.checkpointing,
-        "cells": [asdict(cell) for cell in lane.cells],
+        "cells": [cast("CellDocument", asdict(cell)) for cell in lane.cells],
         "longest": {"fits": lane.longest_fits, "tight": lane.longest_tight},
         "least_bytes": lane.least_bytes,
     }

@@ -63,13 +63,6 @@ def plan_document(plan: Plan) -> PlanDocument:
     }
 
 
-def schema() -> dict[str, object]:
-    """JSON schema of what ``plan --format json`` prints: the page ``docs/json-schema.json``."""
-    from pydantic import TypeAdapter  # noqa: PLC0415  (only the schema page needs it)
-
-    return cast("dict[str, object]", TypeAdapter(PlanDocument).json_schema(mode="serialization"))
-
-
 def _scenario(plan: Plan) -> dict[str, Setting]:
     """The request itself, then every training setting; one that differs between methods is given for each of them."""
     return {
@@ -298,7 +291,7 @@ def reason_document(reason: Reason) -> ReasonDocument:
 def way_document(way: Way) -> WayDocument:
     low, typical = way.usd_per_hour
     return {
-        "settings": _values(way.settings),
+        "settings": settings_document(way.settings),
         "gpu": way.gpu,
         "gpus": way.gpus,
         "sharding": cast("Sharding", way.sharding),
@@ -308,5 +301,6 @@ def way_document(way: Way) -> WayDocument:
     }
 
 
-def _values(settings: Mapping[str, object]) -> dict[str, Value]:
+def settings_document(settings: Mapping[str, object]) -> dict[str, Value]:
+    """Settings as JSON has them."""
     return {name: _value(value) for name, value in settings.items()}

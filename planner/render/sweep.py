@@ -14,7 +14,8 @@ from planner.recommend.sweep import Asked, Grid, Row
 from planner.recommend.tally import Best, Count, Tally, usd_per_hour
 from planner.render import words
 from planner.render.document import SCHEMA
-from planner.render.machine import candidate_document
+from planner.render.explore_document import RowDocument
+from planner.render.machine import candidate_document, settings_document
 from planner.render.sheet import Cell, Column, Sheet, row
 from planner.render.time_text import brief
 from planner.result import Candidate
@@ -46,7 +47,7 @@ class KeyMaker:
 def json_line(found: Row, key: str) -> str:
     """One row as one JSON object on a line; ``candidate`` is that of ``plan --format json``."""
     asked, one = found.asked, found.candidate
-    document = {
+    document: RowDocument = {
         "key": key,
         "schema": SCHEMA,
         "version": __version__,
@@ -56,7 +57,7 @@ def json_line(found: Row, key: str) -> str:
         "nodes": asked.nodes,
         "method": asked.method,
         "stack": asked.stack,
-        "settings": dict(asked.settings),
+        "settings": settings_document(dict(asked.settings)),
         "usable_bytes": None if one is None else one.scenario.cluster.usable_bytes,
         "usd_per_hour": None if one is None else usd_per_hour(one),
         "candidate": None if one is None else candidate_document(one),

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from planner.render import words
+from planner.render.explore_document import EffectDocument, WhatIfDocument
 from planner.render.lines import EMPTY, INDENT, Line, Screen, indented, narrowed, pairs, paragraph, table
-from planner.render.machine import candidate_document, reason_document, way_document
+from planner.render.machine import candidate_document, reason_document, settings_document, way_document
 from planner.render.sheet import Cell, Column, Sheet, Tone, row
 from planner.render.time_text import brief
 from planner.result import Candidate
@@ -196,7 +197,7 @@ def _basis(start: Candidate) -> str:
     return "US$/M: of a million tokens at the typical price"
 
 
-def what_if_document(found: "WhatIf") -> dict[str, object]:
+def what_if_document(found: "WhatIf") -> WhatIfDocument:
     """The same for scripts: every change, and those that are refused with the reason."""
     return {
         "schema": 1,
@@ -205,7 +206,7 @@ def what_if_document(found: "WhatIf") -> dict[str, object]:
         "changes": [_effect_document(one) for one in found.effects],
         "refused": [
             {
-                "settings": dict(one.settings),
+                "settings": settings_document(one.settings),
                 "method": one.method,
                 "gpu": one.gpu,
                 "gpus": one.gpus,
@@ -217,8 +218,8 @@ def what_if_document(found: "WhatIf") -> dict[str, object]:
     }
 
 
-def _effect_document(one: "Effect") -> dict[str, object]:
-    """A way with its differences: ``usd`` is of the run, else of a million tokens."""
+def _effect_document(one: "Effect") -> EffectDocument:
+    """A way with its differences."""
     return {
         **way_document(one.way),
         "difference": {
