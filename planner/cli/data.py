@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from planner.cli.options import Option, Values, integer, number
-from planner.errors import UnknownName, UsageError
+from planner.errors import UnknownName, UnsupportedScenario, UsageError
 from planner.spec.dataset import Dataset
-from planner.spec.job import TASK_NAMES, TASKS, Job, Task, check_job
+from planner.spec.job import OBJECTIVE_OF, OTHER_TRAINERS, TASK_NAMES, TASKS, Job, Task, check_job
 from planner.units import parse_count
 
 DATASET = Option("dataset", "path", "training data: .jsonl, .json, .parquet, .csv, .tsv or text", metavar="FILE")
@@ -34,6 +34,7 @@ def job_from(values: Values, model: str | None) -> tuple[Job, Dataset | None]:
 
     ``model``: as the user named it; its tokenizer counts the tokens where it is on this machine.
     """
+    _refuse_other_trainers(values)
     task, epochs, adapters = task_from(values.get("task")), values.get("epochs"), values.get("adapters")
     job = Job(
         task=task or "sft",
@@ -66,6 +67,17 @@ def task_from(text: str | None) -> Task | None:
     if name in TASK_NAMES:
         return TASK_NAMES[name]
     raise UnknownName("task", text, (*TASKS, *TASK_NAMES))
+
+
+def _refuse_other_trainers(values: Values) -> None:
+    """A trainer that steps otherwise than DPO and GRPO is not taken for one of them unasked."""
+    name = (values.get("task") or "").strip().lower()
+    if name in OTHER_TRAINERS and values.get("objective") is None:
+        kind = TASK_NAMES[name]
+        raise UnsupportedScenario(
+            f"--task {name} is not planned ({OTHER_TRAINERS[name]}): "
+            f"for the nearest add --objective {OBJECTIVE_OF[kind]}, or --objective sft for one sequence a sample"
+        )
 
 
 def dataset_from(values: Values, model: str | None, task: Task | None) -> Dataset | None:

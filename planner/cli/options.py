@@ -6,6 +6,7 @@ meaning is for the library to say.
 """
 
 import inspect
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,6 +95,10 @@ JOB = (
     Option("context_parallel", "integer", "GPUs that share each sequence, in a ring", "1", "N"),
     Option("ulysses_parallel", "integer", "GPUs that share each sequence, and swap it for heads", "1", "N"),
     Option("expert_parallel", "integer", "GPUs that share the experts", "1", "N"),
+    Option("objective", "text", "sft, dpo or grpo", "sft, or what --task means", "KIND"),
+    Option("reference", "text", "none, copy (a second model) or base (under the adapters)", "the trainer's", "KIND"),
+    Option("num_generations", "integer", "grpo: completions of each prompt", "8", "N"),
+    Option("completion_len", "integer", "grpo: tokens of the sequence that are sampled", "512", "N"),
     Option("moments", "text", "evaluation, generation, save, resume, merge, with commas; or all", "none", "NAMES"),
     Option("eval_batch_size", "integer", "sequences in a batch of evaluation or generation", "8", "N"),
     Option("eval_samples", "integer", "sequences that are evaluated", "32", "N"),
@@ -106,7 +111,11 @@ JOB = (
 PROFILES = Option("profiles", "path", "folder with GPU profiles of your own", metavar="DIR")
 FORMAT = Option("format", "text", "text, json or markdown", "text", "FORMAT")
 HELP = Option("help", "flag", "show this text and stop", short="-h")
-VERSION = Option("version", "flag", "print the version and stop")
+VERSION = Option("version", "flag", "print the version, and those of the libraries that are here, and stop")
+COMPLETION = (
+    Option("install_completion", "flag", "let this shell complete commands, options and names, and stop"),
+    Option("show_completion", "flag", "print the script that does so, and stop"),
+)
 
 REQUEST = (*MODEL, *JOB, PROFILES, FORMAT)
 """What describes a job: the options of plan, compare and explain."""
@@ -145,16 +154,36 @@ def takes(options: Sequence[Option]) -> Callable[[Callable[[typer.Context, Value
 
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
+COMPLETE_VARIABLE = "_PLAN_COMPLETE"
+"""What a shell sets when it asks for words instead of running a command."""
+
+
+def _completer(option: Option) -> Any:  # noqa: ANN401  (a function of typer's, or None)
+    """What proposes an option's words, where a shell asks: a command that runs needs none, and should start at once."""
+    if COMPLETE_VARIABLE not in os.environ:
+        return None
+    from planner.cli.completion import completer  # noqa: PLC0415
+
+    return completer(option)
+
 
 @cache
 def _parameter(option: Option) -> inspect.Parameter:
     """What typer reads an option from; commands share most of theirs."""
     if option.kind in ("argument", "arguments"):
-        info: Any = typer.Argument(help=option.help, metavar=option.metavar, show_default=False)
+        info: Any = typer.Argument(
+            help=option.help, metavar=option.metavar, show_default=False, autocompletion=_completer(option)
+        )
         words: Any = list[str] | None if option.kind == "arguments" else str | None
         return inspect.Parameter(option.name, _KEYWORD, default=None, annotation=Annotated[words, info])
     text = f"{option.help} [{option.default}]" if option.default else option.help
-    info = typer.Option(*option.declarations, help=text, metavar=option.metavar or None, show_default=False)
+    info = typer.Option(
+        *option.declarations,
+        help=text,
+        metavar=option.metavar or None,
+        show_default=False,
+        autocompletion=_completer(option),
+    )
     annotation: Any = {"switch": bool | None, "flag": bool, "list": list[str] | None}.get(option.kind, str | None)
     default = False if option.kind == "flag" else None
     return inspect.Parameter(option.name, _KEYWORD, default=default, annotation=Annotated[annotation, info])

@@ -8,6 +8,7 @@ from planner.recommend.recipe import modules_for_new_tokens
 from planner.recommend.request import Ask, Setting
 from planner.spec import TrainSpec
 from planner.spec.dataset import suggested_seq_len
+from planner.spec.job import OBJECTIVE_OF
 from planner.stacks.resolve import checked
 from planner.stacks.rules import load_stack
 
@@ -45,6 +46,8 @@ def beyond_adapters(ask: Ask) -> bool:
 
 def _implied(ask: Ask) -> dict[str, Setting]:
     job, implied = ask.job, dict[str, Setting]()
+    if (objective := OBJECTIVE_OF.get(job.task)) is not None:
+        implied["objective"] = objective
     if job.lengths is not None and job.lengths.longest:
         implied["seq_len"] = suggested_seq_len(job.lengths, ask.model.max_position_embeddings)
     if "peft_config" in ask.request.settings:

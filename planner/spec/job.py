@@ -1,4 +1,7 @@
-"""What a training run is for, and how much data it sees; nothing here changes the bytes of a given scenario."""
+"""What a training run is for, and how much data it sees.
+
+Nothing here changes the bytes of a given scenario; a task decides only which objective holds where none is set.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,6 +9,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from planner.errors import UsageError, show
+from planner.spec.training import Objective
 from planner.units import MOST_COUNT, positive, whole
 
 Task = Literal["sft", "cpt", "dpo", "rl"]
@@ -28,6 +32,19 @@ TASK_NAMES: Mapping[str, Task] = MappingProxyType(
     }
 )
 """Other names under which people ask for a task."""
+
+OBJECTIVE_OF: Mapping[Task, Objective] = MappingProxyType({"dpo": "dpo", "rl": "grpo"})
+"""What a task's step optimises unless the user says it; of the others, likelihood."""
+
+OTHER_TRAINERS: Mapping[str, str] = MappingProxyType(
+    {
+        "kto": "single sequences against a reference, and a second forward pass on mismatched answers",
+        "orpo": "pairs without a reference",
+        "ppo": "a value model and a reward model beside the reference",
+        "rlhf": "PPO as a rule, with a value model and a reward model",
+    }
+)
+"""Names of tasks whose trainers do not step as DPO or GRPO do."""
 
 MOST_EPOCHS = 1000.0
 MOST_ADAPTERS = 1_000_000

@@ -25,6 +25,13 @@ OffloadDevice = Literal["cpu", "nvme"]
 ZeroBuckets = Literal["auto", "deepspeed"]
 """Sizes of DeepSpeed's buckets: as transformers fills in ``auto``, or DeepSpeed's own defaults."""
 
+Objective = Literal["sft", "dpo", "grpo"]
+"""What the step optimises: likelihood, preferences between pairs (DPO), or rewards of sampled groups (GRPO)."""
+Reference = Literal["none", "copy", "base"]
+"""Where reference log probabilities come from: nowhere (or a file), a second model, the base under the adapters."""
+OBJECTIVE_SETTINGS = ("objective", "reference", "num_generations", "completion_len")
+"""Settings of preference and reinforcement learning."""
+
 FLOAT_BYTES: Mapping[str, int] = MappingProxyType({"fp32": 4, "bf16": 2, "fp16": 2})
 
 Moment = Literal["evaluation", "generation", "save", "resume", "merge"]
@@ -112,6 +119,12 @@ class TrainSpec:
     """Ranks among which experts are divided; they are data-parallel ranks outside the experts."""
     peft_config: str = ""
     """The fields of an ``adapter_config.json`` as one JSON object; empty where LoRA's settings above say it all."""
+    objective: Objective = "sft"
+    reference: Reference = "none"
+    num_generations: int = 8
+    """Completions that GRPO samples of each prompt. trl 1.16 trainer/grpo_config.py."""
+    completion_len: int = 512
+    """Tokens of ``seq_len`` that GRPO samples. trl 1.16 trainer/grpo_config.py, max_completion_length."""
     moments: tuple[Moment, ...] = ()
     """Moments besides the step that the plan covers, in the order of ``MOMENTS``."""
     eval_batch_size: int = 8
@@ -149,9 +162,19 @@ class TrainSpec:
         return "LORA" if self.uses_adapters else None
 
     @property
+    def sequences(self) -> int:
+        """Sequences in one forward pass of one GPU: DPO's samples are pairs, the chosen and the rejected one."""
+        return self.micro_batch_size * (2 if self.objective == "dpo" else 1)
+
+    @property
     def tokens(self) -> int:
         """Tokens that one GPU sees in one micro-step."""
-        return self.micro_batch_size * self.seq_len
+        return self.sequences * self.seq_len
+
+    @property
+    def prompt_len(self) -> int:
+        """Tokens of ``seq_len`` before GRPO's completion."""
+        return self.seq_len - self.completion_len
 
     @property
     def shards_by_fsdp(self) -> bool:
@@ -180,6 +203,10 @@ def _has_moments(train: TrainSpec) -> bool:
 ACTS: Mapping[str, Callable[[TrainSpec], bool]] = MappingProxyType(
     {
         **dict.fromkeys(MOMENT_SETTINGS, _has_moments),
+        "objective": lambda train: train.objective != "sft",
+        "reference": lambda train: train.objective != "sft",
+        "num_generations": lambda train: train.objective == "grpo",
+        "completion_len": lambda train: train.objective == "grpo",
         "reshard_after_forward": lambda train: train.shards_by_fsdp,
         "zero_buckets": lambda train: train.sharding.startswith("zero"),
         "offload": lambda train: bool(train.offload),
@@ -229,6 +256,8 @@ class Behaviour:
     """TRL's chunked head makes an fp32 copy of the head's weight."""
     keeps_4bit_input: bool = False
     """bitsandbytes' product with a 4-bit matrix keeps its input."""
+    objectives: tuple[Objective, ...] = ("sft",)
+    """What its trainers optimise."""
 
     def __hash__(self) -> int:
         return hash((self.name, frozenset(self.versions.items())))
