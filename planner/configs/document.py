@@ -65,7 +65,7 @@ def parse_document(text: str, path: str | Path) -> Document:
     data = _json(text, path.name) if as_json else _yaml(text, path.name)
     if not isinstance(data, dict):
         raise BrokenInput(f"{path.name} holds no settings: {_kind(data)} stands where keys and values belong")
-    _check_size(data, path.name)
+    check_size(data, path.name)
     return Document(path=path, data=MappingProxyType(data), format="json" if as_json else "yaml")
 
 
@@ -185,7 +185,7 @@ def _key(loader: Any, node: Any) -> object:  # noqa: ANN401
     return node.value if isinstance(found, bool | int | float) else found
 
 
-def _check_size(data: object, name: str) -> None:
+def check_size(data: object, name: str) -> None:
     """Walk all values, aliases unfolded; raise ``BrokenInput`` if they are too deep, too many or in a circle."""
     waiting: list[tuple[object, int]] = [(data, 1)]
     count = 0
