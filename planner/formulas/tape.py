@@ -12,6 +12,7 @@ torch's ``tools/autograd/derivatives.yaml`` (what it saves), and ``torch/csrc/au
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import itemgetter
 from typing import Literal, NamedTuple
 
 OwnerTag = Literal["activations", "logits"]
@@ -28,12 +29,8 @@ class Size(NamedTuple):
     def __add__(self, other: object) -> "Size":
         if not isinstance(other, Size):
             return NotImplemented
-        return Size(
-            self.token + other.token,
-            self.score + other.score,
-            self.position + other.position,
-            self.fixed + other.fixed,
-        )
+        (a, b, c, d), (e, f, g, h) = self, other
+        return Size(a + e, b + f, c + g, d + h)
 
     def times(self, factor: int) -> "Size":
         """Every coefficient multiplied."""
@@ -176,6 +173,11 @@ def total(sizes: Iterable[Size]) -> Size:
     return result
 
 
+Moment = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+"""An instant before it is known to matter, of which a pass has many: coefficients of all that is alive and of finished
+gradients, then those of activations, logits and temporaries."""
+
+
 class _Ledger:
     """Running totals of what is alive, so that an instant costs a few additions."""
 
@@ -200,15 +202,13 @@ class _Ledger:
             if part:
                 totals[place] += sign * part
 
-    def instant(self, scratch: Size, weight_grad: int = 0) -> Instant:
+    def instant(self, scratch: Size, weight_grad: int = 0) -> Moment:
         """What is alive now, with the scratch memory of the running operation."""
-        temporaries = Size(*self.temporaries)
-        return Instant(
-            Size(*self.activations),
-            Size(*self.logits),
-            temporaries + scratch if scratch is not ZERO else temporaries,
-            weight_grad,
-        )
+        activations, logits, temporaries = self.activations, self.logits, self.temporaries
+        if scratch is not ZERO:
+            temporaries = [alive + more for alive, more in zip(temporaries, scratch, strict=True)]
+        (a, b, c, d), (e, f, g, h), (i, j, k, m) = activations, logits, temporaries
+        return (a + e + i, b + f + j, c + g + k, d + h + m, weight_grad), (a, b, c, d), (e, f, g, h), (i, j, k, m)
 
 
 def forward_instants(
@@ -285,7 +285,7 @@ def backward_instants(tape: Tape, *, held: tuple[Tensor, ...] = (), own_source: 
     seed = _Gradient(tape.result.size, tape.result.owner)
     ledger.gradient(seed, 1)
     gradients: dict[Tensor, _Gradient] = {tape.result: seed}
-    instants: list[Instant] = []
+    instants: list[Moment] = []
     finished = 0
     for op in reversed(tape.ops):
         out = gradients.pop(op.output, None)
@@ -308,7 +308,7 @@ def _hand_down(
     out: _Gradient,
     gradients: dict[Tensor, _Gradient],
     ledger: _Ledger,
-    instants: list[Instant],
+    instants: list[Moment],
     finished: int,
 ) -> None:
     """The gradient of one input: the output's own, or a new one; added to what another reader has left there."""
@@ -376,15 +376,14 @@ def gradients_before_recompute(tape: Tape) -> Size:
     return total(waiting.values())
 
 
-def pareto(instants: Iterable[Instant]) -> tuple[Instant, ...]:
-    """Instants that no other one covers in every coefficient: only these can be the peak of some batch."""
-    kept: list[tuple[tuple[int, ...], Instant]] = []
-    sized = [((*instant.total, instant.weight_grad), instant) for instant in instants]
-    for mine, instant in sorted(sized, key=lambda pair: pair[0], reverse=True):
-        if not any(_covers(other, mine) for other, _ in kept):
-            kept.append((mine, instant))
-    return tuple(instant for _, instant in kept)
-
-
-def _covers(big: tuple[int, ...], small: tuple[int, ...]) -> bool:
-    return all(left >= right for left, right in zip(big, small, strict=True))
+def pareto(moments: Iterable[Moment]) -> tuple[Instant, ...]:
+    """Moments that no other one covers in every coefficient: only these can be the peak of some batch."""
+    kept: list[Moment] = []
+    for moment in sorted(moments, key=itemgetter(0), reverse=True):
+        a, b, c, d, e = moment[0]
+        for (f, g, h, i, j), *_ in kept:
+            if f >= a and g >= b and h >= c and i >= d and j >= e:
+                break
+        else:
+            kept.append(moment)
+    return tuple(Instant(Size(*one), Size(*two), Size(*three), whole[-1]) for whole, one, two, three in kept)

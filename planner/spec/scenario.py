@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from planner.spec.architecture import ModelSpec
@@ -24,7 +25,7 @@ class Scenario:
     origins: Mapping[str, Origin] = field(default_factory=dict, hash=False, compare=False)
     """Who chose each setting of ``train``: shown beside it, without influence on any number."""
 
-    @property
+    @cached_property
     def layout(self) -> Layout:
         """How the ranks are arranged."""
         return layout_of(self.train, self.cluster)

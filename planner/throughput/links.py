@@ -1,7 +1,9 @@
 """What joins the ranks of each group: the links of a machine, and its network."""
 
 from collections.abc import Mapping
-from typing import NamedTuple, get_args
+from functools import lru_cache
+from types import MappingProxyType
+from typing import NamedTuple
 
 from planner.formulas.collectives import Axis, Route
 from planner.spec import Cluster, Scenario
@@ -10,9 +12,6 @@ from planner.throughput.constants import Constants
 
 HOPS: Mapping[str, float] = {"nvlink": 3.4e-6, "pcie": 5.7e-6, "network": 14.0e-6}
 """Seconds of one step of a ring under NCCL's protocol for large messages. NCCL src/graph/tuning.cc, hwLat, "Simple"."""
-
-
-AXES: tuple[Axis, ...] = get_args(Axis)
 
 
 class Island(NamedTuple):
@@ -25,8 +24,8 @@ class Island(NamedTuple):
 def routes_of(scenario: Scenario, known: Constants) -> Mapping[Axis, Route] | None:
     """Routes of every group of more than one rank; ``None`` where a link that one of them needs is unknown."""
     found: dict[Axis, Route] = {}
-    for axis in AXES:
-        if group_of(axis, scenario.layout)[0] > 1:
+    for axis, (ranks, _) in groups_of(scenario.layout).items() if scenario.cluster.world_size > 1 else ():
+        if ranks > 1:
             route = route_of(axis, scenario, known)
             if route is None:
                 return None
@@ -41,7 +40,7 @@ def route_of(axis: Axis, scenario: Scenario, known: Constants) -> Route | None:
     machines side by side share the network.
     """
     cluster = scenario.cluster
-    ranks, stride = group_of(axis, scenario.layout)
+    ranks, stride = groups_of(scenario.layout)[axis]
     island = _island(cluster)
     within = min(max(island.cards // stride, 1), ranks)
     inside, hop = _inside(cluster, within, stride, known)
@@ -55,21 +54,23 @@ def route_of(axis: Axis, scenario: Scenario, known: Constants) -> Route | None:
     return Route(ranks, within, inside, outside, hop, HOPS["network"])
 
 
-def group_of(axis: Axis, layout: Layout) -> tuple[int, int]:
-    """Ranks of an axis, and how far apart they are: tensor innermost, then shards, replicas, and stages outermost.
+@lru_cache(maxsize=1024)
+def groups_of(layout: Layout) -> Mapping[Axis, tuple[int, int]]:
+    """Ranks of every axis, and how far apart they are: tensor innermost, then shards, replicas, and stages outermost.
 
     accelerate 1.15 parallelism_config.py (order of the mesh); Megatron-LM core/parallel_state.py, "tp-cp-ep-dp-pp".
     """
-    sequence = layout.tensor * layout.context
-    return {
+    sequence, shard = layout.tensor * layout.context, layout.shard
+    found: dict[Axis, tuple[int, int]] = {
         "tensor": (layout.tensor, 1),
         "context": (layout.context, layout.tensor),
         "ulysses": (layout.ulysses, sequence),
         "expert": (layout.expert, sequence * layout.ulysses),
-        "shard": (layout.shard, layout.tensor),
-        "replicate": (layout.replicate, layout.tensor * layout.shard),
-        "pipeline": (layout.pipeline, layout.tensor * layout.shard * layout.replicate),
-    }[axis]
+        "shard": (shard, layout.tensor),
+        "replicate": (layout.replicate, layout.tensor * shard),
+        "pipeline": (layout.pipeline, layout.tensor * shard * layout.replicate),
+    }
+    return MappingProxyType(found)
 
 
 def _island(cluster: Cluster) -> Island:

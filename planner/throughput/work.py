@@ -9,6 +9,7 @@ from typing import NamedTuple
 from planner.closed_form.exchange import model_exchanges
 from planner.closed_form.parallel import is_divided, kinds_of_rank
 from planner.closed_form.profile import ProfileKey, key_of, loss_tape_of, profile_of, recipe_of
+from planner.closed_form.shared import question_of
 from planner.formulas.adapters import adapters
 from planner.formulas.blocks import block_tape
 from planner.formulas.collectives import Exchange
@@ -70,7 +71,7 @@ class Work(NamedTuple):
     updated: float
     update_products: float
     update_kernels: float
-    paged: float
+    paged: float = 0.0
     offloading: Offloading = NOTHING
     bubble: float = 0.0
 
@@ -112,18 +113,39 @@ def work_of(scenario: Scenario, estimate: Estimate, load: Load | None = None) ->
     tokens, attended = load or Load(train.tokens, train.seq_len)
     paged = _paged(scenario, estimate)
     if not is_divided(train):
-        return _work(scenario, estimate.parameters, Load(tokens, attended), paged)
+        found = _shared_work(_Alike(scenario), estimate.parameters, Load(tokens, attended))
+        return found._replace(paged=paged) if paged else found
     part = Load(tokens / (train.context_parallel * train.ulysses_parallel), attended)
     ranks = (one.scenario for one in kinds_of_rank(scenario))
-    found = (_work(one, profile_of(one).inventory.parameters, part, paged) for one in ranks)
-    busiest = max(found, key=lambda work: work.products)
+    works = (_work(one, profile_of(one).inventory.parameters, part) for one in ranks)
+    busiest = max(works, key=lambda work: work.products)
     waits = bubble(p=train.pipeline_parallel, m=train.grad_accumulation, v=train.virtual_stages)
     exchanges = (*busiest.exchanges, *model_exchanges(scenario))
-    return busiest._replace(tokens=tokens, bubble=float(waits), exchanges=exchanges)
+    return busiest._replace(tokens=tokens, bubble=float(waits), exchanges=exchanges, paged=paged)
 
 
-def _work(scenario: Scenario, parameters: Parameters, load: Load, paged: float) -> Work:
-    """Of one rank that holds ``parameters``."""
+class _Alike:
+    """A scenario in place of all that ask the same of a step, on whatever card."""
+
+    __slots__ = ("question", "scenario")
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario, self.question = scenario, question_of(scenario)
+
+    def __hash__(self) -> int:
+        return hash(self.question)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Alike) and other.question == self.question
+
+
+@lru_cache(maxsize=1024)
+def _shared_work(alike: _Alike, parameters: Parameters, load: Load) -> Work:
+    return _work(alike.scenario, parameters, load)
+
+
+def _work(scenario: Scenario, parameters: Parameters, load: Load) -> Work:
+    """Of one rank that holds ``parameters``; what is paged depends on the card."""
     train = scenario.train
     tokens, attended = load
     counts = _counts(scenario.model, key_of(scenario), train.loss, scenario.stack)
@@ -146,7 +168,6 @@ def _work(scenario: Scenario, parameters: Parameters, load: Load, paged: float) 
         updated=update.moved,
         update_products=update.products,
         update_kernels=update.kernels,
-        paged=paged,
         offloading=offloading(scenario, parameters, tokens),
     )
 
