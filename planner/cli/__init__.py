@@ -1,6 +1,7 @@
 """The ``plan`` command: parse, call one library function, render, exit code."""
 
 import gc
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -28,10 +29,15 @@ def main(arguments: Sequence[str]) -> int:
     from typer.main import get_command  # noqa: PLC0415
 
     from planner.cli.app import app  # noqa: PLC0415
+    from planner.cli.options import COMPLETE_VARIABLE  # noqa: PLC0415
     from planner.cli.output import PROGRAM, complain, misuse_text, prepare_streams  # noqa: PLC0415
 
     misuse: type[Exception] = typer.BadParameter.__bases__[0]
     prepare_streams()
+    if COMPLETE_VARIABLE in os.environ:
+        from planner.cli.completion import prepare  # noqa: PLC0415  (only where a shell asks)
+
+        prepare()
     try:
         code = _as_typed(get_command(app)).main(args=list(arguments), prog_name=PROGRAM, standalone_mode=False)
     except PlannerError as error:

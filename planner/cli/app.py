@@ -9,7 +9,7 @@ import typer
 from planner._version import __version__
 from planner.cli.checks import CHECKED, EXPORTED
 from planner.cli.data import DATA, TASK, TOKENIZER
-from planner.cli.options import FORMAT, JOB, MODEL, PROFILES, REQUEST, VERSION, Option, Values, takes
+from planner.cli.options import COMPLETION, FORMAT, JOB, MODEL, PROFILES, REQUEST, VERSION, Option, Values, takes
 from planner.cli.output import write
 from planner.cli.rented import RENTED
 from planner.cli.swept import SWEPT
@@ -154,7 +154,7 @@ app = typer.Typer(name="plan", add_completion=False, pretty_exceptions_enable=Fa
 
 
 @app.callback(invoke_without_command=True)
-@takes((*REQUEST, *DATA, CONFIRM, VERSION))
+@takes((*REQUEST, *DATA, CONFIRM, VERSION, *COMPLETION))
 def _default(context: typer.Context, values: Values) -> None:
     """Plan the fine-tuning of a language model: memory, verdict, method and hardware.
 
@@ -164,12 +164,20 @@ def _default(context: typer.Context, values: Values) -> None:
         write(f"plan {__version__}\n")
     elif values["help"]:
         write(context.get_help() + "\n")
+    elif values["install_completion"] or values["show_completion"]:
+        _completion("install" if values["install_completion"] else "show")
     elif context.invoked_subcommand is None:
         _run_body("plan", values)
     else:
         _refuse_leading_options(context.invoked_subcommand, values)
         return
     raise typer.Exit(0)
+
+
+def _completion(action: str) -> None:
+    from planner.cli import completion  # noqa: PLC0415  (asked for once, by a person)
+
+    getattr(completion, action)()
 
 
 def _refuse_leading_options(command: str, values: Values) -> None:

@@ -124,6 +124,11 @@ MOST_SETTLED = 10_000
 _settled: dict[_Question, _Settled] = {}
 
 
+def choices(name: str) -> tuple[str, ...]:
+    """What a setting may be, where that is one of a few words or some of them."""
+    return _CHOICES.get(name) or _LISTS.get(name, ())
+
+
 def resolve(
     model: ModelSpec,
     cluster: Cluster,
