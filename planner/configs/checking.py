@@ -14,7 +14,7 @@ from planner.hardware import list_gpus
 from planner.planning import plan
 from planner.recommend.request import Request, Setting
 from planner.result import Candidate, Plan
-from planner.spec import TrainSpec
+from planner.spec import Method, TrainSpec
 from planner.stacks.rules import unset_settings
 
 HELD = ("seq_len", "micro_batch_size", "grad_accumulation", "gradient_checkpointing", "lora_rank")
@@ -54,15 +54,17 @@ def understand_files(
     """
     documents = [read_document(path) for path in paths]
     forms = [format_of(one, trainer if place == 0 else None) for place, one in enumerate(documents)]
+    kinds = [trainer if trainer in form.kinds else None for form in forms]
     mains = [place for place, form in enumerate(forms) if not form.companion]
     if len(mains) > 1:
         first, second = (documents[place].name for place in mains[:2])
         raise UsageError(f"{first} and {second} both describe a run: check them one by one")
     main = mains[0] if mains else 0
-    read = [read_as(one, form) for one, form in zip(documents, forms, strict=True)]
-    for path in _named(read[main], documents[main], documents):
-        documents.append(read_document(path))
-        read.append(read_as(documents[-1], format_of(documents[-1])))
+    read = [read_as(one, form, kind) for one, form, kind in zip(documents, forms, kinds, strict=True)]
+    for place, one in enumerate(read):  # grows: a companion may name a file, too
+        for path in _named(one, documents[place], documents):
+            documents.append(read_document(path))
+            read.append(read_as(documents[-1], format_of(documents[-1])))
     return combined(read[main], (one for place, one in enumerate(read) if place != main)), tuple(documents)
 
 
@@ -95,9 +97,13 @@ def combined(main: Understood, companions: Iterable[Understood]) -> Understood:
         for name in main.settings.keys() & one.settings.keys():
             if main.settings[name] != one.settings[name]:
                 raise _conflict(main, one, name, main.settings[name], one.settings[name])
+        for name, value in one.fallbacks.items():
+            if main.settings.get(name, "none") == "none":
+                main = replace(main, settings={**main.settings, name: value})
         main = replace(
             main,
             stack=main.stack or one.stack,
+            fsdp=main.fsdp or one.fsdp,
             model=main.model or one.model,
             method=main.method or one.method,
             gpus=main.gpus or one.gpus,
@@ -167,7 +173,7 @@ def check(
 
 def request_of_files(understood: Understood, documents: tuple[Document, ...], request: Request) -> Asked:
     """The request of files on the hardware of ``request``; its model and stack are empty where the files name them."""
-    stack = request.stack or understood.stack or "hf"
+    stack = _stack(request, understood)
     gpus = request.gpus if request.gpus > 1 else understood.gpus or request.gpus
     model = request.model or _model(understood, documents)
     unset = _unset(understood, stack, model, gpus)
@@ -175,15 +181,36 @@ def request_of_files(understood: Understood, documents: tuple[Document, ...], re
         replace(
             request,
             model=model,
-            methods=(request.methods or (understood.method or "full",))[:1],
+            methods=(request.methods or _methods(understood))[:1],
             gpus=gpus,
             nodes=request.nodes or understood.nodes,
-            settings={**unset, **understood.settings, **request.settings},
+            settings=_planned({**unset, **understood.settings, **request.settings}, request),
             stack=stack,
             job=replace(request.job, **understood.job),
         ),
         unset,
     )
+
+
+def _stack(request: Request, understood: Understood) -> str:
+    """The command's stack, the trainer's, or that of companions alone; with the version of FSDP that the files say."""
+    stack = request.stack or understood.stack or "hf"
+    return stack if understood.fsdp is None or "fsdp=" in stack else f"{stack},fsdp={understood.fsdp}"
+
+
+def _methods(understood: Understood) -> tuple[Method, ...]:
+    """The method of the files; that of an adapter's own file is told by its kind."""
+    if "peft_config" in understood.settings and understood.method in (None, "lora"):
+        return ()
+    return (understood.method or "full",)
+
+
+def _planned(settings: Mapping[str, Setting], request: Request) -> Mapping[str, Setting]:
+    """Without the evaluation that files ask for where it is not planned: among several cards, and of pairs."""
+    beyond = settings.get("sharding", "none") != "none" or settings.get("objective", "sft") != "sft"
+    if not beyond or "moments" in request.settings:
+        return settings
+    return {name: value for name, value in settings.items() if name != "moments"}
 
 
 def refuse_unmodelled(keys: Sequence[Reading], ignore: Sequence[str]) -> None:

@@ -143,6 +143,7 @@ def differences(ours: Scenario, theirs: Scenario) -> dict[str, tuple[Any, Any]]:
     pairs["gpus"] = (ours.cluster.world_size, theirs.cluster.world_size)
     pairs["nodes"] = (ours.cluster.nodes, theirs.cluster.nodes)
     pairs["stack"] = (ours.stack.name, theirs.stack.name)
+    pairs["fsdp"] = (ours.stack.fsdp_version, theirs.stack.fsdp_version)
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1] and _acts(name, ours)}
 
 
@@ -151,6 +152,8 @@ def _acts(name: str, scenario: Scenario) -> bool:
     train = scenario.train
     if name.startswith("lora_") or name in ("adapter_dtype", "modules_to_save"):
         return train.uses_adapters
+    if name == "fsdp":
+        return train.shards_by_fsdp
     return train.quantized if name in ("quant", "double_quant", "quant_storage") else True
 
 

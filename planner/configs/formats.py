@@ -14,21 +14,23 @@ from planner.errors import UnknownName, UsageError
 class Format:
     """One trainer's configuration. ``name`` is its module in this folder; ``telling``: keys that speak for it.
 
-    A ``companion`` describes no run by itself: it lies beside a trainer's configuration.
+    A ``companion`` describes no run by itself: it lies beside a trainer's configuration. ``kinds``: runs that the same
+    keys may describe, which the user can name.
     """
 
     name: str
     title: str
     telling: frozenset[str]
     companion: bool = False
+    kinds: tuple[str, ...] = ()
 
     def weight(self, data: Mapping[str, Any]) -> int:
         """How many of the file's keys speak for this format."""
         return len(self.telling & data.keys())
 
 
-def _format(name: str, title: str, telling: str, *, companion: bool = False) -> Format:
-    return Format(name, title, frozenset(telling.split()), companion)
+def _format(name: str, title: str, telling: str, *, companion: bool = False, kinds: str = "") -> Format:
+    return Format(name, title, frozenset(telling.split()), companion, tuple(kinds.split()))
 
 
 FORMATS = (
@@ -47,6 +49,7 @@ FORMATS = (
         "TRL",
         "dataset_name use_peft lora_r lora_target_modules max_length packing attn_implementation dtype torch_dtype "
         "max_prompt_length max_completion_length num_generations beta loss_type load_in_4bit trainer",
+        kinds="sft dpo grpo",
     ),
     _format("torchtune", "torchtune", "tokenizer checkpointer model optimizer dataset loss epochs"),
     _format(
@@ -86,9 +89,10 @@ BY_NAME: Mapping[str, Format] = {one.name: one for one in FORMATS}
 def format_of(document: Document, named: str | None = None) -> Format:
     """The format of a file, or the one that the user ``named``; raise ``UsageError`` where no key tells."""
     if named is not None:
-        if named not in BY_NAME:
-            raise UnknownName("trainer", named, BY_NAME)
-        return BY_NAME[named]
+        kinds = {kind: one for one in FORMATS for kind in one.kinds}
+        if named not in BY_NAME and named not in kinds:
+            raise UnknownName("trainer", named, (*BY_NAME, *kinds))
+        return BY_NAME.get(named) or kinds[named]
     best = max(FORMATS, key=lambda one: one.weight(document.data))
     if not best.weight(document.data):
         known = ", ".join(one.title for one in FORMATS)
@@ -96,7 +100,8 @@ def format_of(document: Document, named: str | None = None) -> Format:
     return best
 
 
-def read_as(document: Document, form: Format) -> Understood:
-    """What the file says, read by its trainer's module."""
-    found: Understood = importlib.import_module(f"planner.configs.{form.name}").read(document)
+def read_as(document: Document, form: Format, kind: str | None = None) -> Understood:
+    """What the file says, read by its trainer's module, as a run of one ``kind`` where the user named it."""
+    read = importlib.import_module(f"planner.configs.{form.name}").read
+    found: Understood = read(document, kind) if kind else read(document)
     return found

@@ -76,6 +76,10 @@ class Keys:
         """Whether the key is there and says something: ``key:`` without a value says nothing."""
         return self._data.get(name) is not None
 
+    def is_null(self, name: str) -> bool:
+        """Whether the key is there without a value, which to some trainers says something."""
+        return name in self._data and self._data[name] is None
+
     def peek(self, name: str) -> Any:  # noqa: ANN401
         """A value without taking it."""
         return self._data.get(name)

@@ -36,6 +36,8 @@ class Understood:
     ``format``: whose configuration it is. ``stack``: the trainer that runs it, with the versions that the file names;
     ``None`` for a companion (accelerate, DeepSpeed, PEFT) that any trainer may take. ``settings``: by ``TrainSpec``
     field, ``job``: by ``Job`` field. ``files``: other files that it names, as it names them, by the key that does.
+    ``fallbacks``: settings of a companion that hold where the trainer's own file is silent or says ``none``.
+    ``fsdp``: the version of FSDP, where the stack could take either.
     """
 
     format: str
@@ -49,6 +51,8 @@ class Understood:
     readings: tuple[Reading, ...] = ()
     files: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     notes: tuple[str, ...] = ()
+    fallbacks: Mapping[str, Setting] = field(default_factory=dict)
+    fsdp: Literal[1, 2] | None = None
 
     def of(self, fate: Fate) -> tuple[Reading, ...]:
         """The keys with this fate, in the order of the files."""
