@@ -4,25 +4,31 @@ Until merging ends them, weights, adapters and optimizer states stand through al
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
-from planner.closed_form.loss import head_bytes
 from planner.closed_form.profile import key_of, loss_tape_of, profile_of
-from planner.closed_form.step import Step, prepare
+from planner.closed_form.step import Step
+from planner.closed_form.without_graph import (
+    GREEDY_LOGIT_BYTES,
+    forward_only,
+    generated,
+    head,
+    largest,
+    layers,
+    past_autocast,
+    plus,
+)
 from planner.formulas.adapters import adapter_sites
 from planner.formulas.moments import (
     Gathered,
-    cached_tokens,
     gathered_by_loop,
     gathered_by_trainer,
     gathered_bytes,
-    key_value_bytes,
     merge_bytes,
     unused_after_joining,
 )
 from planner.formulas.states import nf4_bytes, optimizer_bytes
 from planner.result import Memory, Phase
-from planner.spec import FLOAT_BYTES, Attention, Latent, Moment, Scenario, TrainSpec
+from planner.spec import FLOAT_BYTES, Moment, Scenario
 
 
 def moment_phases(step: Step) -> dict[Phase, Memory]:
@@ -34,22 +40,6 @@ def after_steps(step: Step) -> Memory:
     """What stands when the last step is done: a caller that keeps the outputs still has the logits."""
     static = step.static(held=True)
     return static._replace(activations=static.activations - step.inputs, logits=step.held_logits)
-
-
-def forward_only(scenario: Scenario, **changed: object) -> Step:
-    """The scenario's forward pass alone, on another batch: layers save nothing, and nothing is dropped out."""
-    train: TrainSpec = replace(scenario.train, gradient_checkpointing=True, lora_dropout=0.0, **changed)  # type: ignore[arg-type]
-    return prepare(replace(scenario, train=train))
-
-
-def largest(*candidates: Memory) -> Memory:
-    """The one with the most bytes."""
-    return max(candidates, key=lambda memory: memory.total)
-
-
-def plus(memory: Memory, **extra: int) -> Memory:
-    """``memory`` with more bytes of some owners."""
-    return memory._replace(**{name: getattr(memory, name) + count for name, count in extra.items()})
 
 
 # ---------------------------------------------------------------- evaluation
@@ -65,7 +55,7 @@ def evaluation_phase(step: Step) -> Memory:
     before = plus(after_steps(step), activations=only.inputs)
     running = plus(before, logits=gathered.during * unit)
     joining = plus(before, logits=gathered.joining * unit)
-    return largest(_layers(only, running), _head(only, running), joining)
+    return largest(layers(only, running), _head(only, running), joining)
 
 
 def gathered_sequences(scenario: Scenario) -> Gathered:
@@ -104,117 +94,25 @@ def gathered_element(scenario: Scenario) -> int:
     return loss_tape_of(scenario.model, key_of(scenario), scenario.stack, recipe).logits.e
 
 
-def _layers(only: Step, before: Memory) -> Memory:
-    """The largest instant in a layer: its input and the embeddings are in variables beside it."""
-    profile = only.profile
-    around = plus(before, activations=2 * only.bytes(profile.stream) - only.narrow_first_input)
-    instants = [only.largest(part.forward) for part in profile.layers]
-    return largest(*(only.plus(around, instant, extra=profile.autocast_cache) for instant in instants))
-
-
 def _head(only: Step, before: Memory) -> Memory:
     """Head and loss without a graph. TRL's fused head makes no logits; where they are gathered, another pass does."""
-    scenario, profile = only.scenario, only.profile
-    train = scenario.train
-    if train.loss == "full":
-        return only.plus(before, only.largest(profile.loss.forward), extra=profile.autocast_cache)
-    head = head_bytes(only)
-    fused = plus(
-        before,
-        activations=only.bytes(profile.stream) + head.forward - head.forward_logits - head.gradients,
-        logits=head.forward_logits,
-    )
-    if not train.eval_logits:
-        return fused
+    scenario, train, found = only.scenario, only.scenario.train, head(only, before)
+    if train.loss == "full" or not train.eval_logits:
+        return found
     width = FLOAT_BYTES["bf16"] if train.autocast != "none" else 0
     logits = train.tokens * scenario.model.vocab_size * (width + gathered_element(scenario))
-    return largest(fused, plus(before, logits=logits, activations=only.bytes(profile.stream)))
+    return largest(found, plus(before, logits=logits, activations=only.bytes(only.profile.stream)))
 
 
 # ---------------------------------------------------------------- generation
 
 
 def generation_phase(step: Step) -> Memory:
-    """The prompt's pass, at whose end the cache holds it in every layer; or the last token's."""
-    scenario, train = step.scenario, step.scenario.train
-    # generate calls the model inside PEFT's, past the forward that accelerate wraps in autocast
-    changed = {"autocast": "none"} if train.uses_adapters else {}
-    only = forward_only(scenario, micro_batch_size=train.eval_batch_size, **changed)
+    """Greedy generation after prompts of ``seq_len`` tokens."""
+    train = step.scenario.train
+    only = forward_only(step.scenario, micro_batch_size=train.eval_batch_size, **past_autocast(train))
     before = plus(after_steps(step), activations=train.eval_batch_size * train.seq_len * 3 * 8)
-    prompt = plus(before, activations=_cache(only, train.seq_len))
-    last = train.seq_len + train.new_tokens - 1
-    held = [cached_tokens(tokens=last, window=block.attention.window) for block in scenario.model.blocks]
-    growing = max(
-        _beside_cache(only, block.attention, tokens) for block, tokens in zip(scenario.model.blocks, held, strict=True)
-    )
-    decoding = plus(
-        before,
-        activations=_cache(only, last, sliding=True) + growing,
-        logits=train.eval_batch_size * scenario.model.vocab_size * 8,
-    )
-    return largest(_layers(only, prompt), decoding)
-
-
-def _cache(only: Step, tokens: int, *, sliding: bool = False) -> int:
-    """Keys and values of all layers; ``sliding``: windows have been applied."""
-    model = only.scenario.model
-    return sum(
-        count
-        * _key_values(
-            only,
-            block.attention,
-            cached_tokens(tokens=tokens, window=block.attention.window if sliding else None),
-        )
-        for block, count in zip(model.blocks, model.block_counts, strict=True)
-    )
-
-
-def _beside_cache(only: Step, spec: Attention, tokens: int) -> int:
-    """What one token needs of a layer's cache besides it: the old keys or values while they are joined with the new
-    ones; or both repeated for every query head; or expanded from latent vectors.
-    """
-    if spec.latent is not None:
-        return only.b * tokens * _expanded_bytes(only, spec, spec.latent)
-    cached = _key_values(only, spec, tokens)
-    repeats = only.scenario.train.attention == "eager" or only.profile.recipe.repeats_kv
-    groups = spec.num_attention_heads // spec.num_key_value_heads
-    return cached * groups if repeats and groups > 1 else cached // 2
-
-
-def _expanded_bytes(only: Step, spec: Attention, latent: Latent) -> int:
-    """One position's keys and values from its latent vector, expanded for all positions whenever one more token comes.
-
-    The product, the keys joined from two parts, the values padded to their width for FlashAttention; or, with an
-    adapter on the product, its branch twice beside it (peft 0.21 tuners/lora/layer.py, Linear.forward).
-    """
-    recipe, element = only.profile.recipe, _cache_element(only)
-    key, product = latent.qk_nope_head_dim + latent.qk_rope_head_dim, latent.qk_nope_head_dim + latent.v_head_dim
-    padded = only.scenario.train.attention == "flash" and latent.v_head_dim != key
-    expanded = (product + (2 if padded else 1) * key) * element
-    adapted = spec.inner[-1].name in recipe.modules
-    branch = product * (element + 2 * recipe.adapter_bytes) if adapted else 0
-    return spec.num_attention_heads * max(expanded, branch)
-
-
-def _key_values(only: Step, spec: Attention, tokens: int) -> int:
-    """One layer's cache; latent attention keeps its compressed vectors, as one head.
-
-    transformers 5.23 models/deepseek_v3/modeling_deepseek_v3.py, DeepseekV3Attention.forward.
-    """
-    latent = spec.latent
-    return key_value_bytes(
-        b=only.b,
-        tokens=tokens,
-        heads=spec.num_key_value_heads if latent is None else 1,
-        key_dim=spec.head_dim if latent is None else latent.kv_lora_rank,
-        value_dim=spec.head_dim if latent is None else latent.qk_rope_head_dim,
-        e=_cache_element(only),
-    )
-
-
-def _cache_element(only: Step) -> int:
-    recipe = only.profile.recipe
-    return recipe.compute_bytes if recipe.autocast else recipe.stream_bytes
+    return generated(only, before, prompt=train.seq_len, tokens=train.new_tokens, logit_bytes=GREEDY_LOGIT_BYTES)
 
 
 # ---------------------------------------------------------------- checkpoints and merging
