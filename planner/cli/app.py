@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import typer
 
-from planner._version import __version__
 from planner.cli.checks import CHECKED, EXPORTED
 from planner.cli.data import DATA, TASK, TOKENIZER
 from planner.cli.options import COMPLETION, FORMAT, JOB, MODEL, PROFILES, REQUEST, VERSION, Option, Values, takes
@@ -161,11 +160,11 @@ def _default(context: typer.Context, values: Values) -> None:
     For instance: plan --model 8b --gpu 4090
     """
     if values["version"]:
-        write(f"plan {__version__}\n")
+        _aside("version", "show", values["format"])
     elif values["help"]:
         write(context.get_help() + "\n")
     elif values["install_completion"] or values["show_completion"]:
-        _completion("install" if values["install_completion"] else "show")
+        _aside("completion", "install" if values["install_completion"] else "show")
     elif context.invoked_subcommand is None:
         _run_body("plan", values)
     else:
@@ -174,10 +173,9 @@ def _default(context: typer.Context, values: Values) -> None:
     raise typer.Exit(0)
 
 
-def _completion(action: str) -> None:
-    from planner.cli import completion  # noqa: PLC0415  (asked for once, by a person)
-
-    getattr(completion, action)()
+def _aside(module: str, action: str, *arguments: object) -> None:
+    """What is no plan, and seldom asked for."""
+    getattr(importlib.import_module(f"planner.cli.{module}"), action)(*arguments)
 
 
 def _refuse_leading_options(command: str, values: Values) -> None:

@@ -111,7 +111,7 @@ JOB = (
 PROFILES = Option("profiles", "path", "folder with GPU profiles of your own", metavar="DIR")
 FORMAT = Option("format", "text", "text, json or markdown", "text", "FORMAT")
 HELP = Option("help", "flag", "show this text and stop", short="-h")
-VERSION = Option("version", "flag", "print the version, and those of the libraries that are here, and stop")
+VERSION = Option("version", "flag", "print this version and those of the libraries that are here, and stop")
 COMPLETION = (
     Option("install_completion", "flag", "let this shell complete commands, options and names, and stop"),
     Option("show_completion", "flag", "print the script that does so, and stop"),

@@ -1,11 +1,15 @@
 """The other commands, and what all commands share."""
 
 import json
+import platform
+import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 import pytest
 
+from planner import __version__
 from planner.cli.app import COMMANDS
 from planner.cli.options import REQUEST
 
@@ -134,6 +138,31 @@ def test_a_rule_is_found_by_code_and_by_name(run: Run) -> None:
 
 
 def test_version(run: Run) -> None:
-    from planner import __version__  # noqa: PLC0415
+    """Ours first, one name and its version a line: what a bug report needs."""
+    lines = [line.split(" ") for line in run("--version").out.splitlines()]
 
-    assert run("--version").out == f"plan {__version__}\n"
+    assert lines[:2] == [["plan", __version__], ["python", platform.python_version()]]
+    assert all(len(line) == 2 for line in lines)
+    assert dict(lines)["typer"] == version("typer")
+
+
+def test_version_for_scripts(run: Run) -> None:
+    found = json.loads(run("--version", "--format", "json").out)
+
+    assert (found["schema"], found["version"], found["python"]) == (1, __version__, platform.python_version())
+    assert all(text == version(name) for name, text in found["libraries"].items())
+    assert run("--version", "--format", "markdown").code == 2
+
+
+def test_a_library_that_is_absent_has_no_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("planner.cli.version.installed", lambda name: "2.13.0+cu130" if name == "torch" else None)
+
+    assert run("--version").out == f"plan {__version__}\npython {platform.python_version()}\ntorch 2.13.0+cu130\n"
+
+
+def test_no_library_is_imported_for_its_version(shell: Run) -> None:
+    program = (
+        "import sys; from planner.cli import main; main(['--version']); "
+        "print(sorted({'torch', 'transformers', 'pydantic', 'altair', 'yaml'} & set(sys.modules)), file=sys.stderr)"
+    )
+    assert shell(f'{sys.executable} -c "{program}"').err == "[]\n"
