@@ -62,6 +62,7 @@ class Exported:
     files: tuple[File, ...] = ()
     configs: tuple[str, ...] = ()
     launch: str = ""
+    setup: tuple[str, ...] = ()
 
 
 def export(name: str, request: Request, *, dataset: str = "", trainer: str = "trl") -> Exported:
@@ -85,8 +86,11 @@ def export(name: str, request: Request, *, dataset: str = "", trainer: str = "tr
     hold_against(written, chosen, runs)
     files = (*written.files, _requirements(chosen))
     if target.job:
-        files += importlib.import_module(target.module).write(chosen, written)
-    return Exported(target=target, plan=found, files=files, configs=written.configs, launch=written.launch)
+        asking: Written = importlib.import_module(target.module).write(chosen, written)
+        files, written = files + asking.files, replace(asking, configs=written.configs)
+    return Exported(
+        target=target, plan=found, files=files, configs=written.configs, launch=written.launch, setup=written.setup
+    )
 
 
 def chosen_of(found: Plan, asked: Request, dataset: str) -> Chosen:
@@ -126,7 +130,7 @@ def hold_against(written: Written, chosen: Chosen, target: Target) -> None:
     texts = {file.name: file.text for file in written.files}
     documents = tuple(parse_document(texts[name], name) for name in written.configs)
     main, *companions = (read_as(one, format_of(one)) for one in documents)
-    asked = replace(chosen.request, settings={}, methods=(), gpus=1, nodes=None, stack="", model=chosen.request.model)
+    asked = replace(chosen.request, settings={}, methods=(), gpus=written.gpus, nodes=written.nodes, stack="")
     back = request_of_files(combined(main, companions), documents, asked).request
     ask, _ = understand(back)
     lost = differences(chosen.scenario, scenario_of(ask, back.methods[0]))

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from textwrap import wrap
 from typing import Any
 
@@ -57,12 +58,25 @@ class Chosen:
 class Written:
     """The files of a trainer. ``configs``: those that ``plan check`` reads back, the trainer's own first.
 
-    ``launch``: the command that starts the run in the folder of the files.
+    ``launch``: the command that starts the run in the folder of the files. ``setup``: commands that run there once
+    before it, besides installing the requirements. ``gpus`` and ``nodes``: what only the command says, and no file does.
     """
 
     files: tuple[File, ...]
     configs: tuple[str, ...]
     launch: str
+    setup: tuple[str, ...] = ()
+    gpus: int = 1
+    nodes: int | None = None
+
+
+class Null(Enum):
+    """The value ``null``, where a trainer wants the key to be there."""
+
+    NULL = "null"
+
+
+NULL = Null.NULL
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +118,8 @@ def _yaml_line(line: Line) -> str:
 def _flow(value: object) -> str:
     import yaml  # noqa: PLC0415  (only exports need it)
 
+    if value is NULL:
+        return NULL.value
     text: str = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True)
     return text.removesuffix("\n").removesuffix("\n...")
 

@@ -25,7 +25,10 @@ def exported_sheets(found: Exported, folder: Path) -> Sequence[Sheet]:
             title=f"{found.target.name}: {len(found.files)} files",
             columns=(Column("file", wraps=True), Column("bytes", numeric=True)),
             rows=written,
-            notes=(f"run in {printable(str(folder))}: {found.launch}",),
+            notes=(
+                f"run in {printable(str(folder))}: {found.launch}",
+                *(f"once before it: {command}" for command in found.setup),
+            ),
         ),
     )
 
@@ -39,5 +42,6 @@ def exported_document(found: Exported, folder: Path) -> dict[str, object]:
         "files": [file.name for file in found.files],
         "configs": list(found.configs),
         "launch": found.launch,
+        "setup": list(found.setup),
         "plan": plan_document(found.plan),
     }
