@@ -51,6 +51,15 @@ class Key:
         raise UnsupportedScenario(f"{self.name} has no word for {option(self.setting)} {show(value)}")
 
 
+def listed(names: str) -> tuple[str, ...]:
+    """Names of keys, written as one text with spaces.
+
+    >>> listed("lora_r lora_alpha")
+    ('lora_r', 'lora_alpha')
+    """
+    return tuple(names.split())
+
+
 class Keys:
     """The keys of one file, or of a section of it, and what became of each."""
 
