@@ -96,8 +96,16 @@ def require(*names: str) -> dict[str, str]:
     return found
 
 
+BUILT = ("plain", "hf", "trl")
+"""Stacks whose step is built here."""
+
+
 def check_versions(stack: Behaviour) -> None:
-    """Raise ``UnsupportedScenario`` when the scenario describes other versions than those that would run."""
+    """Raise ``UnsupportedScenario`` for a stack that is not built here, or that is of other versions than would run."""
+    if stack.name not in BUILT:
+        raise UnsupportedScenario(
+            f"the step of stack {stack.name} is not built here: use --evidence closed-form, or --stack hf or trl"
+        )
     found = installed_versions()
     for name, wanted in stack.versions.items():
         have = found.get(name)

@@ -6,6 +6,7 @@ from planner.closed_form.rank import COMPUTE_BYTES
 from planner.closed_form.step import Step
 from planner.formulas.tape import Instant
 from planner.result import Memory
+from planner.spec import Scenario
 
 
 def forward_phase(step: Step) -> Memory:
@@ -32,7 +33,7 @@ def between_layers(step: Step, kept: Instant, *, layer_inputs: int, again: bool 
     before = step.static(gradients=standing_gradients(step), held=not again)
     lasting = step.front + step.beside
     if step.scenario.train.gradient_checkpointing:
-        held_inputs = inputs_on_card(step.scenario.train, layer_inputs)
+        held_inputs = inputs_on_card(step.scenario, layer_inputs)
         lasting += held_inputs * step.bytes(step.profile.stream) - step.narrow_first_input
     return Memory(
         before.weights,
@@ -49,13 +50,19 @@ def standing_gradients(step: Step) -> int:
     """Gradients that exist before backward begins: those of earlier micro-steps.
 
     Trainers reduce them once a step, so under FSDP every rank holds them whole until then, as wide as it computes:
-    accelerate 1.15 accelerator.py, no_sync. A bare loop reduces each time.
+    accelerate 1.15 accelerator.py, no_sync. A bare loop reduces each time, and so did FSDP2 until accelerate 1.11.
     """
     train, inventory = step.scenario.train, step.profile.inventory
     if train.grad_accumulation == 1:
         return 0
-    if not train.shards_by_fsdp or step.scenario.stack.name == "plain":
+    if not train.shards_by_fsdp or reduces_each(step.scenario):
         return step.shards.gradients
     if step.shards.units is not None:
         return step.shards.units.total("whole")
     return inventory.gradients if train.autocast == "none" else COMPUTE_BYTES * inventory.trainable
+
+
+def reduces_each(scenario: Scenario) -> bool:
+    """Whether FSDP reduces the gradients of every micro-batch, none of which is under ``no_sync``."""
+    stack = scenario.stack
+    return stack.no_sync == "none" or (stack.no_sync == "not_fsdp2" and stack.fsdp_version == 2)

@@ -1,6 +1,6 @@
 """Phases under FSDP2, whose buffers come and go inside them: the moments at which a rank can hold most."""
 
-from planner.closed_form.forward import between_layers, in_layer
+from planner.closed_form.forward import between_layers, in_layer, reduces_each
 from planner.closed_form.loss import end_of_layers, fused_backward, scored
 from planner.closed_form.profile import Turn
 from planner.closed_form.step import Step, with_buffers
@@ -51,7 +51,7 @@ def _turns(step: Step) -> tuple[Turn, ...]:
 
 def accumulates_whole(step: Step) -> bool:
     """Whole gradients stand until the last micro-step, which alone reduces them."""
-    return step.scenario.train.grad_accumulation > 1 and step.scenario.stack.name != "plain"
+    return step.scenario.train.grad_accumulation > 1 and not reduces_each(step.scenario)
 
 
 def _standing(step: Step, units: Units, place: int) -> int:

@@ -5,8 +5,15 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from planner.formulas.adapters import Site, adapter_sites, block_parts, saved_modules
-from planner.formulas.params import model_params, quantized_matrices
-from planner.formulas.states import NESTED_TABLES, QUANT_TABLES, Trainable, int8_bytes, nf4_bytes
+from planner.formulas.params import expert_params, model_params, quantized_matrices
+from planner.formulas.states import (
+    NESTED_TABLES,
+    QUANT_TABLES,
+    Trainable,
+    int8_bytes,
+    nf4_bytes,
+    torchao_nf4_bytes,
+)
 from planner.result import Parameters
 from planner.spec import Linear, ModelSpec, Norm, Table
 
@@ -18,7 +25,8 @@ class Storage(NamedTuple):
     weight_bytes: int
     norm_bytes: int
     outer_bytes: int
-    """Of embeddings, head and every other parameter that is neither quantised nor a norm."""
+    """Of embeddings, head and every other parameter that is neither quantised nor a norm nor a stacked expert."""
+    experts_bytes: int
     quant: str
     double_quant: bool
     fused_experts: bool
@@ -28,6 +36,8 @@ class Storage(NamedTuple):
     rank: int
     targets: tuple[str, ...]
     modules_to_save: tuple[str, ...]
+    torchao: bool = False
+    """4-bit weights are torchao's, not bitsandbytes'."""
 
 
 class Inventory(NamedTuple):
@@ -67,7 +77,9 @@ def take_inventory(model: ModelSpec, storage: Storage) -> Inventory:
     matrices = quantized_matrices(model, fused_experts=storage.fused_experts) if storage.quant else ()
     quantized = sum(count * site.copies * site.d_in * site.d_out for site, count in matrices)
     packed = sum(count * site.copies * _packed_bytes(site, storage) for site, count in matrices)
-    plain = norms * storage.norm_bytes + (total - norms - quantized) * storage.outer_bytes
+    stacked = expert_params(model) if storage.experts_bytes != storage.outer_bytes and storage.fused_experts else 0
+    plain = norms * storage.norm_bytes + (total - norms - quantized - stacked) * storage.outer_bytes
+    plain += stacked * storage.experts_bytes
     trained = tuple(_trained(model, storage))
     trainable = sum(tensor.numel * tensor.copies for tensor in trained)
     element = storage.weight_bytes if storage.method == "full" else storage.adapter_bytes
@@ -105,6 +117,8 @@ def _items(model: ModelSpec) -> Iterator[tuple[Linear | Norm | Table, int]]:
 def _packed_bytes(site: Site, storage: Storage) -> int:
     if storage.quant == "int8":
         return int8_bytes(site.d_out, site.d_in)
+    if storage.torchao:
+        return torchao_nf4_bytes(site.d_in * site.d_out)
     tables = QUANT_TABLES + (NESTED_TABLES if storage.double_quant else 0)
     return nf4_bytes(site.d_in * site.d_out, double_quant=storage.double_quant) + tables
 

@@ -2,8 +2,18 @@
 
 from planner.closed_form.forward import between_layers
 from planner.closed_form.step import Step, with_buffers
-from planner.formulas.loss import Head, LossBytes, checkpointed_chunks, liger_fused, trl_fused
+from planner.formulas.loss import (
+    Head,
+    LossBytes,
+    checkpointed_chunks,
+    chunked_outputs,
+    cut_fused,
+    liger_fused,
+    trl_fused,
+    unsloth_fused,
+)
 from planner.result import Memory
+from planner.spec import Behaviour
 
 
 def loss_phase(step: Step) -> Memory:
@@ -42,7 +52,7 @@ def end_of_layers(step: Step, *, again: bool = False) -> Memory:
 
 
 def head_bytes(step: Step) -> LossBytes:
-    """Bytes of the head that makes no full logits: TRL's, its older chunks, or Liger's for other trainers."""
+    """Bytes of the head that makes no full logits, or of the loss that takes them in chunks: each stack's own."""
     scenario, profile = step.scenario, step.profile
     head = Head(
         t=scenario.train.tokens,
@@ -54,9 +64,22 @@ def head_bytes(step: Step) -> LossBytes:
         trained=profile.head_trained,
     )
     if scenario.train.loss == "chunked":
-        return checkpointed_chunks(head, upcasts_weight=scenario.stack.chunks_upcast_head)
-    if scenario.stack.name == "trl":
-        return trl_fused(head)
-    found, train = liger_fused(head), scenario.train
-    alone = train.sharding == "none" and train.grad_accumulation == 1 and not profile.tied_grad
+        return _chunked(head, scenario.stack)
+    kind = scenario.stack.fused_loss
+    if kind == "liger":
+        return _liger(step, head)
+    if kind == "unsloth":
+        return unsloth_fused(head, free=scenario.cluster.usable_bytes - step.static().total)
+    return trl_fused(head) if kind == "trl" else cut_fused(head)
+
+
+def _chunked(head: Head, stack: Behaviour) -> LossBytes:
+    if stack.chunked_loss == "outputs":
+        return chunked_outputs(head)
+    return checkpointed_chunks(head, upcasts_weight=stack.chunks_upcast_head)
+
+
+def _liger(step: Step, head: Head) -> LossBytes:
+    found, train = liger_fused(head), step.scenario.train
+    alone = train.sharding == "none" and train.grad_accumulation == 1 and not step.profile.tied_grad
     return found if alone else found._replace(gradients=0)  # it is added to another, or reduced

@@ -101,15 +101,9 @@ def _parameters(train: TrainSpec, shards: Shards, flat: Flat) -> Shards:
 # ---------------------------------------------------------------- activations
 
 
-def inputs_on_card(train: TrainSpec, count: int) -> int:
-    """How many layers' inputs the card holds: of offloaded ones, those whose copies are on their way.
-
-    >>> inputs_on_card(TrainSpec(method="lora", offload=("activations",)), 32)
-    5
-    >>> inputs_on_card(TrainSpec(method="lora"), 32)
-    32
-    """
-    return min(count, STASH) if "activations" in train.offload else count
+def inputs_on_card(scenario: Scenario, count: int) -> int:
+    """How many layers' inputs the card holds: of offloaded ones, those whose copies are on their way."""
+    return min(count, scenario.stack.checkpoint_stash) if "activations" in scenario.train.offload else count
 
 
 def saved_on_card(scenario: Scenario, saved: int) -> int:

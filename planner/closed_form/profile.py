@@ -167,16 +167,18 @@ def storage_of(key: ProfileKey, stack: Behaviour) -> Storage:
     return Storage(
         method=key.method,
         weight_bytes=4 if full else weight,
-        norm_bytes=4 if upcast != "none" or full else weight,
+        norm_bytes=4 if upcast in ("norms", "all") or full else weight,
         outer_bytes=outer,
+        experts_bytes=4 if upcast == "experts" else outer,
         quant=key.quant,
         double_quant=key.double_quant,
         fused_experts=stack.fused_experts,
         adapter_bytes=4 if widened else FLOAT_BYTES[key.adapter_dtype],
-        saved_bytes=4 if widened else outer,
+        saved_bytes=4 if widened else FLOAT_BYTES[key.adapter_dtype] if stack.saved_as_adapters else outer,
         rank=key.lora_rank,
         targets=key.lora_targets,
         modules_to_save=key.modules_to_save,
+        torchao=stack.nf4 == "torchao",
     )
 
 
@@ -196,7 +198,7 @@ def recipe_of(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Recipe:
     storage = storage_of(key, stack)
     compute = 2 if key.autocast != "none" or key.mixed_shards or key.quant else FLOAT_BYTES[key.weights_dtype]
     weight = 2 if key.mixed_shards else FLOAT_BYTES[key.weights_dtype]
-    upcast = key.quant != "" and stack.kbit_upcast != "none" and not key.mixed_shards
+    upcast = key.quant != "" and stack.kbit_upcast in ("norms", "all") and not key.mixed_shards
     adapter = 2 if key.mixed_shards else FLOAT_BYTES[key.adapter_dtype]
     recipe = Recipe(
         full=key.method == "full",
@@ -214,18 +216,26 @@ def recipe_of(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Recipe:
         double_quant=key.double_quant,
         attention=key.attention,
         flash_kernel=key.flash_kernel,
-        fused=frozenset(stack.fused_parts) if key.kernels == "fused" else frozenset(),
+        fused=_fused(key, stack),
         several=key.several,
         repeats_kv=stack.repeats_kv if key.attention == "sdpa" else model.model_type in stack.flash_repeats_kv,
         fused_experts=stack.fused_experts,
-        stored_bytes=2 if key.mixed_shards else storage.outer_bytes,
+        stored_bytes=2 if key.mixed_shards else storage.experts_bytes,
         keeps_4bit_input=stack.keeps_4bit_input,
+        torchao=storage.torchao,
+        keeps_dequantized=stack.keeps_dequantized and "lora" in _fused(key, stack),
         ranks=key.ranks,
     )
     if key.mixed_shards and key.units:  # which casts what enters a layer
         return recipe
     widest = max(block_tape(block, model.hidden_size, recipe).result.e for block in model.blocks)
     return recipe._replace(stream_bytes=max(recipe.stream_bytes, widest))
+
+
+def _fused(key: ProfileKey, stack: Behaviour) -> frozenset[str]:
+    """What runs as one kernel; of fused adapters nothing where there are none."""
+    parts = frozenset(stack.fused_parts) if key.kernels == "fused" else frozenset[str]()
+    return parts - {"lora", "lora_quantized", "lora_mlp"} if key.method == "full" else parts
 
 
 @lru_cache(maxsize=4096)

@@ -7,6 +7,7 @@ from planner.closed_form.profile import Profile, profile_of
 from planner.closed_form.rank import Shards
 from planner.closed_form.shards import shard_states
 from planner.formulas.overhead import cublas_workspace
+from planner.formulas.states import dequantized_bytes
 from planner.formulas.tape import Instant, Size
 from planner.result import Memory
 from planner.spec import Scenario
@@ -26,6 +27,7 @@ class Step(NamedTuple):
     b: int
     s: int
     workspace: int
+    """Buffers of libraries that stay: cuBLAS', and the one into which Unsloth dequantises."""
     inputs: int
     """Batch, rotary tables and mask: alive through the whole step."""
     front: int
@@ -116,13 +118,24 @@ def _prepared(scenario: Scenario) -> Step:
         shards=shard_states(scenario, profile),
         b=b,
         s=s,
-        workspace=0 if gpu.is_cpu else cublas_workspace(gpu.compute_capability),
+        workspace=(0 if gpu.is_cpu else cublas_workspace(gpu.compute_capability)) + _dequantizing(profile),
         inputs=_input_bytes(scenario, profile),
         front=_front_bytes(scenario, profile, stream),
         narrow_first_input=stream // 2 if train.quantized and scenario.stack.kbit_upcast == "norms" else 0,
         held_logits=profile.held_logits.bytes(b=b, s=s) if train.loss == "full" else 0,
         held_stream=_held_stream(scenario, stream),
     )
+
+
+def _dequantizing(profile: Profile) -> int:
+    """The buffer for the largest dequantised matrix, where it stays.
+
+    unsloth 2026.10 kernels/utils.py, WEIGHT_BUFFERS and ABSMAX_BUFFERS.
+    """
+    recipe, largest = profile.recipe, profile.inventory.largest_matrix
+    if not recipe.keeps_dequantized or recipe.quant not in ("nf4", "fp4"):
+        return 0
+    return dequantized_bytes(largest, recipe.compute_bytes, nested=True)
 
 
 def _front_bytes(scenario: Scenario, profile: Profile, stream: int) -> int:

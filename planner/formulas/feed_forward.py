@@ -8,6 +8,8 @@ from planner.spec import Mlp
 
 def mlp(r: Recorder, spec: Mlp, x: Tensor) -> Tensor:
     """Gated: ``down(act(gate(x)) * up(x))``; classic: ``down(act(up(x)))``."""
+    if _taken_in_one(r, spec):
+        return _fused_mlp(r, spec, x)
     first = r.linear(x, spec.inputs[0])
     if not spec.gated:
         hidden = activate(r, spec.activation, first)
@@ -21,6 +23,25 @@ def mlp(r: Recorder, spec: Mlp, x: Tensor) -> Tensor:
         hidden = r.mul(curved, r.linear(x, spec.inputs[1]), "act(gate) * up")
     out = r.linear(hidden, spec.output)
     r.name(x)
+    return r.dropout(out, "mlp dropout") if spec.dropout > 0 else out
+
+
+def _taken_in_one(r: Recorder, spec: Mlp) -> bool:
+    """Whether adapters and activation are one function: all three matrices are adapted."""
+    linears = (*spec.inputs, spec.output)
+    return "lora_mlp" in r.recipe.fused and spec.gated and len(linears) == 3 and all(map(r.recipe.adapts, linears))
+
+
+def _fused_mlp(r: Recorder, spec: Mlp, x: Tensor) -> Tensor:
+    """The MLP with its adapters as one function. Saves x, gate and up; the product is made again in backward.
+
+    Its backward writes the gradients of gate and up over both, and the product over the gradient that arrives.
+    Source: unsloth 2026.10 kernels/fast_lora.py LoRA_MLP; axolotl 0.19 kernels/lora.py LoRA_MLP.
+    """
+    gate, up = (r.linear(x, linear) for linear in spec.inputs)
+    hidden = r.tensor("act(gate) * up", r.width(up), up.e)
+    r.tape.add(Op("lora_mlp", (gate, up), hidden, saved=(gate, up), overwrites=True))
+    out = r.linear_of_made(hidden, spec.output)
     return r.dropout(out, "mlp dropout") if spec.dropout > 0 else out
 
 

@@ -22,6 +22,20 @@ CHUNK_TOKENS = 256
 """Tokens per checkpointed chunk of the head. trl 1.7 trainer/sft_trainer.py, _CHUNKED_LM_HEAD_CHUNK_SIZE."""
 
 
+OUTPUT_CHUNKS = 8
+"""torchtune 0.6 modules/loss/ce_chunked_output_loss.py, num_output_chunks."""
+
+UNSLOTH_TARGET = 4 * 2**30
+"""Most bytes that Unsloth lets a chunk's logits take. unsloth_zoo 2026.10 fused_losses/cross_entropy_loss.py,
+_CE_TARGET_GB_CAP."""
+
+UNSLOTH_PER_LOGIT = 16
+"""What it reckons with per logit when it chooses the number of chunks. Same file, _CE_BYTES_PER_LOGIT."""
+
+CUT_KEPT = 8 + 4 + 8 + 8
+"""Bytes per token that cut cross entropy keeps: targets, the log-normaliser, valid rows; and its inputs' labels."""
+
+
 class LossBytes(NamedTuple):
     """What the head and the loss take: kept until backward, at the peak of forward, at the peak of backward.
 
@@ -127,6 +141,92 @@ def liger_fused(head: Head) -> LossBytes:
     kept = hidden + gradient
     forward = kept + hidden + tile + copies * weight * head.e
     return LossBytes(kept, forward, kept, forward_logits=tile, gradients=gradient)
+
+
+def cut_fused(head: Head) -> LossBytes:
+    """Cut cross entropy: logits exist in tiles on the chip alone; backward makes them again.
+
+    Shapes:    hidden (t, h) and a flat copy of it kept; backward grad_hidden (t, h), grad_weight (V, h), in 16 bits
+    Formula:   kept t*h*eh + 28*t; forward the same and t*h*e; backward + t*h*e (+ V*h*e, and V*h*ew if ew is not e)
+    Source:    Wijmans 2024, arXiv:2411.09009, section 4; cut-cross-entropy 25.1 cce.py, cce_backward.py (de, dc):
+               neither is accumulated in fp32 by default
+    Valid:     16-bit hidden states, as Axolotl's plugin and Unsloth of 2024.11 to 2025.8 use it
+    Excludes:  locks and the order of the vocabulary, a few bytes per entry of it
+
+    >>> cut_fused(Head(2048, 4096, 128256, 2, 2, 2, False)).backward // 2**20
+    32
+    """
+    hidden, copy = head.t * head.h * head.hidden_bytes, head.t * head.h * head.e
+    kept = hidden + CUT_KEPT * head.t
+    weight = head.V * head.h
+    gradient = weight * head.e + (weight * head.weight_bytes if head.weight_bytes != head.e else 0)
+    cast = weight * head.e if head.weight_bytes != head.e else 0
+    rows = copy if head.hidden_bytes != head.e else 0
+    backward = kept + rows + copy + cast + (gradient if head.trained else 0)
+    return LossBytes(kept, kept + rows + cast, backward)
+
+
+def chunked_outputs(head: Head) -> LossBytes:
+    """A head in 8 chunks along the sequence, whose losses are taken in fp32 one after the other.
+
+    Shapes:    logits (t, V) in 16 bits until the loss returns; log-softmax (t, V) fp32 kept; a chunk (t/8, V) in fp32;
+               in backward two chunks of fp32 gradients, later gradients of all logits in 16 bits
+    Formula:   forward t*h*eh + V*t*(e + 4 + 4/8); backward t*h*eh + V*t*(4 + 8/8), or with the weight's gradient
+               t*h*eh + V*t*e + 2*V*h*ew
+    Source:    torchtune 0.6 modules/loss/ce_chunked_output_loss.py, modules/transformer.py chunked_output, recipes'
+               _loss_step (``del logits``); torch engine.cpp: nodes made later run first, so all losses before any head
+    Valid:     eager; a compiled loss keeps no log-softmax
+    Excludes:  the head's weight itself
+
+    >>> chunked_outputs(Head(4096, 4096, 128256, 2, 2, 2, False)).forward // 2**20
+    3288
+    """
+    t, logits = head.t, head.t * head.V
+    hidden = t * head.h * head.hidden_bytes
+    chunk = 4 * -(-t // OUTPUT_CHUNKS) * head.V
+    forward_logits = (head.e + 4) * logits + chunk
+    losses = 4 * logits + 2 * chunk
+    heads = head.e * logits + (2 * head.V * head.h * head.weight_bytes if head.trained else t * head.h * head.e)
+    return LossBytes(
+        hidden,
+        hidden + forward_logits,
+        hidden + max(losses, heads),
+        forward_logits=forward_logits,
+        backward_logits=losses if losses >= heads else head.e * logits,
+    )
+
+
+def unsloth_fused(head: Head, *, free: int) -> LossBytes:
+    """Unsloth's fused loss: gradients of hidden states and weight are made in forward, in chunks that fit what is free.
+
+    Shapes:    grad_hidden (t, h); logits (t/n, V) and their gradient in 16 bits, one chunk at a time; grad_weight
+               (V, h), and a chunk's own
+    Formula:   n = 4*ceil(16*t*V / min(free/2, 4 GiB) / 4), 1 where all fits; kept t*h*eh; forward
+               2*t*h*eh + 2*e*V*t/n (+ 2*V*h*ew)
+    Source:    unsloth_zoo 2026.10 fused_losses/cross_entropy_loss.py, UnslothFusedLoss, get_chunk_size
+    Valid:     unsloth 2025.9 and newer, whose chunks are compiled: no fp32 copy of the logits
+    Excludes:  what fits no chunk of one token
+
+    >>> unsloth_fused(Head(8192, 4096, 128256, 2, 2, 2, False), free=40 * 2**30).forward_logits // 2**20
+    1002
+    """
+    hidden, weight = head.t * head.h * head.hidden_bytes, head.V * head.h * head.weight_bytes
+    rows = -(-head.t // unsloth_chunks(head.t, head.V, free))
+    logits = 2 * head.e * rows * head.V
+    kept = hidden + (weight if head.trained else 0)
+    forward = kept + hidden + logits + (weight if head.trained else 0)
+    return LossBytes(kept, forward, kept, forward_logits=logits, gradients=weight if head.trained else 0)
+
+
+def unsloth_chunks(t: int, vocabulary: int, free: int) -> int:
+    """Into how many chunks Unsloth cuts ``t`` tokens with ``free`` bytes left on the card.
+
+    >>> unsloth_chunks(8192, 128256, 40 * 2**30), unsloth_chunks(512, 32000, 40 * 2**30)
+    (4, 1)
+    """
+    target = max(min(free // 2, UNSLOTH_TARGET), 1)
+    wanted = UNSLOTH_PER_LOGIT * t * vocabulary
+    return 1 if wanted <= target else min(4 * -(-wanted // (4 * target)), t)
 
 
 def next_power_of_2(count: int) -> int:

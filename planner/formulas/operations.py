@@ -7,6 +7,7 @@ and bitsandbytes and says, in its docstring, what is saved. Widths are elements 
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from planner.formulas.states import dequantized_bytes, torchao_nf4_scratch
 from planner.formulas.tape import ZERO, Op, OwnerTag, Size, Tape, Tensor
 from planner.spec import Linear
 
@@ -52,7 +53,7 @@ class Recipe(NamedTuple):
     flash_kernel: bool
     """The card can run the flash kernel; without it sdpa has the memory-efficient and the math path."""
     fused: frozenset[str]
-    """Which of norm, rope, swiglu, lora (or lora_quantized) and loss run as one kernel."""
+    """Which of norm, rope, swiglu, lora (or lora_quantized), lora_mlp and loss run as one kernel."""
     several: bool
     """More than one sequence per micro-batch: heads and batch cannot be merged without a copy."""
     repeats_kv: bool
@@ -62,6 +63,10 @@ class Recipe(NamedTuple):
     """Of matrices and stacked experts that are not quantised, where others are: PEFT's preparation makes them fp32."""
     keeps_4bit_input: bool = False
     """The product with a 4-bit matrix keeps its input, which its backward has no use for."""
+    torchao: bool = False
+    """4-bit matrices are torchao's."""
+    keeps_dequantized: bool = False
+    """4-bit matrices are dequantised into a buffer that stays, and is counted elsewhere."""
     ranks: Ranks = Ranks()
 
     @property
@@ -175,6 +180,13 @@ class Recorder:
             return self._adapted(x, linear)
         return self._base(x, linear)
 
+    def linear_of_made(self, x: Tensor, linear: Linear) -> Tensor:
+        """An adapted product in one function, whose input is made again in backward: saves nothing."""
+        base = self._base(x, linear)
+        out = Tensor(f"{linear.name} output", base.size, base.shape, base.e, grad=True, storage=base.root)
+        grads = (linear.d_in + linear.d_out) * self.recipe.rank * self.recipe.adapter_bytes
+        return self.tape.add(Op(f"{linear.name} lora", (base,), out, passes=(base,), reloads=True, weight_grad=grads))
+
     def _base(self, x: Tensor, linear: Linear) -> Tensor:
         if self.recipe.quant and not (self.recipe.fused_experts and linear.subclass):
             return self._quantized(x, linear)
@@ -216,11 +228,10 @@ class Recorder:
         """The weight is dequantised for the product, in forward and again in backward. Saves the packed weight only.
 
         The output takes the input's dtype. Older versions hang the input on ``ctx.tensors``, too. Source: bitsandbytes
-        0.50 nn/modules.py, autograd/_functions.py MatMul4Bit.
+        0.50 nn/modules.py, autograd/_functions.py MatMul4Bit; torchao 0.9 dtypes/nf4tensor.py LinearNF4.
         """
         inner = self.cast(x, self.recipe.compute_bytes, f"{linear.name} input")
-        scales = linear.weight_params // 64 * 4 if self.recipe.double_quant else 0
-        scratch = Size(fixed=linear.weight_params * self.recipe.compute_bytes + scales)
+        scratch = self._dequantized(linear)
         out = self.tensor(f"{linear.name} output", linear.d_out, inner.e, grad=x.grad)
         kept = (self.kept(inner),) if self.recipe.keeps_4bit_input and inner.grad else ()
         made = self.tape.add(
@@ -236,6 +247,15 @@ class Recorder:
             )
         )
         return self.cast(made, x.e, f"{linear.name} output")
+
+    def _dequantized(self, linear: Linear) -> Size:
+        """Scratch memory of a 4-bit matrix in 16 bits."""
+        recipe = self.recipe
+        if recipe.keeps_dequantized and recipe.adapts(linear):
+            return ZERO
+        if recipe.torchao:
+            return Size(fixed=torchao_nf4_scratch(linear.weight_params))
+        return Size(fixed=dequantized_bytes(linear.weight_params, recipe.compute_bytes, nested=recipe.double_quant))
 
     def _eight_bit(self, x: Tensor, linear: Linear) -> Tensor:
         """LLM.int8(): saves its input as it came; the product has an int32 result; backward dequantises the weight.
@@ -264,7 +284,7 @@ class Recorder:
         """
         recipe = self.recipe
         base = self._base(x, linear)
-        if recipe.quant in ("nf4", "fp4"):
+        if recipe.quant in ("nf4", "fp4") and not recipe.torchao and "lora_mlp" not in recipe.fused:
             base = self.unary(base, f"{linear.name} clone", saves="nothing")
         if "lora" in recipe.fused or (recipe.quant and "lora_quantized" in recipe.fused):
             return self._fused_branch(x, base, linear)

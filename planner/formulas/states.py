@@ -78,6 +78,52 @@ def nf4_bytes(numel: int, *, double_quant: bool) -> int:
     return packed + blocks + 4 * -(-blocks // NESTED_BLOCK)
 
 
+def dequantized_bytes(numel: int, e: int, *, nested: bool) -> int:
+    """Bytes of one 4-bit tensor as bitsandbytes dequantises it, with its scales where these are quantised, too.
+
+    Shapes:    (numel) of e bytes; absmax (numel / 64) in fp32
+    Formula:   e*numel (+ 4*numel/64)
+    Source:    bitsandbytes 0.50 functional.py, dequantize_4bit
+    Valid:     NF4 and FP4 with block size 64
+
+    >>> dequantized_bytes(6400, 2, nested=True)
+    13200
+    """
+    return e * numel + (numel // NF4_BLOCK * 4 if nested else 0)
+
+
+def torchao_nf4_bytes(numel: int) -> int:
+    """Bytes of one of torchao's 4-bit tensors, whose scales are always quantised.
+
+    Shapes:    packed (numel / 2) uint8; scalers (numel / 64) int8, a 16-bit factor per 256 of them; their mean and the
+               16-entry codebook in 16 bits
+    Formula:   numel/2 + numel/64 + 2*numel/(64*256) + 2 + 32
+    Source:    torchao 0.9 dtypes/nf4tensor.py, NF4Tensor.from_tensor and double_quantize_scalers
+    Valid:     block size 64, scaler block size 256, made from bf16 weights, as torchtune 0.6 makes them
+    Excludes:  what dequantising needs (``torchao_nf4_scratch``)
+
+    >>> round(torchao_nf4_bytes(4096 * 4096) * 8 / 4096**2, 3)
+    4.126
+    """
+    blocks = -(-numel // NF4_BLOCK)
+    return -(-numel // 2) + blocks + 2 * -(-blocks // NESTED_BLOCK) + 2 + 2 * 16
+
+
+def torchao_nf4_scratch(numel: int) -> int:
+    """Bytes that dequantising one of torchao's 4-bit tensors takes at once, its result among them.
+
+    Shapes:    both halves (numel / 2 each) as int64 indices, looked up, and scaled; the result (numel) in 16 bits
+    Formula:   2 * (numel/2) * (8 + 2 + 2) + 2*numel
+    Source:    torchao 0.9 dtypes/nf4tensor.py, NF4Tensor.get_original_weight: every step's tensors have names
+    Valid:     eager torch; a compiled one makes none but the result
+    Excludes:  the dequantised scalers
+
+    >>> torchao_nf4_scratch(1000)
+    14000
+    """
+    return numel * (8 + 2 + 2) + 2 * numel
+
+
 def int8_bytes(rows: int, columns: int) -> int:
     """Bytes of one LLM.int8() weight: 8-bit entries and one fp32 scale per row.
 

@@ -81,6 +81,7 @@ class Op:
     tensors are not read, but Python variables of the running function still point at them. ``attached`` are those of
     ``saved`` that hang on the node itself, where hooks of a checkpoint do not reach them. ``reloads`` says
     that backward needs something saved, a weight at least: in a checkpoint this starts the recomputation.
+    ``overwrites``: the inputs' gradients are written over what is saved, which is they themselves.
     ``scratch_*`` are temporaries of the kernel itself; ``weight_grad`` the parameter gradients it makes.
     """
 
@@ -92,6 +93,7 @@ class Op:
     named: tuple[Tensor, ...] = ()
     attached: tuple[Tensor, ...] = ()
     reloads: bool = False
+    overwrites: bool = False
     scratch_forward: Size = ZERO
     scratch_backward: Size = ZERO
     weight_grad: int = 0
@@ -292,12 +294,16 @@ def backward_instants(tape: Tape, *, held: tuple[Tensor, ...] = (), own_source: 
         if out is None:
             continue
         finished += op.weight_grad
+        saved = {tensor.root for tensor in op.saved}
+        if op.overwrites:
+            for tensor in saved:
+                _forget(tensor, keepers, ledger)
         for tensor in op.inputs:
             if tensor.grad:
                 _hand_down(op, tensor, out, gradients, ledger, instants, finished)
         instants.append(ledger.instant(op.scratch_backward, finished))
         _release(out, ledger)
-        for tensor in {tensor.root for tensor in op.saved}:
+        for tensor in set() if op.overwrites else saved:
             _forget(tensor, keepers, ledger)
     return pareto(instants)
 

@@ -230,9 +230,10 @@ class Behaviour:
 
     name: str
     versions: Mapping[str, str]
-    kbit_upcast: Literal["none", "norms", "all"]
+    kbit_upcast: Literal["none", "norms", "experts", "all"]
     """Which 16-bit parameters of a quantised base become fp32 before training: with PEFT's
-    ``prepare_model_for_kbit_training`` all, with TRL's older preparation the norms."""
+    ``prepare_model_for_kbit_training`` all, with TRL's older preparation the norms. Axolotl puts norms, embeddings and
+    head back, and with that leaves the stacked experts."""
     holds_logits: bool
     """The caller keeps the model's outputs while backward and the optimizer run."""
     logits_upcast: Literal["none", "in_place", "copy"]
@@ -249,13 +250,32 @@ class Behaviour:
     flash_repeats_kv: tuple[str, ...] = ()
     """Model types whose FlashAttention class expands key and value heads itself."""
     fused_parts: tuple[str, ...] = ("norm", "rope", "swiglu", "lora", "loss")
-    """What ``kernels = fused`` replaces; ``lora_quantized`` stands for fused adapters on a quantised base only."""
+    """What ``kernels = fused`` replaces; ``lora_quantized`` stands for fused adapters on a quantised base only,
+    ``lora_mlp`` for adapters and the MLP around them as Unsloth and Axolotl take them in one."""
+    fuses_dropout: bool = True
+    """Fused adapters may have dropout; without, one with dropout is left to PEFT."""
     fsdp_version: int = 2
     """1: embedding, head and final norm stay gathered through the step, one layer is gathered at a time."""
+    no_sync: Literal["all", "not_fsdp2", "none"] = "all"
+    """Where gradients of all micro-batches but the last are left unreduced: with all engines, not under FSDP2
+    (whose modules have no ``no_sync``), or nowhere."""
+    fused_loss: Literal["liger", "trl", "cut", "unsloth"] = "liger"
+    """Whose head makes no full logits under ``loss = fused``."""
+    chunked_loss: Literal["trl", "outputs"] = "trl"
+    """What ``loss = chunked`` cuts: TRL's head and loss together, or torchtune's fp32 loss after a head in chunks."""
     chunks_upcast_head: bool = False
     """TRL's chunked head makes an fp32 copy of the head's weight."""
     keeps_4bit_input: bool = False
     """bitsandbytes' product with a 4-bit matrix keeps its input."""
+    nf4: Literal["bitsandbytes", "torchao"] = "bitsandbytes"
+    """Whose 4-bit weights these are."""
+    keeps_dequantized: bool = False
+    """One buffer, as large as the largest dequantised matrix, stays between the products that need it (Unsloth)."""
+    saved_as_adapters: bool = False
+    """Modules that are trained as copies take the adapters' dtype."""
+    checkpoint_stash: int = 5
+    """Layer inputs that stay on the card under offloaded checkpoints: TRL's whose copies are on their way, Unsloth's
+    two buffers and the input at work."""
     objectives: tuple[Objective, ...] = ("sft",)
     """What its trainers optimise."""
 

@@ -6,8 +6,9 @@ from typing import Any
 from planner.errors import UnsupportedScenario
 from planner.spec import Behaviour
 
-OFFLOADS_ACTIVATIONS = ("trl",)
-"""Trainers that move saved tensors to RAM: TRL 1.16 sft_config.py, activation_offloading."""
+OFFLOADS_ACTIVATIONS = ("trl", "axolotl", "unsloth", "torchtune")
+"""Trainers that move saved tensors to RAM: TRL 1.16 sft_config.py and axolotl 0.19 schemas/config.py,
+activation_offloading; unsloth 2026.10 use_gradient_checkpointing; torchtune 0.6 enable_activation_offloading."""
 
 ON_CARD_ONLY = ("8bit", "paged", "lion")
 """bitsandbytes' optimizers update states on the card: 0.50 optim/optimizer.py."""
@@ -25,9 +26,7 @@ def refuse_offload(chosen: Mapping[str, Any], behaviour: Behaviour) -> None:
                 "a stack with transformers 5"
             )
     if "activations" in offload and behaviour.name not in OFFLOADS_ACTIVATIONS:
-        raise UnsupportedScenario(
-            f"--offload activations is TRL's, and stack {behaviour.name} does not have it: use --stack trl"
-        )
+        raise UnsupportedScenario(f"--offload activations: stack {behaviour.name} does not have it; use --stack trl")
 
 
 def _refuse_states(offload: tuple[str, ...], sharding: str, chosen: Mapping[str, Any]) -> None:

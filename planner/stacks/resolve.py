@@ -199,7 +199,7 @@ def _settle_all(
     settle_objective(chosen, origins, cluster)
     if origins["attention"] != "user" and chosen["attention"] == "flash" and _computes_in_fp32(chosen):
         chosen["attention"] = next(name for name in ("sdpa", "eager") if name in model.attends)
-    _refuse(chosen, model, cluster)
+    _refuse(chosen, model, cluster, defaults.behaviour)
     refuse_objective(chosen, cluster, defaults.behaviour)
     refuse_offload(chosen, defaults.behaviour)
     refuse_layout(chosen, model, cluster, defaults.behaviour)
@@ -227,13 +227,23 @@ def _computes_in_fp32(chosen: Mapping[str, Any]) -> bool:
 
 
 def _from_stack(defaults: Defaults, cluster: Cluster, method: Method) -> dict[str, Any]:
+    """What the trainer chooses for the user."""
     autocast = defaults.autocast
     if autocast == "bf16" and not cluster.gpu.supports_bf16:
         autocast = "fp16"
     adapter = defaults.adapter_dtype.get(method, "fp32")
     if adapter == "bf16" and not cluster.gpu.supports_bf16:
         adapter = "fp32"
-    return {"autocast": autocast, "loss": defaults.loss, "adapter_dtype": adapter, "optimizer": "adamw"}
+    found: dict[str, Any] = {
+        "autocast": autocast,
+        "loss": defaults.loss,
+        "adapter_dtype": adapter,
+        "optimizer": "adamw",
+    }
+    if defaults.offload:
+        found["offload"] = defaults.offload
+    by_method = {"kernels": defaults.kernels, "weights_dtype": defaults.weights_dtype}
+    return {**found, **{name: values[method] for name, values in by_method.items() if method in values}}
 
 
 def _adopt(chosen: dict[str, Any], origins: dict[str, Origin]) -> None:
@@ -255,6 +265,7 @@ def _settle(
     if chosen["optimizer"] == "adamw":
         chosen["optimizer"] = f"adamw_{defaults.adamw}"
         origins["optimizer"] = "stack"
+    _unless_asked(chosen, origins, defaults.behaviour)
     if origins["lora_alpha"] != "user":
         chosen["lora_alpha"] = 2.0 * chosen["lora_rank"]
     if chosen["method"] == "full" and len(chosen["moments"]) > 1:  # beside others, merging is just not there
@@ -265,6 +276,20 @@ def _settle(
         chosen["quant_storage"] = "bf16" if cluster.gpu.supports_bf16 else "fp16"
 
 
+OFFLOADED_FROM = 512
+"""Tokens of a sequence from which on Unsloth offloads checkpoints. unsloth 2026.10 models/_utils.py,
+apply_unsloth_gradient_checkpointing."""
+
+
+def _unless_asked(chosen: dict[str, Any], origins: dict[str, Origin], stack: Behaviour) -> None:
+    """What a trainer does by itself only where it makes sense: kernels without dropout, offloading of checkpoints."""
+    if origins["kernels"] == "stack" and chosen["lora_dropout"] > 0 and not stack.fuses_dropout:
+        chosen["kernels"] = "eager"
+    short = chosen["seq_len"] < OFFLOADED_FROM
+    if origins["offload"] == "stack" and (short or not chosen["gradient_checkpointing"]):
+        chosen["offload"] = ()
+
+
 def _saves_a_tied_matrix(chosen: Mapping[str, Any], model: ModelSpec) -> bool:
     """Whether a matrix that is embedding and head is trained as a copy beside adapters, which FSDP2 refuses."""
     tied = (model.lm_head.name, *(table.name for table in model.embeddings[:1]))
@@ -272,7 +297,7 @@ def _saves_a_tied_matrix(chosen: Mapping[str, Any], model: ModelSpec) -> bool:
     return model.tie_word_embeddings and chosen["method"] != "full" and saved
 
 
-def _refuse(chosen: Mapping[str, Any], model: ModelSpec, cluster: Cluster) -> None:
+def _refuse(chosen: Mapping[str, Any], model: ModelSpec, cluster: Cluster, stack: Behaviour) -> None:
     """Combinations that cannot run."""
     gpu, sharding = cluster.gpu, chosen["sharding"]
     if cluster.world_size > MAX_GPUS:
@@ -291,6 +316,8 @@ def _refuse(chosen: Mapping[str, Any], model: ModelSpec, cluster: Cluster) -> No
         raise UnsupportedScenario(
             f"bitsandbytes' 8-bit weights cannot be sharded by {sharding}: use --quant nf4 or ddp"
         )
+    if chosen["method"] == "qlora" and chosen["quant"] != "nf4" and stack.nf4 == "torchao":
+        raise UnsupportedScenario(f"stack {stack.name} has no {chosen['quant']} weights: use --quant nf4")
     if chosen["weights_dtype"] == "fp16" and chosen["method"] == "full":
         raise UnsupportedScenario(
             "full fine-tuning of fp16 weights: a gradient scaler cannot unscale them; "

@@ -9,16 +9,19 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from planner.errors import UnknownName, UnsupportedScenario, UsageError
-from planner.spec import Autocast, Behaviour, Float, Loss, ModelSpec
+from planner.errors import UnknownName, UsageError
+from planner.spec import Autocast, Behaviour, Float, Kernels, Loss, ModelSpec, Offload
 
-STACKS = ("plain", "hf", "trl")
+STACKS = ("plain", "hf", "trl", "axolotl", "llamafactory", "unsloth", "torchtune")
 """Trainers whose defaults we hold as data."""
 
-LATER_STACKS = ("axolotl", "llamafactory", "torchtune", "unsloth")
-"""Trainers that we know by name only: asking for one is refused, not guessed."""
-
 Setting = bool | int | float | str | tuple[str, ...]
+
+CHOSEN = ("adamw", "autocast", "loss", "adapter_dtype", "kernels", "weights_dtype", "offload")
+"""Keys of the rules that are settings, which the user may set otherwise; the others are behaviour."""
+
+FSDP = "fsdp"
+"""Stands beside packages in a stack's text: ``accelerate`` takes either, and each trainer's default is a rule."""
 
 PEFT_TABLE = "peft"
 """Stands in the rules for the matrices that PEFT adapts where none are named."""
@@ -36,6 +39,11 @@ class Defaults:
     autocast: Autocast
     loss: Loss
     adapter_dtype: Mapping[str, Float]
+    kernels: Mapping[str, Kernels]
+    """By method, where they are not eager."""
+    weights_dtype: Mapping[str, Float]
+    """By method, where the trainer itself decides it."""
+    offload: tuple[Offload, ...]
     unset: Mapping[str, Any]
     """What the trainer takes where its configuration is silent, as the rules say it: see ``unset_settings``."""
 
@@ -49,15 +57,24 @@ def load_stack(text: str) -> Defaults:
     """
     name, _, rest = text.strip().partition(",")
     name = name.strip().lower()
-    if name in LATER_STACKS:
-        raise UnsupportedScenario(f"stack {name!r} is not modelled yet: use one of {', '.join(STACKS)}")
     if name not in STACKS:
-        raise UnknownName("stack", name, (*STACKS, *LATER_STACKS), listing="plan explain stack")
+        raise UnknownName("stack", name, STACKS, listing="plan explain stack")
     libraries, trainer = _read("libraries"), _read(name)
     newest: dict[str, str] = {**libraries["newest"], **trainer.get("newest", {})}
-    versions = {**newest, **_parse_versions(rest, newest)}
+    given = _parse_versions(rest, (*newest, FSDP))
+    fsdp = given.pop(FSDP, None)
+    versions = {**newest, **given}
     chosen, unset = (_last([*libraries.get(kind, ()), *trainer.get(kind, ())], versions) for kind in ("rule", "unset"))
+    if fsdp is not None:
+        chosen["fsdp_version"] = _fsdp_version(fsdp)
     return _defaults(name, versions, chosen, unset)
+
+
+def _fsdp_version(text: str) -> int:
+    """The version of FSDP that the user's launcher asks for, where the libraries have both."""
+    if text not in ("1", "2"):
+        raise UsageError(f"stack {FSDP}={text} is not a version of FSDP: write {FSDP}=1 or {FSDP}=2")
+    return int(text)
 
 
 def _last(rules: list[dict[str, Any]], versions: Mapping[str, str]) -> dict[str, Any]:
@@ -128,7 +145,8 @@ def _described(kind: str, name: str, versions: Mapping[str, str]) -> Iterator[tu
 
 
 def _defaults(name: str, versions: dict[str, str], chosen: dict[str, Any], unset: dict[str, Any]) -> Defaults:
-    settings = {key: chosen.pop(key) for key in ("adamw", "autocast", "loss", "adapter_dtype")}
+    settings = {key: chosen.pop(key) for key in CHOSEN}
+    settings["offload"] = tuple(settings["offload"])
     chosen = {key: tuple(value) if isinstance(value, list) else value for key, value in chosen.items()}
     behaviour = Behaviour(name=name, versions=MappingProxyType(versions), **chosen)
     return Defaults(behaviour=behaviour, unset=MappingProxyType(unset), **settings)

@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
-from planner.errors import UnknownName, UnsupportedScenario, UsageError
+from planner.errors import UnknownName, UsageError
 from planner.spec import Behaviour
 from planner.stacks import STACKS, describe_stack, load_stack
-from planner.stacks.rules import LATER_STACKS
+from planner.stacks.rules import CHOSEN as DEFAULTS
 
-DEFAULTS = ("adamw", "autocast", "loss", "adapter_dtype")
 FILES = ("libraries", *STACKS)
 
 
@@ -64,6 +63,19 @@ BOUNDARIES = [
     ("trl,trl={}", "1.12.0", "1.13.0", "chunks_upcast_head", True, False),
     # bitsandbytes hung the input of every 4-bit product on its node
     ("hf,bitsandbytes={}", "0.43.1", "0.43.2", "keeps_4bit_input", True, False),
+    # accelerate's no_sync called the model's own method, which modules of FSDP2 do not have
+    ("hf,accelerate={}", "1.10.1", "1.11.0", "no_sync", "not_fsdp2", "all"),
+    # axolotl puts its kernels under adapters by itself
+    ("axolotl,axolotl={}", "0.8.1", "0.9.2", "kernels", {}, {"lora": "fused", "qlora": "fused"}),
+    ("axolotl,axolotl={}", "0.12.2", "0.19.0", "fuses_dropout", False, True),
+    # unsloth: the loss, and the buffer for dequantised matrices
+    ("unsloth,unsloth={}", "2024.10.7", "2025.1.8", "loss", "full", "fused"),
+    ("unsloth,unsloth={}", "2025.6.2", "2025.9.1", "fused_loss", "cut", "unsloth"),
+    ("unsloth,unsloth={}", "2025.1.8", "2025.6.2", "keeps_dequantized", False, True),
+    # torchtune's configs took the chunked loss with 0.3, fused AdamW with 0.3.1
+    ("torchtune,torchtune={}", "0.2.1", "0.3.0", "loss", "full", "chunked"),
+    ("torchtune,torchtune={}", "0.3.0", "0.3.1", "adamw", "foreach", "fused"),
+    ("llamafactory,torch={}", "2.7.1", "2.8.0", "adamw", "foreach", "fused"),
     # trl sets use_reentrant itself, whatever transformers does
     ("trl,transformers=4.57.6,trl={}", "0.26.2", "0.27.0", "reentrant_checkpoint", True, False),
 ]  # fmt: skip
@@ -93,7 +105,16 @@ NEWEST = [
     ("hf", {"autocast": "bf16", "loss": "full", "adamw": "fused", "kbit_upcast": "all", "holds_logits": False}),
     ("hf", {"adapter_dtype": BOTH_WIDE, "reentrant_checkpoint": False}),
     ("trl", {"autocast": "bf16", "loss": "fused", "adamw": "fused", "kbit_upcast": "none", "holds_logits": False}),
-    ("trl", {"adapter_dtype": QLORA_NARROW, "reentrant_checkpoint": False}),
+    ("trl", {"adapter_dtype": QLORA_NARROW, "reentrant_checkpoint": False, "fused_loss": "trl"}),
+    ("plain", {"no_sync": "none"}),
+    ("axolotl", {"autocast": "bf16", "loss": "full", "adamw": "fused", "kbit_upcast": "experts", "fused_loss": "cut"}),
+    ("axolotl", {"adapter_dtype": BOTH_WIDE, "reentrant_checkpoint": False, "offload": ()}),
+    ("llamafactory", {"autocast": "bf16", "loss": "full", "adamw": "fused", "kbit_upcast": "none"}),
+    ("llamafactory", {"adapter_dtype": BOTH_WIDE, "weights_dtype": {"full": "fp32"}, "reentrant_checkpoint": True}),
+    ("unsloth", {"autocast": "bf16", "loss": "fused", "adamw": "fused", "kbit_upcast": "none"}),
+    ("unsloth", {"adapter_dtype": BOTH_WIDE, "reentrant_checkpoint": True, "offload": ("activations",)}),
+    ("torchtune", {"autocast": "none", "loss": "chunked", "adamw": "fused", "nf4": "torchao", "no_sync": "none"}),
+    ("torchtune", {"adapter_dtype": {"lora": "bf16", "qlora": "bf16"}, "repeats_kv": True}),
 ]
 
 
@@ -121,7 +142,7 @@ def test_every_rule_says_what_it_sets_and_who_says_so(file: str, index: int, rul
     ("file", "index", "rule"), RULES, ids=lambda value: str(value) if not isinstance(value, dict) else ""
 )
 def test_every_condition_names_a_package_and_can_hold_or_fail(file: str, index: int, rule: dict[str, Any]) -> None:
-    newest = {**document("libraries")["newest"], **document("trl")["newest"]}
+    newest = {**document("libraries")["newest"], **document(file).get("newest", {})}
 
     for package, condition in rule.get("when", {}).items():
         assert package in newest
@@ -150,9 +171,9 @@ def test_no_rule_is_dead() -> None:
 
 def test_the_description_lists_the_rules_in_order() -> None:
     lines = describe_stack("trl,trl=1.6")
-    losses = [told for told, _ in lines if told.startswith("loss")]
+    losses = [told for told, _ in lines if told.startswith("loss = ")]
 
-    assert losses == ["loss = fused", "loss = chunked", "loss = full"]
+    assert losses == ["loss = fused, fused_loss = trl", "loss = chunked", "loss = full"]
     assert all(source for _, source in lines)
 
 
@@ -198,7 +219,8 @@ BROKEN = [
     ("hf,trl=1.0", UnknownName, "stack package 'trl'"),
     ("tlr", UnknownName, "did you mean trl"),
     ("", UnknownName, "unknown stack ''"),
-    *[(name, UnsupportedScenario, "not modelled yet") for name in LATER_STACKS],
+    ("axolotl,axolot=0.19", UnknownName, "did you mean axolotl"),
+    ("torchtune,trl=1.0", UnknownName, "stack package 'trl'"),
 ]
 
 
