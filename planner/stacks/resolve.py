@@ -90,6 +90,10 @@ _BOOLEANS = (
 _LISTS: Mapping[str, tuple[str, ...]] = {"moments": MOMENTS, "offload": OFFLOADS}
 """Settings that name some of a few things, with commas."""
 _NAMES = ("lora_targets", "modules_to_save")
+ATTENDS: Mapping[str, tuple[Attend, ...]] = {"torchtune": ("sdpa",)}
+"""Kernels of trainers that let nobody choose: torchtune 0.6 modules/attention_utils.py,
+_sdpa_or_flex_attention."""
+
 _FILES = ("peft_config",)
 _FLOATS: Mapping[str, tuple[float, float]] = {"lora_alpha": (0.0, 1e9), "lora_dropout": (0.0, 0.99)}
 
@@ -187,7 +191,7 @@ def _settle_all(
     }
     chosen: dict[str, Any] = {}
     origins: dict[str, Origin] = {}
-    ours = _defaults(model, cluster, method)
+    ours = _defaults(model, cluster, method, defaults.behaviour)
     for source, values in (("default", ours), ("stack", _from_stack(defaults, cluster, method))):
         for name, value in values.items():
             chosen[name], origins[name] = value, source  # type: ignore[assignment]
@@ -206,11 +210,11 @@ def _settle_all(
     return _Settled(TrainSpec(**chosen), origins, defaults.behaviour)
 
 
-def _defaults(model: ModelSpec, cluster: Cluster, method: Method) -> dict[str, Any]:
+def _defaults(model: ModelSpec, cluster: Cluster, method: Method, stack: Behaviour) -> dict[str, Any]:
     values = {field.name: field.default for field in fields(TrainSpec) if field.name != "method"}
-    values["attention"] = next(
-        name for name in ("flash", "sdpa", "eager") if name in model.attends and _can_run(name, cluster)
-    )
+    offered = ATTENDS.get(stack.name, ("flash", "sdpa", "eager"))
+    runs = (name for name in offered if name in model.attends and _can_run(name, cluster))
+    values["attention"] = next(runs, model.attends[-1])
     values["sharding"] = "fsdp" if cluster.world_size > 1 else "none"
     if not cluster.gpu.supports_bf16:
         values["weights_dtype"] = "fp32" if method == "full" else "fp16"
@@ -308,6 +312,9 @@ def _refuse(chosen: Mapping[str, Any], model: ModelSpec, cluster: Cluster, stack
     if chosen["attention"] not in model.attends:
         offered = ", ".join(model.attends)
         raise UnsupportedScenario(f"{model.name} has no {chosen['attention']} attention in transformers: use {offered}")
+    if chosen["attention"] not in ATTENDS.get(stack.name, model.attends):
+        offered = ", ".join(ATTENDS[stack.name])
+        raise UnsupportedScenario(f"stack {stack.name} has no {chosen['attention']} attention: use {offered}")
     if not _can_run(chosen["attention"], cluster):
         raise UnsupportedScenario(f"{gpu.id} cannot run FlashAttention-2: use --attention sdpa")
     if chosen["attention"] == "flash" and _computes_in_fp32(chosen):

@@ -271,3 +271,9 @@ def test_fp32_queries_take_no_flash_attention() -> None:
 def test_8_bit_weights_are_not_sharded(sharding: str) -> None:
     with pytest.raises(UnsupportedScenario, match="8-bit weights cannot be sharded"):
         resolve(LLAMA, several(2), "qlora", {"quant": "int8", "sharding": sharding})
+
+
+def test_torchtune_attends_by_sdpa_alone() -> None:
+    assert resolve(LLAMA, A100, "lora", stack="torchtune").train.attention == "sdpa"
+    with pytest.raises(UnsupportedScenario, match="stack torchtune has no flash attention: use sdpa"):
+        resolve(LLAMA, A100, "lora", {"attention": "flash"}, stack="torchtune")
