@@ -11,11 +11,21 @@ from typing import Literal, NamedTuple, get_args
 from planner.spec import MOMENTS, NO_JOB, Cluster, Job, ModelSpec, Moment, Scenario
 from planner.spec.dataset import Dataset
 
-Phase = Literal["load", "forward", "loss", "backward", "optimizer_step"] | Moment
+Phase = Literal["load", "rollout", "scoring", "forward", "loss", "reference", "backward", "optimizer_step"] | Moment
 PHASES: tuple[Phase, ...] = ("load", "forward", "loss", "backward", "optimizer_step")
 """Loading and the step: what every estimate has."""
-ALL_PHASES: tuple[Phase, ...] = (*PHASES, *MOMENTS)
-"""With the moments that an estimate has where they are asked for."""
+ALL_PHASES: tuple[Phase, ...] = (
+    "load",
+    "rollout",
+    "scoring",
+    "forward",
+    "loss",
+    "reference",
+    "backward",
+    "optimizer_step",
+    *MOMENTS,
+)
+"""In their order, with those of GRPO and DPO, and the moments that an estimate has where they are asked for."""
 Verdict = Literal["fits", "tight", "does_not_fit"]
 Evidence = Literal["closed-form", "traced", "measured"]
 

@@ -12,6 +12,7 @@ from planner.closed_form.loss import loss_phase
 from planner.closed_form.moments import moment_phases, unused
 from planner.closed_form.optimizer_step import optimizer_phase
 from planner.closed_form.parallel import Rank, is_divided, kinds_of_rank
+from planner.closed_form.preference import as_asked, before_steps, inside_step
 from planner.closed_form.profile import profile_of
 from planner.closed_form.step import Step, prepare
 from planner.closed_form.zero import as_deepspeed
@@ -47,9 +48,10 @@ def _fullest(scenario: Scenario) -> tuple[Rank, Estimate]:
 
 
 def _of_rank(rank: Rank) -> Estimate:
-    step = prepare(as_deepspeed(rank.scenario), rank.beside)
+    step = prepare(as_deepspeed(as_asked(rank.scenario)), rank.beside)
     phases: dict[Phase, Memory] = {
         "load": load_phase(step),
+        **before_steps(step),
         **_passes(step),
         "optimizer_step": optimizer_phase(step),
         **moment_phases(step),
@@ -60,7 +62,15 @@ def _of_rank(rank: Rank) -> Estimate:
 
 
 def _passes(step: Step) -> dict[Phase, Memory]:
-    """Forward, loss and backward."""
+    """Forward, loss and backward, and a reference's pass between them."""
+    if step.scenario.train.objective == "dpo":
+        found = _own_passes(step)
+        backward = found.pop("backward")
+        return {**found, **inside_step(step), "backward": backward}
+    return _own_passes(step)
+
+
+def _own_passes(step: Step) -> dict[Phase, Memory]:
     if step.shards.units is not None:
         return gathering.phases(step, step.shards.units)
     if step.shards.flat is not None:

@@ -61,6 +61,11 @@ class Flat(NamedTuple):
         """Gathered bytes while they arrive."""
         return self.arriving.get((which, place), 0)
 
+    def most(self, which: str) -> int:
+        """Most gathered bytes in a pass."""
+        found = (*self.gathered.items(), *self.arriving.items())
+        return max((size for (name, _), size in found if name == which), default=0)
+
     @property
     def fullest(self) -> set[int]:
         """The layers at which most is gathered, one for each pass."""

@@ -27,7 +27,7 @@ def phases(step: Step, flat: Flat) -> dict[Phase, Memory]:
 # ---------------------------------------------------------------- gradients
 
 
-def _before_backward(step: Step, flat: Flat) -> int:
+def gradients_before_backward(step: Step, flat: Flat) -> int:
     """Gradients that stand: those of earlier micro-steps, and stage 3's buffer always.
 
     Stage 1 reduces at the last micro-step only, so until then every rank has them whole.
@@ -41,7 +41,7 @@ def _before_backward(step: Step, flat: Flat) -> int:
 
 def _kept(step: Step, flat: Flat, made: int) -> int:
     """Gradients in backward, when ``made`` bytes of whole ones have been made: stages 2 and 3 reduce them at once."""
-    stand = _before_backward(step, flat)
+    stand = gradients_before_backward(step, flat)
     if flat.stage == 1:
         return stand + (min(made, step.shards.largest_gradient) if stand else made)
     return stand if flat.stage == 3 else stand + flat.gradients
@@ -61,7 +61,7 @@ def _beside(flat: Flat, place: int) -> int:
 
 
 def _forward(step: Step, flat: Flat, turns: tuple[Turn, ...]) -> list[Memory]:
-    stand = _before_backward(step, flat)
+    stand = gradients_before_backward(step, flat)
     moments = [with_buffers(between_layers(step, Instant(), layer_inputs=1), flat.copying("forward", BEFORE))]
     for turn in turns:
         before = between_layers(step, turn.kept_before, layer_inputs=turn.before + 1)
@@ -71,7 +71,7 @@ def _forward(step: Step, flat: Flat, turns: tuple[Turn, ...]) -> list[Memory]:
 
 
 def _loss(step: Step, flat: Flat) -> list[Memory]:
-    end = end_of_layers(step)._replace(gradients=_before_backward(step, flat))
+    end = end_of_layers(step)._replace(gradients=gradients_before_backward(step, flat))
     end = with_buffers(end, step.profile.autocast_cache)
     arriving, before = with_buffers(end, flat.copying("forward", AFTER)), with_buffers(end, flat.live("forward", AFTER))
     return [arriving, scored(step, before)]
@@ -88,7 +88,8 @@ def _head(step: Step, flat: Flat) -> list[Memory]:
         before, _buffers(flat, "backward", AFTER) + _beside(flat, AFTER) + step.bytes(step.profile.stream)
     )
     left = left._replace(gradients=_kept(step, flat, made))
-    before = with_buffers(before, flat.live("backward", AFTER))._replace(gradients=_before_backward(step, flat))
+    before = with_buffers(before, flat.live("backward", AFTER))
+    before = before._replace(gradients=gradients_before_backward(step, flat))
     if step.scenario.train.loss == "full":
         instant = step.largest(step.profile.loss.backward)
         return [step.plus(before._replace(logits=0), instant, extra=instant.weight_grad), left]

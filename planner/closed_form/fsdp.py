@@ -2,7 +2,7 @@
 
 from planner.closed_form.inventory import Inventory
 from planner.closed_form.profile import Profile, key_of, storage_of
-from planner.closed_form.rank import COMPUTE_BYTES, Shards, divisible, optimizer_of, states
+from planner.closed_form.rank import COMPUTE_BYTES, Shards, divisible, largest_gradient, optimizer_of, states
 from planner.closed_form.units import Sharing, Units, units_of
 from planner.errors import UnsupportedScenario
 from planner.formulas.adapters import saved_modules
@@ -56,7 +56,7 @@ def _version_2(scenario: Scenario, profile: Profile) -> Shards:
         gradients=trained,
         optimizer=optimizer.states,
         managed=optimizer.managed,
-        largest_gradient=max(tensor.numel * (tensor.e or inventory.trained_bytes) for tensor in inventory.trained),
+        largest_gradient=largest_gradient(inventory),
         update=optimizer.temporary,
         units=units,
     )
@@ -74,6 +74,7 @@ def _units(scenario: Scenario) -> Units:
         called=not weight_alone,
         reshard=train.reshard_after_forward,
         replicated=scenario.layout.replicate > 1,
+        outer=scenario.stack.fsdp2_units == "outer",
     )
     return units_of(scenario.model, storage_of(key, scenario.stack), sharing)
 

@@ -5,7 +5,7 @@ from planner.result import Memory
 
 
 def load_phase(step: Step) -> Memory:
-    """Weights and adapters; while quantising, the 16-bit original of the largest matrix beside them."""
+    """Weights, adapters and a second model; while quantising, the 16-bit original of the largest matrix beside them."""
     inventory = step.profile.inventory
     original = 2 * inventory.largest_matrix
-    return Memory(weights=step.shards.weights, adapters=step.shards.adapters, temporaries=original)
+    return Memory(weights=step.shards.weights + step.reference, adapters=step.shards.adapters, temporaries=original)

@@ -55,7 +55,7 @@ def head_bytes(step: Step) -> LossBytes:
     """Bytes of the head that makes no full logits, or of the loss that takes them in chunks: each stack's own."""
     scenario, profile = step.scenario, step.profile
     head = Head(
-        t=scenario.train.tokens,
+        t=scenario.train.scored_tokens,
         h=scenario.model.lm_head.d_in,
         V=scenario.model.vocab_size,
         e=profile.recipe.compute_bytes if profile.recipe.autocast else profile.hidden_bytes,

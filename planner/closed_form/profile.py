@@ -130,7 +130,7 @@ def key_of(scenario: Scenario) -> ProfileKey:
         train.lora_targets,
         train.modules_to_save,
         train.adapter_dtype,
-        train.lora_dropout > 0,
+        train.lora_dropout > 0 and train.objective != "dpo",  # DPOConfig.disable_dropout
         train.quant if train.method == "qlora" else "",
         train.double_quant,
         train.weights_dtype,
@@ -140,7 +140,7 @@ def key_of(scenario: Scenario) -> ProfileKey:
         train.kernels,
         _mixed_shards(train, scenario.stack),
         train.shards_by_fsdp and scenario.stack.fsdp_version == 2,
-        train.micro_batch_size > 1,
+        train.sequences > 1,
         train.gradient_checkpointing,
         ranks_on_tape(scenario),
     )
@@ -161,8 +161,8 @@ def storage_of(key: ProfileKey, stack: Behaviour) -> Storage:
     weight = FLOAT_BYTES[key.weights_dtype]
     quantized = key.method == "qlora"
     upcast = stack.kbit_upcast if quantized else "none"
-    widened = key.mixed_shards and not quantized
-    full = widened and key.method == "full"
+    widened = key.mixed_shards and not quantized and stack.fsdp2_widens != "nothing"
+    full = widened and (key.method == "full" or stack.fsdp2_widens == "all")
     outer = 4 if upcast == "all" or full else weight
     return Storage(
         method=key.method,

@@ -49,9 +49,14 @@ def states(scenario: Scenario, profile: Profile, divided: Divided) -> Shards:
         gradients=shard(among(profile, divided.gradients).gradients, divided.gradients),
         optimizer=optimizer.states,
         managed=optimizer.managed,
-        largest_gradient=max(tensor.numel * (tensor.e or inventory.trained_bytes) for tensor in inventory.trained),
+        largest_gradient=largest_gradient(inventory),
         update=optimizer.temporary,
     )
+
+
+def largest_gradient(inventory: Inventory) -> int:
+    """Bytes of the largest gradient; 0 where nothing is trained, as in a reference model."""
+    return max((tensor.numel * (tensor.e or inventory.trained_bytes) for tensor in inventory.trained), default=0)
 
 
 def among(profile: Profile, ranks: int) -> Inventory:

@@ -5,12 +5,14 @@ from typing import NamedTuple
 
 from planner.closed_form.profile import Profile, profile_of
 from planner.closed_form.rank import Shards
+from planner.closed_form.reference import reference_of
 from planner.closed_form.shards import shard_states
 from planner.formulas.overhead import cublas_workspace
+from planner.formulas.preference import ID_BYTES, rollout_bytes
 from planner.formulas.states import dequantized_bytes
 from planner.formulas.tape import Instant, Size
 from planner.result import Memory
-from planner.spec import Scenario
+from planner.spec import Scenario, TrainSpec
 
 NOTHING = Fraction(0)
 
@@ -38,6 +40,8 @@ class Step(NamedTuple):
     """Logits in outputs that a caller keeps; a head without logits returns none."""
     held_stream: int
     """The embedding's output and its gradient: a leaf under checkpoints, held by outputs that a caller keeps."""
+    reference: int = 0
+    """A second model, which gives reference log probabilities."""
     beside: int = 0
     """What other micro-batches in a pipeline keep for their backward pass."""
 
@@ -49,7 +53,7 @@ class Step(NamedTuple):
     def static(self, *, gradients: int = 0, held: bool = False) -> Memory:
         """What is there before any activation, with ``gradients`` bytes made and what the caller has ``held``."""
         return Memory(
-            weights=self.shards.weights,
+            weights=self.shards.weights + self.reference,
             adapters=self.shards.adapters,
             gradients=gradients,
             optimizer=self.shards.optimizer,
@@ -110,7 +114,7 @@ def _kept(step: Step) -> int:
 def _prepared(scenario: Scenario) -> Step:
     profile = profile_of(scenario)
     train, gpu = scenario.train, scenario.cluster.gpu
-    b, s = train.micro_batch_size, train.seq_len
+    b, s = train.sequences, train.seq_len
     stream = profile.stream.bytes(b=b, s=s)
     return Step(
         scenario=scenario,
@@ -124,6 +128,7 @@ def _prepared(scenario: Scenario) -> Step:
         narrow_first_input=stream // 2 if train.quantized and scenario.stack.kbit_upcast == "norms" else 0,
         held_logits=profile.held_logits.bytes(b=b, s=s) if train.loss == "full" else 0,
         held_stream=_held_stream(scenario, stream),
+        reference=reference_of(scenario).standing_weights if train.reference == "copy" else 0,
     )
 
 
@@ -153,10 +158,32 @@ def _held_stream(scenario: Scenario, stream: int) -> int:
 
 
 def _input_bytes(scenario: Scenario, profile: Profile) -> int:
+    return INPUT_BYTES * scenario.train.tokens + tables_of(scenario, profile) + _asked_besides(scenario.train)
+
+
+def tables_of(scenario: Scenario, profile: Profile) -> int:
+    """Rotary tables and the mask of eager attention: every forward pass makes its own."""
     train = scenario.train
     attention = scenario.model.blocks[0].attention
     rotary = (
         0 if attention.rope == "none" else 2 * (attention.rope_dim or attention.head_dim) * profile.recipe.stream_bytes
     )
     mask = profile.recipe.compute_bytes * train.tokens * train.seq_len if train.attention == "eager" else 0
-    return INPUT_BYTES * train.tokens + rotary * train.seq_len + mask
+    return rotary * train.seq_len + mask
+
+
+def _asked_besides(train: TrainSpec) -> int:
+    """DPO's labels, made of ids and a mask of completions; what GRPO keeps of its rollout."""
+    if train.objective == "grpo":
+        return kept_of_rollout(train)
+    return ID_BYTES * train.tokens if train.objective == "dpo" else 0
+
+
+def kept_of_rollout(train: TrainSpec) -> int:
+    """What GRPO's trainer keeps of a rollout."""
+    return rollout_bytes(
+        rows=train.rollout_sequences,
+        s=train.seq_len,
+        completion=train.completion_len,
+        referred=train.reference != "none",
+    )

@@ -5,7 +5,7 @@ from dataclasses import replace
 from planner.closed_form.divided import with_all_experts
 from planner.closed_form.flat import Flat, flat_of
 from planner.closed_form.profile import Profile, key_of, storage_of
-from planner.closed_form.rank import Shards, divisible
+from planner.closed_form.rank import Shards, divisible, largest_gradient
 from planner.closed_form.units import Sharing
 from planner.formulas.states import Trainable, optimizer_bytes
 from planner.formulas.zero import MASTER_BYTES, NORM_BYTES, Buckets, buckets
@@ -44,7 +44,7 @@ def zero(scenario: Scenario, profile: Profile) -> Shards:
         gradients=flat.gradients,
         optimizer=optimizer.states + _master(flat),
         managed=optimizer.managed,
-        largest_gradient=max(tensor.numel * (tensor.e or inventory.trained_bytes) for tensor in inventory.trained),
+        largest_gradient=largest_gradient(inventory),
         standing=flat.bucket + flat.persistent if flat.stage == 3 else 0,
         update=_update(flat, grouped, working),
         flat=flat,

@@ -153,7 +153,7 @@ def refuse_unknown(
     """Raise for the first target that names nothing in the model."""
     paths = {site.name for site, _ in all_sites(model, fused_experts=fused_experts)}
     known = {path.rpartition(".")[2] for path in paths} | (set(mapping) if model.is_moe else set())
-    for target in targets or ("",):
+    for target in targets:
         if target == ALL_LINEAR:
             raise UsageError(f"lora target {ALL_LINEAR} stands for every matrix: name it alone")
         if target.rpartition(".")[2] in mapping or any(matches(path, [target]) for path in paths):

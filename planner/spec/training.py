@@ -172,6 +172,19 @@ class TrainSpec:
         return self.sequences * self.seq_len
 
     @property
+    def scored_tokens(self) -> int:
+        """Tokens of one micro-step that bear loss, or may: GRPO's are those that were sampled."""
+        return self.sequences * self.completion_len if self.objective == "grpo" else self.tokens
+
+    @property
+    def rollout_sequences(self) -> int:
+        """Completions that one GPU samples at once under GRPO: those of one optimizer step.
+
+        trl 1.16 trainer/grpo_config.py: ``steps_per_generation`` is the accumulation unless it is set.
+        """
+        return self.micro_batch_size * self.grad_accumulation
+
+    @property
     def prompt_len(self) -> int:
         """Tokens of ``seq_len`` before GRPO's completion."""
         return self.seq_len - self.completion_len
@@ -259,6 +272,11 @@ class Behaviour:
     no_sync: Literal["all", "not_fsdp2", "none"] = "all"
     """Where gradients of all micro-batches but the last are left unreduced: with all engines, not under FSDP2
     (whose modules have no ``no_sync``), or nowhere."""
+    fsdp2_units: Literal["outer", "layers"] = "outer"
+    """What FSDP2 gathers and reduces apart: layers, embedding and head, or layers alone, so that all else is one unit
+    that is whole through the step."""
+    fsdp2_widens: Literal["trained", "all", "nothing"] = "trained"
+    """Which parameters become fp32 shards under FSDP2's mixed precision."""
     fused_loss: Literal["liger", "trl", "cut", "unsloth"] = "liger"
     """Whose head makes no full logits under ``loss = fused``."""
     chunked_loss: Literal["trl", "outputs"] = "trl"

@@ -15,7 +15,7 @@ from planner.errors import UnsupportedScenario, UsageError
 from planner.families import model_from_config
 from planner.formulas.moments import gathered_by_trainer, unused_after_joining
 from planner.hardware import load_gpu
-from planner.result import ALL_PHASES, PHASES
+from planner.result import PHASES
 from planner.spec import MOMENT_SETTINGS, MOMENTS, Cluster, Method, Scenario
 from planner.stacks import resolve
 
@@ -188,7 +188,7 @@ def test_nothing_is_there_that_was_not_asked_for() -> None:
     plain = replace(LLAMA, train=replace(LLAMA.train, moments=()))
 
     assert tuple(estimate(plain).phases) == PHASES
-    assert tuple(estimate(LLAMA).phases) == ALL_PHASES
+    assert tuple(estimate(LLAMA).phases) == (*PHASES, *MOMENTS)
     assert not {*MOMENT_SETTINGS} & {*plain.train.settings}
     assert {*MOMENT_SETTINGS} < {*LLAMA.train.settings}
 
@@ -256,7 +256,7 @@ def test_json_has_the_phases_and_the_settings(capsys: pytest.CaptureFixture[str]
     (one, *_) = found["candidates"]
 
     assert code == 0
-    assert [phase["name"] for phase in one["phases"]] == list(ALL_PHASES)
+    assert [phase["name"] for phase in one["phases"]] == [*PHASES, *MOMENTS]
     assert found["scenario"]["moments"] == {"value": list(MOMENTS), "from": "user"}
     assert one["settings"]["eval_samples"] == 32
     assert one["peak"]["phase"] == "evaluation"

@@ -166,7 +166,6 @@ UNKNOWN_TARGETS = [
     (("q_porj",), r"lora target 'q_porj' is no module of llama-3.1-8b; did you mean q_proj"),
     (("c_attn", "q_proj"), r"'c_attn' is no module .*it has: all-linear, down_proj"),
     (("all-linear", "lm_head"), r"name it alone"),
-    ((), r"lora target ''"),
     (("layers.0.self_attn.q_proj",), r"is no module"),
 ]
 

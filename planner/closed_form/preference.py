@@ -1,0 +1,158 @@
+"""Phases that DPO and GRPO add to a step: the reference's forward pass, GRPO's completions, and their scores.
+
+DPO: the policy's forward pass and log probabilities, the reference's beside its graph, then backward. GRPO: completions
+of all micro-batches of a step are sampled first, the reference scores them, then micro-steps follow as in fine-tuning.
+Source: trl 1.16 trainer/dpo_trainer.py, _compute_loss; trainer/grpo_trainer.py, _generate_and_score_completions.
+"""
+
+from dataclasses import replace
+
+from planner.closed_form.flattening import gradients_before_backward
+from planner.closed_form.loss import end_of_layers, head_bytes
+from planner.closed_form.profile import profile_of
+from planner.closed_form.reference import reference_of, undropped, without_adapters
+from planner.closed_form.step import Step, kept_of_rollout, tables_of, with_buffers
+from planner.closed_form.without_graph import (
+    SAMPLED_LOGIT_BYTES,
+    forward_only,
+    generated,
+    head,
+    largest,
+    layers,
+    past_autocast,
+    plus,
+)
+from planner.formulas.coordinator import AFTER
+from planner.formulas.preference import ID_BYTES
+from planner.result import Memory, Phase
+from planner.spec import Scenario
+
+
+def as_asked(scenario: Scenario) -> Scenario:
+    """The scenario with what the trainer changes of the model: DPO turns its dropout off (``disable_dropout``)."""
+    if scenario.train.objective != "dpo":
+        return scenario
+    return replace(scenario, model=undropped(scenario.model))
+
+
+def before_steps(step: Step) -> dict[Phase, Memory]:
+    """GRPO's phases before the micro-steps."""
+    train = step.scenario.train
+    if train.objective != "grpo":
+        return {}
+    found: dict[Phase, Memory] = {"rollout": rollout_phase(step)}
+    if train.reference != "none":
+        found["scoring"] = scoring_phase(step)
+    return found
+
+
+def inside_step(step: Step) -> dict[Phase, Memory]:
+    """DPO's phase between the loss and backward."""
+    train = step.scenario.train
+    return {"reference": reference_phase(step)} if train.objective == "dpo" and train.reference != "none" else {}
+
+
+# ---------------------------------------------------------------- DPO
+
+
+def reference_phase(step: Step) -> Memory:
+    """The reference's layers or its head, beside the graph of the policy."""
+    return _reference_pass(step, with_graph(step))
+
+
+def with_graph(step: Step) -> Memory:
+    """The policy's forward pass is done: what waits for its backward pass, and what an engine leaves whole."""
+    end, shards = end_of_layers(step), step.shards
+    if step.scenario.train.loss == "full":
+        graph = step.plus(end, step.profile.loss.kept)
+    else:
+        graph = plus(step.plus(end, step.profile.hidden.kept), activations=head_bytes(step).kept)
+    if shards.units is not None:
+        return with_buffers(graph, shards.units.scoring())
+    if shards.flat is not None:
+        return graph._replace(gradients=gradients_before_backward(step, shards.flat))
+    return with_buffers(graph, shards.loss)
+
+
+# ---------------------------------------------------------------- GRPO
+
+
+def rollout_phase(step: Step) -> Memory:
+    """Completions of all micro-batches until the next rollout, sampled at once with a cache of keys and values."""
+    train = step.scenario.train
+    rows = train.rollout_sequences
+    changed = past_autocast(train)
+    only = forward_only(step.scenario, micro_batch_size=rows, seq_len=train.prompt_len, **changed)
+    ids = 2 * ID_BYTES * rows * train.seq_len
+    before = plus(between_steps(step), activations=2 * ids)  # lengthened by one token, they are there twice
+    return generated(
+        only,
+        with_buffers(before, _gathered_to_sample(step)),
+        prompt=train.prompt_len,
+        tokens=train.completion_len,
+        logit_bytes=SAMPLED_LOGIT_BYTES,
+    )
+
+
+def scoring_phase(step: Step) -> Memory:
+    """The reference's log probabilities of the completions, one micro-batch after the other."""
+    return _reference_pass(step, between_steps(step))
+
+
+def between_steps(step: Step) -> Memory:
+    """States without gradients, and the completions of the last rollout."""
+    static = step.static()
+    return static._replace(activations=kept_of_rollout(step.scenario.train))
+
+
+def _gathered_to_sample(step: Step) -> int:
+    """ZeRO-3 gathers the whole model while it samples; FSDP2 layer by layer.
+
+    trl 1.16 models/utils.py, _unwrap_model_for_generation, with ``ds3_gather_for_generation``.
+    """
+    flat, inventory = step.shards.flat, step.profile.inventory
+    if flat is not None:
+        return inventory.weights + inventory.adapters - flat.persistent if flat.stage == 3 else 0
+    return _policy_buffers(step)[0]
+
+
+# ---------------------------------------------------------------- a reference's pass
+
+
+def _reference_pass(step: Step, before: Memory) -> Memory:
+    """The reference's forward pass beside ``before``, which has the policy's own buffers."""
+    only = _referring(step)
+    before = plus(before, activations=tables_of(step.scenario, only.profile))
+    in_layers, at_head = _buffers(step)
+    return largest(layers(only, with_buffers(before, in_layers)), head(only, with_buffers(before, at_head)))
+
+
+def _referring(step: Step) -> Step:
+    """The step as the reference computes it, which keeps nothing."""
+    base = without_adapters(step.scenario)
+    scenario = replace(base, train=replace(base.train, gradient_checkpointing=True, lora_dropout=0.0))
+    return step._replace(scenario=scenario, profile=profile_of(scenario))
+
+
+def _buffers(step: Step) -> tuple[int, int]:
+    """What an engine gathers in the reference's layers and at its head, beyond what the policy leaves whole."""
+    if step.scenario.train.reference == "copy":
+        found = reference_of(step.scenario)
+        return found.in_layers, found.at_head
+    return _policy_buffers(step)
+
+
+def _policy_buffers(step: Step) -> tuple[int, int]:
+    """What a pass of the policy's own modules gathers, beyond what stands after its forward pass."""
+    shards = step.shards
+    if shards.units is not None:
+        units = shards.units
+        places = range(len(units.layout))
+        left = units.standing(len(units.layout))
+        tail = 0 if units.tied else units.tail.gathered
+        most = max(max(units.entering(place) for place in places), units.at_embedding())
+        return most - left, units.at_head() - left - tail
+    if shards.flat is not None:
+        flat = shards.flat
+        return flat.most("forward"), max(flat.live("forward", AFTER), flat.copying("forward", AFTER))
+    return shards.forward - shards.loss, 0

@@ -1,0 +1,140 @@
+"""The model that gives reference log probabilities: what of it stands on a rank, and what its forward pass gathers."""
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import NamedTuple
+
+from planner.closed_form.flat import Flat, flat_of
+from planner.closed_form.inventory import Storage
+from planner.closed_form.profile import key_of, profile_of, storage_of
+from planner.closed_form.rank import COMPUTE_BYTES, divisible
+from planner.closed_form.units import Sharing, units_of
+from planner.formulas.sharding import shard
+from planner.formulas.zero import buckets
+from planner.spec import FLOAT_BYTES, Block, ModelSpec, Scenario
+
+
+class Reference(NamedTuple):
+    """Bytes of a second model on one rank: its weights, and what is whole for a while in its forward pass."""
+
+    weights: int = 0
+    standing: int = 0
+    """What stays whole between its passes."""
+    in_layers: int = 0
+    at_head: int = 0
+
+    @property
+    def standing_weights(self) -> int:
+        """What is there in every phase."""
+        return self.weights + self.standing
+
+
+NO_REFERENCE = Reference()
+
+
+def reference_of(scenario: Scenario) -> Reference:
+    """What ``--reference copy`` keeps on a rank; nothing for the other kinds.
+
+    Stages 1 and 2 of ZeRO keep it whole, as one card and DDP do: trl 1.16 models/utils.py, prepare_deepspeed. It is
+    loaded in the dtype that the model was loaded in: trainer/dpo_trainer.py, ``ref_model_init_kwargs``.
+    """
+    train = scenario.train
+    if train.reference != "copy":
+        return NO_REFERENCE
+    if train.sharding == "zero3":
+        return _partitioned(scenario)
+    if train.shards_by_fsdp:
+        return _in_units(scenario) if scenario.stack.fsdp_version == 1 else _in_one_unit(scenario)
+    return Reference(weights=_whole(scenario))
+
+
+def without_adapters(scenario: Scenario) -> Scenario:
+    """The scenario of the base alone, as a reference computes it: adapters are disabled, or never were."""
+    if not scenario.train.uses_adapters:
+        return scenario
+    return replace(scenario, train=replace(scenario.train, lora_targets=(), modules_to_save=()))
+
+
+@lru_cache(maxsize=256)
+def undropped(model: ModelSpec) -> ModelSpec:
+    """The model whose dropout modules are off. trl 1.16 trainer/utils.py, disable_dropout_in_model."""
+    return replace(model, blocks=tuple(map(_undropped, model.blocks)), embedding_dropout=0.0)
+
+
+def _undropped(block: Block) -> Block:
+    attention = replace(block.attention, dropout=0.0)
+    mlp = None if block.mlp is None else replace(block.mlp, dropout=0.0)
+    return replace(block, attention=attention, mlp=mlp, residual_dropout=0.0)
+
+
+# ---------------------------------------------------------------- on one rank
+
+
+def _as_loaded(scenario: Scenario) -> Scenario:
+    """The second model by itself on one card: a trainer prepares no quantised copy and widens no shards."""
+    base = without_adapters(scenario)
+    return replace(base, train=replace(base.train, sharding="none"), stack=replace(base.stack, kbit_upcast="none"))
+
+
+def _whole(scenario: Scenario) -> int:
+    return profile_of(_as_loaded(scenario)).inventory.weights
+
+
+def _in_units(scenario: Scenario) -> Reference:
+    """FSDP1 wraps it as it wraps the policy: the root's parameters whole beside one layer's."""
+    model, ranks = scenario.model, scenario.layout.shard
+    outer = sum(table.params for table in model.embeddings) + model.hidden_size
+    root = COMPUTE_BYTES * (outer + (0 if model.tie_word_embeddings else model.lm_head.params))
+    layer = COMPUTE_BYTES * profile_of(_as_loaded(scenario)).largest_block
+    return Reference(weights=shard(_whole(scenario), ranks), in_layers=root + layer, at_head=root)
+
+
+def _in_one_unit(scenario: Scenario) -> Reference:
+    """FSDP2 takes the whole model as one unit, without a wrapping policy: all of it is gathered at once.
+
+    Shapes:    every tensor's shard; all tensors in the all-gather's output, and copied out of it
+    Formula:   shards; in the forward pass 2 x the whole model in the dtype of compute
+    Source:    trl 1.16 models/utils.py, prepare_fsdp: one ``fully_shard(model)``; torch 2.13
+               distributed/fsdp/_fully_shard/_fsdp_param_group.py, wait_for_unshard keeps the output until another
+               unit's comes
+    Valid:     accelerate's ``fsdp_version: 2``
+    Excludes:  packed weights that are stored as integers, which stay whole
+    """
+    alone = _as_loaded(scenario)
+    train, storage = scenario.train, storage_of(key_of(alone), alone.stack)
+    word = FLOAT_BYTES[train.quant_storage] if train.quantized and divisible(train) else 0
+    sharing = Sharing(
+        ranks=scenario.layout.shard,
+        compute=COMPUTE_BYTES if train.autocast != "none" else 0,
+        quant_storage=word,
+        called=True,
+        reshard=True,
+        replicated=False,
+    )
+    units = units_of(scenario.model, storage, sharing)
+    inventory = profile_of(alone).inventory
+    undivided = 0 if not train.quantized else inventory.scales if divisible(train) else inventory.quantized_weights
+    shards, gathered = units.total("frozen") + units.total("trained") + undivided, units.total("gathered")
+    if not train.reshard_after_forward:
+        return Reference(weights=shards, standing=gathered)
+    return Reference(weights=shards, in_layers=2 * gathered, at_head=2 * gathered)
+
+
+def _partitioned(scenario: Scenario) -> Reference:
+    """ZeRO-3 divides it as it divides the policy: trl 1.16 models/utils.py, prepare_deepspeed."""
+    alone = _as_loaded(scenario)
+    storage = storage_of(key_of(alone), alone.stack)
+    flat = _frozen(scenario, storage)
+    own = flat.e * flat.own if storage.method == "full" else flat.frozen
+    gathered = max(
+        (size for (which, _), size in (*flat.gathered.items(), *flat.arriving.items()) if which == "forward")
+    )
+    return Reference(weights=own, standing=flat.persistent, in_layers=gathered, at_head=gathered)
+
+
+def _frozen(scenario: Scenario, storage: Storage) -> Flat:
+    sharing = Sharing(
+        ranks=scenario.layout.shard, compute=0, quant_storage=0, called=False, reshard=True, replicated=False
+    )
+    limits = buckets(scenario.train.zero_buckets, h=scenario.model.hidden_size)
+    return flat_of(scenario.model, storage, sharing, limits, 3, False)
