@@ -1,7 +1,7 @@
 """What DeepSpeed's walk over a model finds: modules with their tensors, gradients in their order, gathered bytes."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from types import MappingProxyType
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from planner.closed_form.inventory import Storage
 from planner.closed_form.units import Pieces, Sharing
 from planner.formulas.adapters import Part, block_parts
-from planner.formulas.coordinator import AFTER, BEFORE, Module, Tensor, live, visits
+from planner.formulas.coordinator import AFTER, BEFORE, Module, Tensor, live, renumbered, visits
 from planner.formulas.sharding import Piece
 from planner.formulas.zero import (
     Arrival,
@@ -226,12 +226,25 @@ class _Numbered:
         parts: list[Part] = [*others, *model.extra_norms, *model.extra_linears]
         front = [self.leaf([part], BEFORE) for part in parts]
         containers = [Module((), BEFORE)] * (4 if self.pieces.storage.method != "full" else 2)
-        layers = [self.layer(model.blocks[kind], place) for place, kind in enumerate(model.layout)]
+        layers = [*self.layers(model)]
         norm = [self.leaf([model.final_norm], AFTER)] if model.final_norm is not None else []
         head = self.of(self.pieces.head(), AFTER)
         if model.tie_word_embeddings:
             head = head._replace(tensors=(*embedding.tensors, *head.tensors))
         return [*containers, embedding, *front, Module((), BEFORE), *layers, *norm, head]
+
+    def layers(self, model: ModelSpec) -> Iterator[Module]:
+        """Every layer; of a kind that came before, the same tensors under new numbers."""
+        known: dict[int, tuple[Module, _Numbered]] = {}
+        for place, kind in enumerate(model.layout):
+            if kind not in known:
+                own = _Numbered(self.pieces)
+                known[kind] = own.layer(model.blocks[kind], place), own
+            layer, made = known[kind]
+            yield renumbered(layer, len(self.tensors), place)
+            self.tensors += made.tensors
+            self.trained += [_Trained(place, tensor.numel) for tensor in made.trained]
+            self.frozen += made.frozen
 
     def layer(self, block: Block, place: int) -> Module:
         """A layer: a norm, attention, the other norms and what comes after attention."""

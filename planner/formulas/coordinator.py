@@ -33,6 +33,16 @@ class Module(NamedTuple):
     inside: tuple["Module", ...] = ()
 
 
+def renumbered(module: Module, first: int, place: int) -> Module:
+    """The module at another place, its tensors numbered from ``first`` on.
+
+    >>> renumbered(Module((0,), 0, (Module((1, 2), 0),)), 10, 3)
+    Module(tensors=(10,), place=3, inside=(Module(tensors=(11, 12), place=3, inside=()),))
+    """
+    inside = tuple(renumbered(inner, first, place) for inner in module.inside)
+    return Module(tuple(number + first for number in module.tensors), place, inside)
+
+
 BEFORE, AFTER = -1, -2
 
 
@@ -152,6 +162,9 @@ class _Walk:
     def enter(self, step: int) -> Live:
         """Fetch a module's parameters and those ahead; say what is there; then leave it."""
         visit = self.trace[step]
+        if not visit.module.tensors:
+            self.ahead()
+            return Live(visit, self.bytes, self.bytes, self.available)
         wanted = [number for number in visit.module.tensors if self.divided[number]]
         self.gather([number for number in wanted if not self.has(number)])
         arriving = max((self.wait(number) for number in wanted), default=self.bytes)

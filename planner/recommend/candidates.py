@@ -35,6 +35,16 @@ def supported(ask: Ask, method: Method, estimate: Estimator) -> Candidate | None
         return None
 
 
+def judged(ask: Ask, method: Method, estimate: Estimator) -> Candidate | None:
+    """The same, neither timed nor priced, for whoever reads bytes and verdict alone: seconds take as long as bytes."""
+    try:
+        resolved = scenario(ask, method)
+        found = estimate(resolved)
+    except UnsupportedScenario:
+        return None
+    return Candidate(scenario=resolved, estimate=found, verdict=judge(found, resolved.cluster))
+
+
 def weighed(scenario: Scenario, found: Estimate, job: Job) -> Candidate:
     """An estimated scenario, judged, timed and priced."""
     step = timed(scenario, found, load_of(scenario.train, job))

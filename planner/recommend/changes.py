@@ -6,7 +6,7 @@ from itertools import combinations
 
 from planner.errors import UnsupportedScenario
 from planner.estimators import Estimator
-from planner.recommend.candidates import candidate, supported
+from planner.recommend.candidates import candidate, judged
 from planner.recommend.request import Ask, Setting, command
 from planner.result import Candidate, Verdict, Way
 from planner.spec import METHODS, Gpu
@@ -57,9 +57,9 @@ class Search:
     estimate: Estimator
 
     def attempt(self, settings: Settings) -> Candidate | None:
-        """The candidate with ``settings`` laid over the user's own; ``None`` where that is unsupported."""
+        """The judged candidate with ``settings`` over the user's own; ``None`` where that is unsupported."""
         method = self.start.scenario.train.method
-        return supported(self.ask.using(method, settings), method, self.estimate)
+        return judged(self.ask.using(method, settings), method, self.estimate)
 
     def turns(self, settings: Settings) -> bool:
         """Whether the verdict gets better."""
@@ -83,21 +83,21 @@ def changes(ask: Ask, start: Candidate, estimate: Estimator) -> tuple[Way, ...]:
 
 
 def adapted(ask: Ask, start: Candidate, goal: Verdict, estimate: Estimator) -> Way | None:
-    """``start`` with the mildest change that reaches ``goal``: fewest settings, then the smallest move in bytes."""
+    """``start`` with the mildest change that reaches ``goal``, judged alone: fewest settings, then fewest bytes."""
     method = start.scenario.train.method
-    tries = mild(ask, start, estimate, goal)
+    tries = mild(ask, start, estimate, near=True)
     reaching = ((tried, one) for tried, one in tries if RANKS[one.verdict] >= RANKS[goal])
     ways = [as_way(ask, ask.using(method, tried), one) for tried, one in reaching if tried]
     return min(ways, key=lambda one: _order(start, one), default=None)
 
 
 def mild(
-    ask: Ask, start: Candidate, estimate: Estimator, goal: Verdict | None = None
+    ask: Ask, start: Candidate, estimate: Estimator, *, near: bool = False
 ) -> Iterator[tuple[Settings, Candidate]]:
     """``start``, and all that ``adapted`` may turn it into.
 
     All open changes together that learning does not feel, under each kind of sharding; then each, and each pair of
-    them. No more where all of them together miss a ``goal`` by far.
+    them. Of what is ``near`` no more where all of them together miss the card by far.
     """
     search = Search(ask, start, estimate)
     steps = [step for step in _steps(start) if step.keys() <= NEUTRAL - ask.held]
@@ -107,7 +107,7 @@ def mild(
         if (one := search.attempt(tried)) is not None:
             yield tried, one
             least = min(least, one.estimate.peak.required_bytes)
-        if goal is not None and most < least < INFINITE and (last or _differs_by_buffers(start)):
+        if near and most < least < INFINITE and (last or _differs_by_buffers(start)):
             return
     pairs: list[Settings] = [{**one, **two} for one, two in combinations(steps, 2) if not one.keys() & two.keys()]
     yield from ((tried, one) for tried in [*steps, *pairs] if (one := search.attempt(tried)) is not None)

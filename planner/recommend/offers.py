@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from planner.errors import UnsupportedScenario
 from planner.estimators import Estimator
 from planner.hardware import list_gpus, load_gpu
-from planner.recommend.candidates import candidate
+from planner.recommend.candidates import judged
 from planner.recommend.cards import in_one, is_let, most_capable, served
 from planner.recommend.changes import RANKS, hourly, way
 from planner.recommend.request import Ask, Setting
@@ -43,8 +43,9 @@ def more_cards(ask: Ask, method: Method, estimate: Estimator) -> tuple[Way, ...]
     found: dict[Verdict, tuple[int, str]] = {}
     for sharding in _shardings(ask):
         for goal in GOALS:
-            count = _smallest(ask, kind, method, sharding, goal, estimate)
-            if count is not None and (goal not in found or count < found[goal][0]):
+            below = found[goal][0] if goal in found else MOST_CARDS + 1
+            count = _smallest(ask, kind, method, sharding, goal, below, estimate)
+            if count is not None:
                 found[goal] = (count, sharding)
     if found.get("tight", (0, ""))[0] >= found.get("fits", (MOST_CARDS + 1, ""))[0]:
         del found["tight"]  # no fewer cards, and less room
@@ -105,18 +106,20 @@ def _shardings(ask: Ask) -> tuple[str, ...]:
     return (str(asked),) if asked in SHARDS_WEIGHTS else ("fsdp", "zero3")
 
 
-def _smallest(ask: Ask, kind: Gpu, method: Method, sharding: str, goal: Verdict, estimate: Estimator) -> int | None:
-    """Fewest cards, more than asked for, whose verdict is ``goal`` or better; a shard never grows with their number."""
+def _smallest(
+    ask: Ask, kind: Gpu, method: Method, sharding: str, goal: Verdict, below: int, estimate: Estimator
+) -> int | None:
+    """Fewest cards, more than asked for and less than ``below``, whose verdict is ``goal`` or better.
+
+    A shard never grows with their number.
+    """
 
     def reaches(count: int) -> bool:
-        variant = sharded(ask, kind, count, sharding, method)
-        try:
-            return RANKS[candidate(variant, method, estimate).verdict] >= RANKS[goal]
-        except UnsupportedScenario:
-            return False
+        found = judged(sharded(ask, kind, count, sharding, method), method, estimate)
+        return found is not None and RANKS[found.verdict] >= RANKS[goal]
 
     for counts in (ONE_MACHINE, SEVERAL_MACHINES):
-        more = [n for n in counts if n > ask.cluster.world_size and is_let(kind, n, ask.request.network_gbps)]
+        more = [n for n in counts if ask.cluster.world_size < n < below and is_let(kind, n, ask.request.network_gbps)]
         if more and reaches(more[-1]):
             return _first(more, reaches)
     return None
@@ -180,11 +183,8 @@ def _usd(gpu: Gpu, count: int) -> float | None:
 
 
 def _allocated(ask: Ask, gpu: Gpu, count: int, method: Method, estimate: Estimator) -> int | None:
-    try:
-        variant = sharded(ask, in_one(gpu, count), count, _shardings(ask)[0], method)
-        return candidate(variant, method, estimate).estimate.peak.allocated_bytes
-    except UnsupportedScenario:
-        return None
+    found = judged(sharded(ask, in_one(gpu, count), count, _shardings(ask)[0], method), method, estimate)
+    return None if found is None else found.estimate.peak.allocated_bytes
 
 
 def _try(ask: Ask, offer: Offer, method: Method, estimate: Estimator) -> Way | None:

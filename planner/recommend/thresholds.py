@@ -5,13 +5,12 @@ bisection over the same decision. All of them leave offloading as it is: states 
 runs, and what they gain there is no matter of a few GiB.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from itertools import product
 
-from planner.errors import UnsupportedScenario
 from planner.estimators import Estimator
-from planner.recommend.candidates import candidate, scenario
+from planner.recommend.candidates import judged, scenario
 from planner.recommend.capacity import token_marks
 from planner.recommend.changes import RANKS, SHORTEST, mild
 from planner.recommend.informed import per_rank, with_tokens
@@ -59,24 +58,28 @@ def decide(reaches: Reaches, order: tuple[Method, ...], usable: int) -> Method |
 def decided(ask: Ask, order: tuple[Method, ...], estimate: Estimator) -> Method | None:
     """As ``decide`` on the card of ``ask``, looking no further than it must."""
     asked = [method for method in order if method in ask.methods]
+    best = cache(lambda batch, method: _best(_variants(ask, method, batch, estimate, near=True)))
     tries = ((batch, goal, method) for batch, goal in TRIES for method in asked)
-    return next(
-        (
-            method
-            for batch, goal, method in tries
-            if any(RANKS[one.verdict] >= RANKS[goal] for one in _variants(ask, method, batch, estimate, goal))
-        ),
-        None,
-    )
+    return next((method for batch, goal, method in tries if best(batch, method) >= RANKS[goal]), None)
+
+
+def _best(variants: Iterable[Candidate]) -> int:
+    """Rank of the best verdict, that of the first which fits; below all where there is no variant."""
+    found = -1
+    for one in variants:
+        found = max(found, RANKS[one.verdict])
+        if found == RANKS["fits"]:
+            break
+    return found
 
 
 def _variants(
-    ask: Ask, method: Method, batch: Batch, estimate: Estimator, goal: Verdict | None = None
+    ask: Ask, method: Method, batch: Batch, estimate: Estimator, *, near: bool = False
 ) -> Iterator[Candidate]:
-    """All that a method may be turned into with a batch, as far as a goal is near; none where it is not planned."""
+    """All that a method may be turned into with a batch, as far as the card is near; none where it is not planned."""
     for start in starts(ask, method, batch):
-        with suppress(UnsupportedScenario):
-            yield from (one for _, one in mild(start, candidate(start, method, estimate), estimate, goal))
+        if (first := judged(start, method, estimate)) is not None:
+            yield from (one for _, one in mild(start, first, estimate, near=near))
 
 
 def thresholds(
@@ -156,6 +159,7 @@ def _lengths(ask: Ask, order: tuple[Method, ...], chosen: Method | None, estimat
         return ()
     now = scenario(ask, chosen).train.seq_len
 
+    @cache
     def at(seq_len: int) -> Method | None:
         return decided(ask.setting({"seq_len": seq_len}), order, estimate)
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from planner.estimators import Estimator
 from planner.recommend.batches import global_batch, largest_batch
-from planner.recommend.candidates import supported
+from planner.recommend.candidates import judged, supported
 from planner.recommend.changes import RANKS, Settings, adapted, as_way, differing, way
 from planner.recommend.pareto import INFINITE, seconds_per_sequence
 from planner.recommend.request import Ask
@@ -140,12 +140,12 @@ def points(start: Ask, method: Method, goal: Verdict, estimate: Estimator) -> It
 
 
 def _as_it_is(asked: Ask, method: Method, goal: Verdict, estimate: Estimator) -> Ask | None:
-    start = supported(asked, method, estimate)
+    start = judged(asked, method, estimate)
     return asked if start is not None and RANKS[start.verdict] >= RANKS[goal] else None
 
 
 def _changed(asked: Ask, method: Method, goal: Verdict, estimate: Estimator) -> Ask | None:
-    start = supported(asked, method, estimate)
+    start = judged(asked, method, estimate)
     found = None if start is None else adapted(asked, start, goal, estimate)
     return None if found is None else asked.planning({n: v for n, v in found.settings.items() if n != "method"})
 
