@@ -8,7 +8,7 @@ from typing import NamedTuple
 from planner.catalog import REPOSITORY, exists, find_name, load_model, looks_like_path, refuse_uncovered
 from planner.configs.document import Document, read_document
 from planner.configs.formats import BY_NAME, Format, format_of, read_as
-from planner.configs.understood import Reading, Understood
+from planner.configs.understood import Reading, Understood, with_fallbacks
 from planner.errors import BrokenInput, UnsupportedScenario, UsageError, show
 from planner.hardware import list_gpus
 from planner.planning import plan
@@ -97,9 +97,6 @@ def combined(main: Understood, companions: Iterable[Understood]) -> Understood:
         for name in main.settings.keys() & one.settings.keys():
             if main.settings[name] != one.settings[name]:
                 raise _conflict(main, one, name, main.settings[name], one.settings[name])
-        for name, value in one.fallbacks.items():
-            if main.settings.get(name, "none") == "none":
-                main = replace(main, settings={**main.settings, name: value})
         main = replace(
             main,
             stack=main.stack or one.stack,
@@ -108,12 +105,12 @@ def combined(main: Understood, companions: Iterable[Understood]) -> Understood:
             method=main.method or one.method,
             gpus=main.gpus or one.gpus,
             nodes=main.nodes or one.nodes,
-            settings={**one.settings, **main.settings},
+            settings=with_fallbacks({**one.settings, **main.settings}, one.fallbacks),
             job={**one.job, **main.job},
             readings=(*main.readings, *one.readings),
             notes=(*main.notes, *one.notes),
         )
-    return main
+    return replace(main, settings=with_fallbacks(main.settings, main.fallbacks))
 
 
 def _conflict(main: Understood, other: Understood, what: str, mine: object, theirs: object) -> BrokenInput:

@@ -57,3 +57,12 @@ class Understood:
     def of(self, fate: Fate) -> tuple[Reading, ...]:
         """The keys with this fate, in the order of the files."""
         return tuple(one for one in self.readings if one.fate == fate)
+
+
+def with_fallbacks(settings: Mapping[str, Setting], fallbacks: Mapping[str, Setting]) -> dict[str, Setting]:
+    """``settings``, and the fallbacks where they are silent or say ``none``.
+
+    >>> with_fallbacks({"autocast": "none", "optimizer": "lion"}, {"autocast": "bf16", "optimizer": "adamw_fused"})
+    {'autocast': 'bf16', 'optimizer': 'lion'}
+    """
+    return {**settings, **{name: one for name, one in fallbacks.items() if settings.get(name, "none") == "none"}}

@@ -1,0 +1,281 @@
+"""transformers' ``TrainingArguments`` as JSON, alone or beside arguments of the model.
+
+Names: transformers 5.23 training_args.py, and those of transformers 4 that it no longer has. ``HfArgumentParser`` reads
+such a file, ``to_json_string`` writes it with all its defaults.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+from planner.configs.accelerate_fsdp import fsdp_settings
+from planner.configs.deepspeed import engine
+from planner.configs.document import Document
+from planner.configs.keys import Key, Keys, listed
+from planner.configs.model_arguments import MATTER as MODEL_MATTER
+from planner.configs.model_arguments import model_arguments
+from planner.configs.understood import Understood, with_fallbacks
+from planner.recommend.request import Setting
+
+OPTIMIZERS: Mapping[Any, Setting] = {
+    "adamw_torch_fused": "adamw_fused",
+    "adamw_torch": "adamw_foreach",
+    "adamw_hf": "adamw_loop",
+    "adamw_bnb_8bit": "adamw_8bit",
+    "adamw_8bit": "adamw_8bit",
+    "paged_adamw_8bit": "paged_adamw_8bit",
+    "paged_adamw_32bit": "paged_adamw_32bit",
+    "paged_adamw": "paged_adamw_32bit",
+    "adafactor": "adafactor",
+    "lion_32bit": "lion",
+    "lion_8bit": "lion_8bit",
+    "sgd": "sgd",
+}
+"""transformers 5.23 training_args.py, OptimizerNames, and trainer_optimizer.py; ``adamw_hf`` and ``paged_adamw`` are
+names of transformers 4."""
+
+TRAINING = (
+    Key("per_gpu_train_batch_size", "micro_batch_size", "whole"),
+    Key("per_device_train_batch_size", "micro_batch_size", "whole"),
+    Key("gradient_accumulation_steps", "grad_accumulation", "whole"),
+    Key("optim", "optimizer", "text", OPTIMIZERS),
+    Key("gradient_checkpointing", "gradient_checkpointing", "flag"),
+    Key("activation_checkpointing", "gradient_checkpointing", "flag"),
+)
+"""Older names come first: the last that is there holds."""
+
+MATTER = (
+    *dict.fromkeys(key.name for key in TRAINING), "bf16", "fp16", "use_liger_kernel", "fsdp", "fsdp_config",
+    "deepspeed", "torch_compile", "auto_find_batch_size", "eval_strategy", "evaluation_strategy", "per_device_eval_batch_size",
+    "num_train_epochs", "parallelism_config",
+)  # fmt: skip
+
+UNMODELLED: Mapping[str, str] = {
+    "torch_compile*": "compiled graphs keep other tensors",
+    "torchdynamo": "compiled graphs keep other tensors",
+    "auto_find_batch_size": "the batch is halved until it fits",
+    "label_smoothing_factor": "another loss, on full logits",
+    "optim_target_modules": "an optimizer of low rank",
+    "use_cpu": "the run is on a processor",
+    "no_cuda": "the run is on a processor",
+    "use_mps_device": "the run is on Apple's device",
+    "use_ipex": "the run is on Intel's device",
+    "mp_parameters": "SageMaker's model parallelism",
+    "sharded_ddp": "fairscale's sharding",
+    "parallelism_config": "it belongs into accelerate's configuration",
+    "jit_mode_eval": "evaluation by a traced graph",
+}
+OFF: tuple[Any, ...] = (None, False, 0, 0.0, "", "none", [], {}, -1)
+
+IGNORED = listed("""
+    output_dir overwrite_output_dir do_train do_predict max_steps learning_rate lr_scheduler_type lr_scheduler_kwargs
+    warmup_steps warmup_ratio optim_args weight_decay adam_beta1 adam_beta2 adam_epsilon average_tokens_across_devices
+    max_grad_norm neftune_noise_alpha use_cache torch_empty_cache_steps tf32 seed data_seed full_determinism run_name
+    project trackio_* report_to disable_tqdm debug log_* logging_* save_* enable_jit_checkpoint
+    push_to_hub push_to_hub_* hub_* load_best_model_at_end metric_for_best_model greater_is_better ignore_data_skip resume_from_checkpoint
+    restore_callback_states_from_checkpoint dataloader_* remove_unused_columns label_names train_sampling_strategy
+    group_by_length length_column_name ddp_* skip_memory_metrics include_num_input_tokens_seen include_tokens_per_second
+    include_for_metrics include_inputs_for_metrics batch_eval_metrics eval_delay eval_steps eval_on_start
+    eval_do_concat_batches eval_use_gather_object local_rank bf16_full_eval fp16_full_eval xpu_backend tpu_* past_index
+    half_precision_backend fp16_opt_level fp16_backend use_legacy_prediction_loop ray_scope dispatch_batches
+    split_batches eval_packing
+""")
+"""Keys of TrainingArguments that neither memory nor time feels, by name or pattern."""
+
+DATA = listed("""
+    dataset_name dataset_config_name dataset_config train_file validation_file test_file max_train_samples
+    max_eval_samples max_predict_samples overwrite_cache validation_split_percentage preprocessing_num_workers
+    keep_linebreaks streaming splits dataset_text_field text_column append_concat_token add_special_tokens
+    dataset_path dataset_split data_files
+""")
+"""Keys of scripts that name their data."""
+
+LENGTHS = ("max_seq_length", "max_seq_len", "seq_length", "block_size", "model_max_length", "max_length")
+"""What scripts call the tokens of a sequence."""
+
+LIGER_PARTS = ("rope", "rms_norm", "swiglu", "fused_linear_cross_entropy")
+"""What Liger replaces unless told otherwise: liger_kernel 0.6 transformers/monkey_patch.py."""
+
+
+class Trained(NamedTuple):
+    """What TrainingArguments say."""
+
+    settings: Mapping[str, Setting]
+    job: Mapping[str, Any]
+    fallbacks: Mapping[str, Setting] = {}
+    files: Mapping[str, str] = {}
+    fsdp: Literal[1, 2] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def read(document: Document) -> Understood:
+    """What a file of TrainingArguments says, with the arguments of model and data that may stand beside them."""
+    keys = Keys(document)
+    arguments = model_arguments(keys)
+    trained = training(keys)
+    settings = {**arguments.settings, **trained.settings, **lengths(keys), **_liger(keys)}
+    job = {**trained.job, **({"packing": True} if keys.take("packing", "flag", "packing", absent=False) else {})}
+    keys.ignore(*DATA)
+    return Understood(
+        format="transformers",
+        stack="hf",
+        model=arguments.model,
+        method=arguments.method,
+        settings=settings,
+        job=job,
+        fallbacks=trained.fallbacks,
+        files=trained.files,
+        fsdp=trained.fsdp,
+        readings=keys.readings((*MATTER, *MODEL_MATTER, *LENGTHS)),
+        notes=trained.notes,
+    )
+
+
+def training(keys: Keys) -> Trained:
+    """What the keys of TrainingArguments say, wherever they stand."""
+    settings = keys.plain(TRAINING)
+    if keys.take("adafactor", "flag", "optimizer", absent=False):
+        settings["optimizer"] = "adafactor"
+    settings |= _autocast(keys)
+    evaluated, notes = evaluation(keys)
+    engines = _engines(keys)
+    checkpoints(keys)
+    _accelerator(keys)
+    epochs = _epochs(keys)
+    keys.unmodelled(UNMODELLED, off=OFF)
+    keys.ignore(*IGNORED)
+    settings = with_fallbacks({**settings, **evaluated, **engines.settings}, engines.fallbacks)
+    return engines._replace(settings=settings, job={"epochs": epochs} if epochs else {}, fallbacks={}, notes=notes)
+
+
+def _epochs(keys: Keys) -> float | None:
+    """Passes over the data, unless steps are counted instead."""
+    if (keys.take("max_steps", "whole", "", -1) or 0) > 0:
+        keys.tell("max_steps", "ignored", why="the run's length is that of its data: --dataset, --epochs")
+        keys.ignore("num_train_epochs", why="max_steps stands before it")
+    else:
+        keys.tell("max_steps", "ignored", why="it is off")
+    epochs = keys.take("num_train_epochs", "number", "epochs")
+    return epochs if epochs and epochs > 0 else None
+
+
+def lengths(keys: Keys) -> dict[str, Setting]:
+    """The tokens of a sequence, by any of its names; ``null`` cuts nothing."""
+    found: dict[str, Setting] = {}
+    for name in LENGTHS:
+        if keys.is_null(name):
+            keys.tell(name, "unmodelled", why="sequences are not cut: say how long they get with --seq-len")
+        elif name in keys and not found:
+            found["seq_len"] = keys.take(name, "whole", "seq_len")
+    keys.ignore(*LENGTHS, why="another key says it")
+    return found
+
+
+def _autocast(keys: Keys) -> dict[str, Setting]:
+    """Mixed precision, if a key speaks of it; switched off, a launcher may still switch it on."""
+    flags = {name: keys.take(name, "flag", "autocast") for name in ("fp16", "bf16")}
+    on = [name for name, value in flags.items() if value]
+    if on:
+        return {"autocast": on[0]}
+    return {"autocast": "none"} if flags["bf16"] is False else {}
+
+
+def evaluation(keys: Keys) -> tuple[dict[str, Setting], tuple[str, ...]]:
+    """Evaluation as a moment of the run, if there is one; losses only, as without a function for metrics."""
+    found: dict[str, Setting] = {}
+    strategies = [str(keys.take(name, "text", "moments", "no")) for name in ("eval_strategy", "evaluation_strategy")]
+    wanted = keys.take("do_eval", "flag", "moments", absent=False)
+    if set(strategies) <= {"no"} and not wanted:
+        keys.ignore("per_device_eval_batch_size", "per_gpu_eval_batch_size", "eval_accumulation_steps")
+        keys.ignore("prediction_loss_only", why="there is no evaluation")
+        return {}, ()
+    found["moments"], found["eval_logits"] = ("evaluation",), False
+    for name, setting in (
+        ("per_gpu_eval_batch_size", "eval_batch_size"),
+        ("per_device_eval_batch_size", "eval_batch_size"),
+        ("eval_accumulation_steps", "eval_accumulation_steps"),
+    ):
+        if name in keys:
+            found[setting] = keys.take(name, "whole", setting)
+    keys.ignore("prediction_loss_only", why="evaluation is planned without a function for metrics")
+    return found, ("evaluation is planned without a function for metrics, which would gather logits: --eval-logits",)
+
+
+def checkpoints(keys: Keys) -> None:
+    """How checkpoints work; the trainer's way is a rule of its stack."""
+    why = "the other way of checkpointing moves the peak by one layer's output at most"
+    for name in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
+        section = keys.section(name)
+        section.unmodelled({"context_fn": "checkpoints that keep a part"})
+        section.ignore("use_reentrant", "preserve_rng_state", "determinism_check", "debug", why=why)
+        section.readings()
+
+
+def _liger(keys: Keys) -> dict[str, Setting]:
+    """Liger's kernels, in transformers with its fused head; parts of them alone are not modelled."""
+    if not keys.take("use_liger_kernel", "flag", "kernels", absent=False):
+        keys.ignore("use_liger_kernel", "liger_kernel_config", why="it is off")
+        return {}
+    if liger_in_part(keys, LIGER_PARTS):
+        return {}
+    return {"kernels": "fused", "loss": "fused"}
+
+
+def liger_in_part(keys: Keys, parts: tuple[str, ...]) -> bool:
+    """Whether only some of Liger's kernels are asked for, which is then told."""
+    section = keys.section("liger_kernel_config")
+    wanted = {name: section.take(name, "flag", "kernels", absent=True) for name in parts}
+    section.unmodelled({"*": "kernels of Liger beside those that are planned"})
+    left_out = [name for name, value in wanted.items() if not value]
+    for name in left_out:
+        section.tell(name, "unmodelled", why="Liger's kernels are planned together")
+    return bool(left_out)
+
+
+def _accelerator(keys: Keys) -> None:
+    section = keys.section("accelerator_config")
+    section.unmodelled({"split_batches": "the batch is that of all cards together"})
+    section.ignore("*")
+
+
+# ---------------------------------------------------------------- engines
+
+
+def _engines(keys: Keys) -> Trained:
+    """FSDP or DeepSpeed, where TrainingArguments themselves name them."""
+    if keys.peek("deepspeed"):
+        return _deepspeed(keys)
+    keys.ignore("deepspeed", why="it is empty")
+    if keys.peek("fsdp"):
+        return _fsdp(keys)
+    keys.ignore("fsdp", "fsdp_config", "fsdp_min_num_params", "fsdp_transformer_layer_cls_to_wrap", why="fsdp is off")
+    return Trained({}, {})
+
+
+def _deepspeed(keys: Keys) -> Trained:
+    if isinstance(keys.peek("deepspeed"), str):
+        return Trained({}, {}, files={"deepspeed": keys.take("deepspeed", "text", "sharding")})
+    section = keys.section("deepspeed")
+    found = engine(section)
+    section.readings()
+    return Trained(found.settings, {}, fallbacks=found.fallbacks)
+
+
+def _fsdp(keys: Keys) -> Trained:
+    """FSDP as ``true``, or by its options in words, with a section for the rest."""
+    words = _options(keys)
+    if isinstance(keys.peek("fsdp_config"), str):
+        keys.tell("fsdp_config", "unmodelled", why="FSDP's settings in another file: put them here")
+        return Trained({"sharding": "fsdp"}, {}, fsdp=2)
+    strategy = next((word for word in words if word not in ("auto_wrap", "offload")), "")
+    section = keys.section("fsdp_config")
+    settings, version = fsdp_settings(section, version=2, wraps=True, sharding=strategy, offload="offload" in words)
+    keys.ignore("fsdp_min_num_params", "fsdp_transformer_layer_cls_to_wrap", why="layers are units of FSDP")
+    return Trained(settings, {}, fsdp=version)
+
+
+def _options(keys: Keys) -> list[str]:
+    if isinstance(keys.peek("fsdp"), bool):
+        keys.take("fsdp", "flag", "sharding")
+        return []
+    words: list[str] = keys.take("fsdp", "names", "sharding")
+    return [word.lower() for word in words]
