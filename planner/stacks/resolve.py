@@ -90,9 +90,19 @@ _BOOLEANS = (
 _LISTS: Mapping[str, tuple[str, ...]] = {"moments": MOMENTS, "offload": OFFLOADS}
 """Settings that name some of a few things, with commas."""
 _NAMES = ("lora_targets", "modules_to_save")
-ATTENDS: Mapping[str, tuple[Attend, ...]] = {"torchtune": ("sdpa",)}
-"""Kernels of trainers that let nobody choose: torchtune 0.6 modules/attention_utils.py,
-_sdpa_or_flex_attention."""
+OFFERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "torchtune": {
+        "attention": ("sdpa", "eager"),
+        "kernels": ("eager",),
+        "loss": ("full", "chunked"),
+        "sharding": ("none", "fsdp"),
+        "weights_dtype": ("bf16", "fp32"),
+    },
+    "unsloth": {"sharding": ("none", "ddp")},
+}
+"""What trainers have of a setting where that is not everything, the default first. torchtune 0.6:
+modules/attention_utils.py (Gemma 2 alone computes its scores itself), modules/loss, training/_distributed.py, and
+recipes, which refuse fp16. Unsloth 2026.10 models/loader.py: each rank of a launch loads the whole model."""
 
 _FILES = ("peft_config",)
 _FLOATS: Mapping[str, tuple[float, float]] = {"lora_alpha": (0.0, 1e9), "lora_dropout": (0.0, 0.99)}
@@ -203,6 +213,7 @@ def _settle_all(
     settle_objective(chosen, origins, cluster)
     if origins["attention"] != "user" and chosen["attention"] == "flash" and _computes_in_fp32(chosen):
         chosen["attention"] = next(name for name in ("sdpa", "eager") if name in model.attends)
+    _refuse_unoffered(chosen, defaults.behaviour)
     _refuse(chosen, model, cluster, defaults.behaviour)
     refuse_objective(chosen, cluster, defaults.behaviour)
     refuse_offload(chosen, defaults.behaviour)
@@ -212,10 +223,11 @@ def _settle_all(
 
 def _defaults(model: ModelSpec, cluster: Cluster, method: Method, stack: Behaviour) -> dict[str, Any]:
     values = {field.name: field.default for field in fields(TrainSpec) if field.name != "method"}
-    offered = ATTENDS.get(stack.name, ("flash", "sdpa", "eager"))
+    offered = OFFERS.get(stack.name, {}).get("attention", ("flash", "sdpa", "eager"))
     runs = (name for name in offered if name in model.attends and _can_run(name, cluster))
     values["attention"] = next(runs, model.attends[-1])
-    values["sharding"] = "fsdp" if cluster.world_size > 1 else "none"
+    shardings = OFFERS.get(stack.name, {}).get("sharding", ("none", "fsdp"))
+    values["sharding"] = shardings[1] if cluster.world_size > 1 else "none"
     if not cluster.gpu.supports_bf16:
         values["weights_dtype"] = "fp32" if method == "full" else "fp16"
     return values
@@ -312,9 +324,6 @@ def _refuse(chosen: Mapping[str, Any], model: ModelSpec, cluster: Cluster, stack
     if chosen["attention"] not in model.attends:
         offered = ", ".join(model.attends)
         raise UnsupportedScenario(f"{model.name} has no {chosen['attention']} attention in transformers: use {offered}")
-    if chosen["attention"] not in ATTENDS.get(stack.name, model.attends):
-        offered = ", ".join(ATTENDS[stack.name])
-        raise UnsupportedScenario(f"stack {stack.name} has no {chosen['attention']} attention: use {offered}")
     if not _can_run(chosen["attention"], cluster):
         raise UnsupportedScenario(f"{gpu.id} cannot run FlashAttention-2: use --attention sdpa")
     if chosen["attention"] == "flash" and _computes_in_fp32(chosen):
@@ -333,6 +342,15 @@ def _refuse(chosen: Mapping[str, Any], model: ModelSpec, cluster: Cluster, stack
     _refuse_moments(chosen)
     if chosen["method"] in ("lora", "qlora") and not chosen["lora_targets"]:
         raise UsageError("--lora-targets is empty: name modules with commas, or all-linear")
+
+
+def _refuse_unoffered(chosen: Mapping[str, Any], stack: Behaviour) -> None:
+    """Values that the trainer does not have."""
+    for name, offered in OFFERS.get(stack.name, {}).items():
+        if chosen[name] not in offered:
+            raise UnsupportedScenario(
+                f"stack {stack.name} has no {option(name)} {chosen[name]}: use {' or '.join(offered)}"
+            )
 
 
 def _refuse_moments(chosen: Mapping[str, Any]) -> None:

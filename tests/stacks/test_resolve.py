@@ -273,7 +273,20 @@ def test_8_bit_weights_are_not_sharded(sharding: str) -> None:
         resolve(LLAMA, several(2), "qlora", {"quant": "int8", "sharding": sharding})
 
 
-def test_torchtune_attends_by_sdpa_alone() -> None:
+def test_what_a_trainer_does_not_have_is_not_planned_for_it() -> None:
+    two = Cluster(gpu=A100.gpu, gpus=2)
+
     assert resolve(LLAMA, A100, "lora", stack="torchtune").train.attention == "sdpa"
-    with pytest.raises(UnsupportedScenario, match="stack torchtune has no flash attention: use sdpa"):
-        resolve(LLAMA, A100, "lora", {"attention": "flash"}, stack="torchtune")
+    assert resolve(load_model("gemma-2-2b").model, A100, "lora", stack="torchtune").train.attention == "eager"
+    assert resolve(LLAMA, two, "lora", stack="torchtune").train.sharding == "fsdp"
+    assert resolve(LLAMA, two, "lora", stack="unsloth").train.sharding == "ddp"
+    for stack, settings in (
+        ("torchtune", {"attention": "flash"}),
+        ("torchtune", {"sharding": "ddp"}),
+        ("torchtune", {"loss": "fused"}),
+        ("torchtune", {"weights_dtype": "fp16"}),
+        ("unsloth", {"sharding": "zero3"}),
+    ):
+        name, value = next(iter(settings.items()))
+        with pytest.raises(UnsupportedScenario, match=f"stack {stack} has no --{name.replace('_', '-')} {value}: use"):
+            resolve(LLAMA, two, "lora", settings, stack=stack)
