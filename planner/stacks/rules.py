@@ -61,7 +61,7 @@ def load_stack(text: str) -> Defaults:
         raise UnknownName("stack", name, STACKS, listing="plan explain stack")
     libraries, trainer = _read("libraries"), _read(name)
     newest: dict[str, str] = {**libraries["newest"], **trainer.get("newest", {})}
-    given = _parse_versions(rest, (*newest, FSDP))
+    given = _parse_versions(rest, (*newest, *trainer.get("optional", ()), FSDP))
     fsdp = given.pop(FSDP, None)
     versions = {**newest, **given}
     chosen, unset = (_last([*libraries.get(kind, ()), *trainer.get(kind, ())], versions) for kind in ("rule", "unset"))
@@ -123,7 +123,8 @@ def newer_versions(text: str) -> tuple[str, ...]:
     ((), ('transformers 6 is newer than 5.23, the newest described here, and taken to behave like it',))
     """
     behaviour = load_stack(text).behaviour
-    newest = {**_read("libraries")["newest"], **_read(behaviour.name).get("newest", {})}
+    trainer = _read(behaviour.name)
+    newest = {**_read("libraries")["newest"], **trainer.get("newest", {}), **trainer.get("optional", {})}
     return tuple(
         f"{package} {version} is newer than {newest[package]}, the newest described here, and taken to behave like it"
         for package, version in behaviour.versions.items()
@@ -176,7 +177,7 @@ def _parse_versions(text: str, known: Collection[str]) -> dict[str, str]:
 
 def _holds(when: Mapping[str, str], versions: Mapping[str, str]) -> bool:
     return all(
-        _compare(versions[package], *match.groups())
+        package in versions and _compare(versions[package], *match.groups())
         for package, condition in when.items()
         for match in _COMPARISON.finditer(condition)
     )

@@ -34,6 +34,7 @@ def value_of(stack: str, name: str) -> object:
 BOTH_WIDE = {"lora": "fp32", "qlora": "fp32"}
 LORA_NARROW = {"lora": "bf16", "qlora": "fp32"}
 QLORA_NARROW = {"lora": "fp32", "qlora": "bf16"}
+LIGER_AND_ADAPTERS = ("norm", "rope", "swiglu", "lora", "lora_mlp")
 
 BOUNDARIES = [
     # transformers: how logits become fp32
@@ -108,7 +109,8 @@ NEWEST = [
     ("trl", {"adapter_dtype": QLORA_NARROW, "reentrant_checkpoint": False, "fused_loss": "trl"}),
     ("plain", {"no_sync": "none"}),
     ("axolotl", {"autocast": "bf16", "loss": "full", "adamw": "fused", "kbit_upcast": "experts", "fused_loss": "cut"}),
-    ("axolotl", {"adapter_dtype": BOTH_WIDE, "reentrant_checkpoint": False, "offload": ()}),
+    ("axolotl", {"adapter_dtype": BOTH_WIDE, "reentrant_checkpoint": True, "offload": ()}),
+    ("axolotl,liger=0.8,liger_loss=0.8", {"fused_loss": "liger", "fused_parts": LIGER_AND_ADAPTERS}),
     ("llamafactory", {"autocast": "bf16", "loss": "full", "adamw": "fused", "kbit_upcast": "none"}),
     ("llamafactory", {"adapter_dtype": BOTH_WIDE, "weights_dtype": {"full": "fp32"}, "reentrant_checkpoint": True}),
     ("unsloth", {"autocast": "bf16", "loss": "fused", "adamw": "fused", "kbit_upcast": "none"}),
@@ -142,7 +144,8 @@ def test_every_rule_says_what_it_sets_and_who_says_so(file: str, index: int, rul
     ("file", "index", "rule"), RULES, ids=lambda value: str(value) if not isinstance(value, dict) else ""
 )
 def test_every_condition_names_a_package_and_can_hold_or_fail(file: str, index: int, rule: dict[str, Any]) -> None:
-    newest = {**document("libraries")["newest"], **document(file).get("newest", {})}
+    own = document(file)
+    newest = {**document("libraries")["newest"], **own.get("newest", {}), **own.get("optional", {})}
 
     for package, condition in rule.get("when", {}).items():
         assert package in newest
