@@ -11,6 +11,7 @@ from planner.configs.document import parse_document
 from planner.configs.formats import format_of, read_as
 from planner.configs.written import Chosen, File, Written
 from planner.errors import UnknownName, UnsupportedScenario, show
+from planner.formulas.adapters import adapters
 from planner.planning import plan
 from planner.recommend.candidates import scenario as scenario_of
 from planner.recommend.names import understand
@@ -84,7 +85,7 @@ def export(name: str, request: Request, *, dataset: str = "", trainer: str = "tr
     chosen = chosen_of(found, asked, dataset)
     written: Written = importlib.import_module(runs.module).write(chosen)
     hold_against(written, chosen, runs)
-    files = (*written.files, _requirements(chosen))
+    files = (*written.files, _requirements(chosen, written))
     if target.job:
         asking: Written = importlib.import_module(target.module).write(chosen, written)
         files, written = files + asking.files, replace(asking, configs=written.configs)
@@ -148,7 +149,17 @@ def differences(ours: Scenario, theirs: Scenario) -> dict[str, tuple[Any, Any]]:
     pairs["nodes"] = (ours.cluster.nodes, theirs.cluster.nodes)
     pairs["stack"] = (ours.stack.name, theirs.stack.name)
     pairs["fsdp"] = (ours.stack.fsdp_version, theirs.stack.fsdp_version)
+    if _adapted(ours) == _adapted(theirs):
+        del pairs["lora_targets"]  # other names for the same matrices
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1] and _acts(name, ours)}
+
+
+def _adapted(scenario: Scenario) -> object:
+    """The matrices that have adapters."""
+    train, fused = scenario.train, scenario.stack.fused_experts
+    if train.peft_type != "LORA":
+        return None
+    return adapters(scenario.model, train.lora_targets, train.modules_to_save, fused_experts=fused)
 
 
 def _acts(name: str, scenario: Scenario) -> bool:
@@ -161,10 +172,11 @@ def _acts(name: str, scenario: Scenario) -> bool:
     return train.quantized if name in ("quant", "double_quant", "quant_storage") else True
 
 
-def _requirements(chosen: Chosen) -> File:
+def _requirements(chosen: Chosen, written: Written) -> File:
     """The versions that the plan describes."""
-    stack = chosen.scenario.stack
-    pins = [f"{PACKAGES.get(package, package)}=={version}.*" for package, version in stack.versions.items()]
+    versions = chosen.scenario.stack.versions
+    names = written.packages or tuple(versions)
+    pins = [f"{PACKAGES.get(name, name)}=={versions[name]}.*" for name in versions if name in names]
     return File("requirements.txt", "\n".join(["# the versions that the plan describes", *pins]) + "\n")
 
 

@@ -59,7 +59,8 @@ class Written:
     """The files of a trainer. ``configs``: those that ``plan check`` reads back, the trainer's own first.
 
     ``launch``: the command that starts the run in the folder of the files. ``setup``: commands that run there once
-    before it, besides installing the requirements. ``gpus`` and ``nodes``: what only the command says, and no file does.
+    before it, besides installing the requirements. ``gpus`` and ``nodes``: what the command alone says. ``packages``:
+    those of the stack's that it needs; empty: all.
     """
 
     files: tuple[File, ...]
@@ -68,6 +69,7 @@ class Written:
     setup: tuple[str, ...] = ()
     gpus: int = 1
     nodes: int | None = None
+    packages: tuple[str, ...] = ()
 
 
 class Null(Enum):

@@ -92,12 +92,13 @@ def unset_settings(stack: str, model: ModelSpec | None = None, *, gpus: int = 1)
     These are the trainer's own defaults, for the reader of a configuration; ``plan --stack`` keeps to ours instead.
     What is left out here is the stack's or ours. Two settings depend on the model, and are there only with one: the
     kernel of attention that its class has, and the matrices that PEFT adapts by model type, none where it has no entry.
-    ``sharding`` is there from two GPUs on.
+    ``sharding`` is there from two GPUs on. A rule may open what another one settled, by an empty text.
 
     >>> unset_settings("trl")["seq_len"], unset_settings("hf")["micro_batch_size"]
     (1024, 8)
     """
-    found = {name: tuple(one) if isinstance(one, list) else one for name, one in load_stack(stack).unset.items()}
+    unset = {name: one for name, one in load_stack(stack).unset.items() if one != ""}
+    found = {name: tuple(one) if isinstance(one, list) else one for name, one in unset.items()}
     kernels, targets = found.pop("attention", ()), found.pop("lora_targets", None)
     if model is not None:
         found["attention"] = next((name for name in kernels if name in model.attends), model.attends[0])
