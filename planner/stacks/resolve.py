@@ -100,9 +100,10 @@ OFFERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
     "unsloth": {"sharding": ("none", "ddp")},
 }
-"""What trainers have of a setting where that is not everything, the default first. torchtune 0.6:
+"""What is planned of a setting where that is not everything, the default first. torchtune 0.6 has no more:
 modules/attention_utils.py (Gemma 2 alone computes its scores itself), modules/loss, training/_distributed.py, and
-recipes, which refuse fp16. Unsloth 2026.10 models/loader.py: each rank of a launch loads the whole model."""
+recipes, which refuse fp16. Unsloth 2026.10 models/loader_utils.py knows FSDP2 and ZeRO, too, without its own kernels
+of adapters: those are not planned."""
 
 _FILES = ("peft_config",)
 _FLOATS: Mapping[str, tuple[float, float]] = {"lora_alpha": (0.0, 1e9), "lora_dropout": (0.0, 0.99)}
@@ -345,11 +346,11 @@ def _refuse(chosen: Mapping[str, Any], model: ModelSpec, cluster: Cluster, stack
 
 
 def _refuse_unoffered(chosen: Mapping[str, Any], stack: Behaviour) -> None:
-    """Values that the trainer does not have."""
+    """Values that the trainer does not have, or that are not planned with it."""
     for name, offered in OFFERS.get(stack.name, {}).items():
         if chosen[name] not in offered:
             raise UnsupportedScenario(
-                f"stack {stack.name} has no {option(name)} {chosen[name]}: use {' or '.join(offered)}"
+                f"stack {stack.name} with {option(name)} {chosen[name]} is not planned: use {' or '.join(offered)}"
             )
 
 

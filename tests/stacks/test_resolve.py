@@ -288,5 +288,7 @@ def test_what_a_trainer_does_not_have_is_not_planned_for_it() -> None:
         ("unsloth", {"sharding": "zero3"}),
     ):
         name, value = next(iter(settings.items()))
-        with pytest.raises(UnsupportedScenario, match=f"stack {stack} has no --{name.replace('_', '-')} {value}: use"):
+        with pytest.raises(
+            UnsupportedScenario, match=f"stack {stack} with --{name.replace('_', '-')} {value} is not planned"
+        ):
             resolve(LLAMA, two, "lora", settings, stack=stack)
