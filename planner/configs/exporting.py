@@ -131,7 +131,9 @@ def hold_against(written: Written, chosen: Chosen, target: Target) -> None:
     texts = {file.name: file.text for file in written.files}
     documents = tuple(parse_document(texts[name], name) for name in written.configs)
     main, *companions = (read_as(one, format_of(one)) for one in documents)
-    asked = replace(chosen.request, settings={}, methods=(), gpus=written.gpus, nodes=written.nodes, stack="")
+    asked = replace(
+        chosen.request, settings=written.settings, methods=(), gpus=written.gpus, nodes=written.nodes, stack=""
+    )
     back = request_of_files(combined(main, companions), documents, asked).request
     ask, _ = understand(back)
     lost = differences(chosen.scenario, scenario_of(ask, back.methods[0]))

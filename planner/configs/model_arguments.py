@@ -117,7 +117,7 @@ def _method(keys: Keys) -> Method | None:
     quantized = [name for name in (*IN_4_BITS, *IN_8_BITS) if keys.take(name, "flag", "method", absent=False)]
     if quantized and not any(adapters):
         raise BrokenInput(
-            f"{keys.file}: {quantized[0]} without {ADAPTERS[0]}: quantised weights are not trained, only adapters on them"
+            f"{keys.file}: {quantized[0]} without {ADAPTERS[0]}: only adapters on quantised weights are trained"
         )
     if quantized:
         return "qlora"

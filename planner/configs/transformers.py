@@ -45,8 +45,8 @@ TRAINING = (
 
 MATTER = (
     *dict.fromkeys(key.name for key in TRAINING), "bf16", "fp16", "use_liger_kernel", "fsdp", "fsdp_config",
-    "deepspeed", "torch_compile", "auto_find_batch_size", "eval_strategy", "evaluation_strategy", "per_device_eval_batch_size",
-    "num_train_epochs", "parallelism_config",
+    "deepspeed", "torch_compile", "auto_find_batch_size", "eval_strategy", "evaluation_strategy",
+    "per_device_eval_batch_size", "num_train_epochs", "parallelism_config",
 )  # fmt: skip
 
 UNMODELLED: Mapping[str, str] = {
@@ -70,14 +70,14 @@ IGNORED = listed("""
     output_dir overwrite_output_dir do_train do_predict max_steps learning_rate lr_scheduler_type lr_scheduler_kwargs
     warmup_steps warmup_ratio optim_args weight_decay adam_beta1 adam_beta2 adam_epsilon average_tokens_across_devices
     max_grad_norm neftune_noise_alpha use_cache torch_empty_cache_steps tf32 seed data_seed full_determinism run_name
-    project trackio_* report_to disable_tqdm debug log_* logging_* save_* enable_jit_checkpoint
-    push_to_hub push_to_hub_* hub_* load_best_model_at_end metric_for_best_model greater_is_better ignore_data_skip resume_from_checkpoint
-    restore_callback_states_from_checkpoint dataloader_* remove_unused_columns label_names train_sampling_strategy
-    group_by_length length_column_name ddp_* skip_memory_metrics include_num_input_tokens_seen include_tokens_per_second
-    include_for_metrics include_inputs_for_metrics batch_eval_metrics eval_delay eval_steps eval_on_start
-    eval_do_concat_batches eval_use_gather_object local_rank bf16_full_eval fp16_full_eval xpu_backend tpu_* past_index
-    half_precision_backend fp16_opt_level fp16_backend use_legacy_prediction_loop ray_scope dispatch_batches
-    split_batches eval_packing
+    project trackio_* report_to disable_tqdm debug log_* logging_* save_* enable_jit_checkpoint push_to_hub
+    push_to_hub_* hub_* load_best_model_at_end metric_for_best_model greater_is_better ignore_data_skip
+    resume_from_checkpoint restore_callback_states_from_checkpoint dataloader_* remove_unused_columns label_names
+    train_sampling_strategy group_by_length length_column_name ddp_* skip_memory_metrics include_num_input_tokens_seen
+    include_tokens_per_second include_for_metrics include_inputs_for_metrics batch_eval_metrics eval_delay eval_steps
+    eval_on_start eval_do_concat_batches eval_use_gather_object local_rank bf16_full_eval fp16_full_eval xpu_backend
+    tpu_* past_index half_precision_backend fp16_opt_level fp16_backend use_legacy_prediction_loop ray_scope
+    dispatch_batches split_batches
 """)
 """Keys of TrainingArguments that neither memory nor time feels, by name or pattern."""
 

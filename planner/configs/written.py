@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from textwrap import wrap
 from typing import Any
 
 from planner.recommend.recipe import Recipe
-from planner.recommend.request import Request
+from planner.recommend.request import Request, Setting
 from planner.result import Candidate, Plan
 from planner.spec import Scenario, TrainSpec
 
@@ -69,6 +69,8 @@ class Written:
     setup: tuple[str, ...] = ()
     gpus: int = 1
     nodes: int | None = None
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    """Settings that only the command says, too."""
     packages: tuple[str, ...] = ()
 
 
