@@ -4,7 +4,6 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from planner.errors import EXIT_INTERRUPTED, EXIT_USAGE, PlannerError
 
@@ -28,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     import typer  # noqa: PLC0415  (``import planner.cli`` stays free)
     from typer.main import get_command  # noqa: PLC0415
 
-    from planner.cli.app import app  # noqa: PLC0415
+    from planner.cli.app import app, as_typed  # noqa: PLC0415
     from planner.cli.options import COMPLETE_VARIABLE  # noqa: PLC0415
     from planner.cli.output import PROGRAM, complain, misuse_text, prepare_streams  # noqa: PLC0415
 
@@ -39,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
 
         prepare()
     try:
-        code = _as_typed(get_command(app)).main(args=list(arguments), prog_name=PROGRAM, standalone_mode=False)
+        code = as_typed(get_command(app)).main(args=list(arguments), prog_name=PROGRAM, standalone_mode=False)
     except PlannerError as error:
         complain(str(error))
         return error.exit_code
@@ -49,22 +48,3 @@ def main(arguments: Sequence[str]) -> int:
     except typer.Abort:
         return EXIT_INTERRUPTED
     return int(code or 0)
-
-
-class _AsTyped:
-    """Stands in for typer's converters: the text as it was typed, for the table of options to read."""
-
-    def coerce(self, value: object, **_: object) -> object:
-        return value
-
-
-def _as_typed(command: Any) -> Any:  # noqa: ANN401  (click's class, whose home differs by version of typer)
-    """Spare typer a pydantic model for each of our options, which all are text: half of the time to start.
-
-    The attribute is typer's own cache (0.29). Where a version has none, its converters give the same text, later.
-    """
-    for part in (command, *command.commands.values()):
-        for param in part.params:
-            if hasattr(param, "_runtime_param"):
-                param._runtime_param = _AsTyped()
-    return command

@@ -1,10 +1,13 @@
 """The command: one table of subcommands, each of which loads its own module only when it runs."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import typer
+import typer.core
+import typer.main
 
 from planner.cli.checks import CHECKED, EXPORTED
 from planner.cli.data import DATA, TASK, TOKENIZER
@@ -149,7 +152,53 @@ COMMANDS = (
     Subcommand("validate", "Hold predictions against published measurements, or against traces.", VALIDATED),
 )
 
-app = typer.Typer(name="plan", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+class _AsTyped:
+    """Stands in for typer's converters: the text as it was typed, for the table of options to read."""
+
+    def coerce(self, value: object, **_: object) -> object:
+        return value
+
+
+def as_typed(command: Any) -> Any:  # noqa: ANN401  (click's class, whose home differs by version of typer)
+    """Spare typer a pydantic model for each of our options, which all are text: half of the time to start.
+
+    The attribute is typer's own cache (0.29). Where a version has none, its converters give the same text, later.
+    """
+    for param in command.params:
+        if hasattr(param, "_runtime_param"):
+            param._runtime_param = _AsTyped()
+    return command
+
+
+class _Commands(Mapping[str, Any]):
+    """Commands by name, each made when it is asked for: making all of them takes longer than most answers."""
+
+    def __init__(self) -> None:
+        self._named = {one.name: one for one in COMMANDS}
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401  (as above)
+        if name not in self._made:
+            self._made[name] = as_typed(_made(self._named[name]))
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._named)
+
+    def __len__(self) -> int:
+        return len(self._named)
+
+
+class _Group(typer.core.TyperGroup):
+    """The command with its subcommands, which are made on demand."""
+
+    def __init__(self, **attributes: Any) -> None:  # noqa: ANN401  (typer's own)
+        super().__init__(**attributes)
+        self.commands = _Commands()  # type: ignore[assignment]
+
+
+app = typer.Typer(name="plan", cls=_Group, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 @app.callback(invoke_without_command=True)
@@ -190,7 +239,9 @@ def _run_body(name: str, values: Values) -> None:
     raise typer.Exit(body(values))
 
 
-def _register(command: Subcommand) -> None:
+def _made(command: Subcommand) -> Any:  # noqa: ANN401  (as above)
+    """What typer makes of one command."""
+
     @takes(command.options)
     def body(context: typer.Context, values: Values) -> None:
         if values["help"]:
@@ -198,8 +249,6 @@ def _register(command: Subcommand) -> None:
         else:
             _run_body(command.name, values)
 
-    app.command(command.name, help=command.summary, add_help_option=False)(body)
-
-
-for _command in COMMANDS:
-    _register(_command)
+    alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    alone.command(command.name, help=command.summary, add_help_option=False)(body)
+    return typer.main.get_command(alone)
