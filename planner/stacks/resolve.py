@@ -102,8 +102,8 @@ OFFERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 }
 """What is planned of a setting where that is not everything, the default first. torchtune 0.6 has no more:
 modules/attention_utils.py (Gemma 2 alone computes its scores itself), modules/loss, training/_distributed.py, and
-recipes, which refuse fp16. Unsloth 2026.10 models/loader_utils.py knows FSDP2 and ZeRO, too, without its own kernels
-of adapters: those are not planned."""
+recipes, which refuse fp16. Unsloth 2026.10 models/loader_utils.py knows FSDP2 and ZeRO, too: those are not
+planned."""
 
 _FILES = ("peft_config",)
 _FLOATS: Mapping[str, tuple[float, float]] = {"lora_alpha": (0.0, 1e9), "lora_dropout": (0.0, 0.99)}
