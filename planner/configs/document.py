@@ -1,4 +1,5 @@
-"""A configuration file as plain data: YAML without tags, or JSON. Anybody's file may come in; nothing is executed.
+"""A configuration file as plain data: YAML without tags, JSON, or the calls of a Python script. Anybody's file may
+come in; nothing is executed.
 
 What is refused, each in one line: files that are too large, too deep or not text, keys that stand twice, tags, anchors
 that unfold to more than a file of that size could say, and several documents in one.
@@ -6,12 +7,13 @@ that unfold to more than a file of that size could say, and several documents in
 
 import codecs
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from planner.configs.script import script_calls
 from planner.errors import BrokenInput, show
 
 MOST_BYTES = 256 * 2**10
@@ -20,7 +22,7 @@ MOST_DEPTH = 32
 MOST_VALUES = 20_000
 """Values in one file, aliases unfolded."""
 
-FileFormat = Literal["yaml", "json"]
+FileFormat = Literal["yaml", "json", "python"]
 
 MERGE = "tag:yaml.org,2002:merge"
 """The key ``<<``, which lays one mapping under another."""
@@ -55,18 +57,26 @@ def read_document(path: str | Path) -> Document:
 
 
 def parse_document(text: str, path: str | Path) -> Document:
-    """The keys in ``text``, which came from ``path``; JSON where it is JSON, else YAML.
+    """The keys in ``text``, which came from ``path``: a script's calls, JSON where it is JSON, else YAML.
 
     >>> parse_document("micro_batch_size: 2", "sft.yml").data["micro_batch_size"]
     2
     """
     path = Path(path)
-    as_json = text.lstrip()[:1] == "{" and path.suffix.lower() not in (".yaml", ".yml")
-    data = _json(text, path.name) if as_json else _yaml(text, path.name)
+    form = _format(text, path)
+    data = PARSERS[form](text, path.name)
     if not isinstance(data, dict):
         raise BrokenInput(f"{path.name} holds no settings: {_kind(data)} stands where keys and values belong")
     check_size(data, path.name)
-    return Document(path=path, data=MappingProxyType(data), format="json" if as_json else "yaml")
+    return Document(path=path, data=MappingProxyType(data), format=form)
+
+
+def _format(text: str, path: Path) -> FileFormat:
+    """How a text is to be read: scripts and YAML by their endings, JSON by its beginning."""
+    ending = path.suffix.lower()
+    if ending == ".py":
+        return "python"
+    return "json" if text.lstrip()[:1] == "{" and ending not in (".yaml", ".yml") else "yaml"
 
 
 def _bytes(path: Path) -> bytes:
@@ -204,6 +214,13 @@ def check_size(data: object, name: str) -> None:
 
 def _too_deep(name: str) -> BrokenInput:
     return BrokenInput(f"{name} is nested more than {MOST_DEPTH} levels deep: that is no trainer's configuration")
+
+
+PARSERS: Mapping[FileFormat, Callable[[str, str], object]] = {
+    "yaml": _yaml,
+    "json": _json,
+    "python": script_calls,
+}
 
 
 def _kind(value: object) -> str:

@@ -55,7 +55,7 @@ FORMATS = (
     _format(
         "unsloth",
         "Unsloth",
-        "max_seq_length use_gradient_checkpointing full_finetuning model_name training_type trust_remote_code",
+        "from_pretrained get_peft_model FastVisionModel.from_pretrained data training lora logging",
     ),
     _format(
         "transformers",
