@@ -10,8 +10,11 @@ from typing import Any, Literal, NamedTuple
 from planner.configs.accelerate_fsdp import fsdp_settings
 from planner.configs.deepspeed import AUTO
 from planner.configs.document import Document
+from planner.configs.hf_script import script_options, trainer_files
+from planner.configs.hf_write import ACCELERATE, launcher_files, setup
 from planner.configs.keys import Keys, listed
 from planner.configs.understood import Understood
+from planner.configs.written import Chosen, Written
 from planner.recommend.request import Setting
 
 IGNORED = listed("""
@@ -184,3 +187,15 @@ def _compiled(keys: Keys) -> None:
     if backend.lower() != "no":
         section.tell("dynamo_backend", "unmodelled", why="compiled graphs keep other tensors")
     section.ignore("*", why="it tells how to compile")
+
+
+def write(chosen: Chosen) -> Written:
+    """A Trainer's script with its arguments, and the launcher's files."""
+    files = trainer_files(chosen, "accelerate")
+    beside = launcher_files(chosen)
+    return Written(
+        files=(*files, *beside),
+        configs=(files[0].name, *(file.name for file in beside)),
+        launch=f"accelerate launch --config_file {ACCELERATE}{script_options(chosen)}",
+        setup=setup(chosen),
+    )

@@ -8,9 +8,12 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from planner.configs.document import Document
+from planner.configs.hf_script import ARGUMENTS, SCRIPT, trainer_files
+from planner.configs.hf_write import DEEPSPEED, deepspeed_keys, setup
 from planner.configs.keys import Keys, listed
 from planner.configs.understood import Understood
-from planner.errors import BrokenInput
+from planner.configs.written import Chosen, File, Line, Written, json_text
+from planner.errors import BrokenInput, UnsupportedScenario
 from planner.formulas.zero import DEEPSPEED_BUCKETS
 from planner.recommend.request import Setting
 
@@ -277,3 +280,25 @@ def _optimizer(keys: Keys) -> dict[str, Setting]:
         return {"optimizer": "adamw_fused"}
     section.tell("type", "unmodelled", why="of DeepSpeed's optimizers we model Adam and AdamW")
     return {}
+
+
+# ---------------------------------------------------------------- out
+
+
+def write(chosen: Chosen) -> Written:
+    """A Trainer's script with its arguments, and DeepSpeed's configuration, which the arguments name."""
+    train, cluster = chosen.train, chosen.scenario.cluster
+    if not train.sharding.startswith("zero"):
+        raise UnsupportedScenario(
+            f"deepspeed cannot express --sharding {train.sharding}: use --sharding zero2 or zero3"
+        )
+    files = trainer_files(chosen, "deepspeed", Line("deepspeed", DEEPSPEED))
+    machines = f" --num_nodes {cluster.nodes} --hostfile hostfile" if cluster.nodes > 1 else ""
+    return Written(
+        files=(*files, File(DEEPSPEED, json_text(deepspeed_keys(chosen)))),
+        configs=(files[0].name, DEEPSPEED),
+        launch=f"deepspeed --num_gpus {cluster.gpus}{machines} {SCRIPT} {ARGUMENTS}",
+        setup=setup(chosen),
+        gpus=chosen.gpus,
+        nodes=cluster.nodes if cluster.nodes > 1 else None,
+    )

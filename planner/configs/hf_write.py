@@ -9,7 +9,7 @@ from typing import Any
 
 from planner.configs import model_arguments as arguments
 from planner.configs.keys import Key
-from planner.configs.transformers import TRAINING
+from planner.configs.transformers_keys import TRAINING
 from planner.configs.written import Chosen, File, Line, json_text, yaml_text
 from planner.errors import UnsupportedScenario
 from planner.recommend.sourced import Advice

@@ -12,8 +12,9 @@ from planner.configs.document import Document
 from planner.configs.keys import Key, Keys
 from planner.configs.model_arguments import MATTER as MODEL_MATTER
 from planner.configs.model_arguments import Arguments, model_arguments
-from planner.configs.transformers import DATA, LENGTHS, lengths, liger_in_part, training
-from planner.configs.transformers import MATTER as TRAINING_MATTER
+from planner.configs.transformers import lengths, liger_in_part, training
+from planner.configs.transformers_keys import DATA, LENGTHS
+from planner.configs.transformers_keys import MATTER as TRAINING_MATTER
 from planner.configs.trl_keys import (
     BESIDE,
     DPO_IGNORED,
