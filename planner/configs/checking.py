@@ -8,6 +8,7 @@ from typing import NamedTuple
 from planner.catalog import REPOSITORY, exists, find_name, load_model, looks_like_path, refuse_uncovered
 from planner.configs.document import Document, read_document
 from planner.configs.formats import BY_NAME, Format, format_of, read_as
+from planner.configs.shipped import shipped_document
 from planner.configs.understood import Reading, Understood, with_fallbacks
 from planner.errors import BrokenInput, UnsupportedScenario, UsageError, show
 from planner.hardware import list_gpus
@@ -63,7 +64,7 @@ def understand_files(
     read = [read_as(one, form, kind) for one, form, kind in zip(documents, forms, kinds, strict=True)]
     for place, one in enumerate(read):  # grows: a companion may name a file, too
         for path in _named(one, documents[place], documents):
-            documents.append(read_document(path))
+            documents.append(_read(path))
             read.append(read_as(documents[-1], format_of(documents[-1])))
     return combined(read[main], (one for place, one in enumerate(read) if place != main)), tuple(documents)
 
@@ -81,10 +82,16 @@ def _named(main: Understood, document: Document, given: Iterable[Document]) -> l
             raise BrokenInput(
                 f"{document.name}: {key} {show(name)} lies elsewhere, and is not read unasked: name it too"
             )
-        if not exists(path):
+        if not exists(path) and shipped_document(path) is None:
             raise BrokenInput(f"{document.name}: {key} {show(name)} is not beside it: name that file too")
         found.append(path)
     return found
+
+
+def _read(path: Path) -> Document:
+    """The file, or what its trainer ships under that name where it is not there."""
+    shipped = None if exists(path) else shipped_document(path)
+    return read_document(path) if shipped is None else shipped
 
 
 def combined(main: Understood, companions: Iterable[Understood]) -> Understood:

@@ -32,8 +32,11 @@ LIMITS: Mapping[str, int] = {
     "sub_group_size": DEEPSPEED_BUCKETS.sub_group,
     "stage3_max_live_parameters": DEEPSPEED_BUCKETS.live,
     "stage3_max_reuse_distance": DEEPSPEED_BUCKETS.reuse,
+    "max_live_parameters": DEEPSPEED_BUCKETS.live,
+    "max_reuse_distance": DEEPSPEED_BUCKETS.reuse,
 }
-"""Limits without ``auto``. Smaller ones hold less than is planned, larger ones more."""
+"""Limits without ``auto``, two of them by either of their names. Smaller ones hold less than is planned, larger ones
+more."""
 
 NOT_ZERO: Mapping[str, str] = {
     "zero_hpz_partition_size": "ZeRO++ keeps a second copy of the weights in each machine",

@@ -1,0 +1,7 @@
+"""Writes axolotl's YAML."""
+
+from planner.configs.written import Chosen, Written
+
+
+def write(chosen: Chosen) -> Written:
+    raise NotImplementedError
