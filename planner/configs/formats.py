@@ -3,9 +3,8 @@
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from planner.configs.document import Document
+from planner.configs.document import Document, FileFormat
 from planner.configs.understood import Understood
 from planner.errors import UnknownName, UsageError
 
@@ -23,14 +22,17 @@ class Format:
     telling: frozenset[str]
     companion: bool = False
     kinds: tuple[str, ...] = ()
+    files: tuple[FileFormat, ...] = ("yaml", "json")
+    """What its files are as a rule: the same keys in JSON are a Trainer's, since TRL's parser reads YAML."""
 
-    def weight(self, data: Mapping[str, Any]) -> int:
+    def weight(self, document: Document) -> int:
         """How many of the file's keys speak for this format."""
-        return len(self.telling & data.keys())
+        return len(self.telling & document.data.keys()) if document.format in self.files else 0
 
 
 def _format(name: str, title: str, telling: str, *, companion: bool = False, kinds: str = "") -> Format:
-    return Format(name, title, frozenset(telling.split()), companion, tuple(kinds.split()))
+    files: tuple[FileFormat, ...] = ("yaml",) if kinds else ("yaml", "json")
+    return Format(name, title, frozenset(telling.split()), companion, tuple(kinds.split()), files)
 
 
 FORMATS = (
@@ -93,8 +95,8 @@ def format_of(document: Document, named: str | None = None) -> Format:
         if named not in BY_NAME and named not in kinds:
             raise UnknownName("trainer", named, (*BY_NAME, *kinds))
         return BY_NAME.get(named) or kinds[named]
-    best = max(FORMATS, key=lambda one: one.weight(document.data))
-    if not best.weight(document.data):
+    best = max(FORMATS, key=lambda one: one.weight(document))
+    if not best.weight(document):
         known = ", ".join(one.title for one in FORMATS)
         raise UsageError(f"{document.name}: no key tells whose configuration this is; we read those of {known}")
     return best

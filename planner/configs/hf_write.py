@@ -52,7 +52,13 @@ def refuse(chosen: Chosen, target: str) -> None:
 def said(table: Iterable[Key], chosen: Chosen, names: Mapping[str, str]) -> list[Line]:
     """Lines for keys of ``table``; ``names``: which of them, and why they have their values."""
     keys = {key.name: key for key in table}
-    return [Line(name, keys[name].write(getattr(chosen.train, keys[name].setting)), why) for name, why in names.items()]
+    return [Line(name, _value(keys[name], chosen), why) for name, why in names.items()]
+
+
+def _value(key: Key, chosen: Chosen) -> Any:  # noqa: ANN401  (a file's value)
+    """The trainer's value; a whole number as such, since ``lora_alpha`` is declared as one."""
+    found = key.write(getattr(chosen.train, key.setting))
+    return int(found) if key.name == "lora_alpha" and found == int(found) else found
 
 
 def model_lines(chosen: Chosen) -> list[Line]:
