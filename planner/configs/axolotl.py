@@ -179,7 +179,8 @@ def _checkpoints(keys: Keys, method: Method, settings: Mapping[str, Setting]) ->
     axolotl 0.19 loaders/model.py, _apply_activation_checkpointing; core/builders/base.py,
     _configure_gradient_checkpointing.
     """
-    kind = keys.take("gradient_checkpointing", "any", "gradient_checkpointing", settings.get("gradient_checkpointing"))
+    kind = keys.take("gradient_checkpointing", "any", "gradient_checkpointing")
+    kind = kind or settings.get("gradient_checkpointing", kind)  # FSDP may have its own
     moved = keys.take("activation_offloading", "any", "offload", absent=False)
     checkpoints(keys)
     if kind == "offload":

@@ -1,7 +1,334 @@
-"""Writes axolotl's YAML."""
+"""Writes axolotl's YAML for a chosen run; what axolotl refuses or cannot say is an error by name.
 
-from planner.configs.written import Chosen, Written
+Keys and what goes together: axolotl 0.19.0 utils/schemas/, as the reader has them.
+"""
+
+from typing import Any
+
+from planner.configs.axolotl_keys import (
+    ADAPTERS,
+    ATTENTION,
+    CUT,
+    LIGER,
+    LIGER_PARTS,
+    LORA_KERNELS,
+    OPTIMIZERS,
+    QUANT,
+    TRAINING,
+)
+from planner.configs.hf_write import DEEPSPEED, because, dataset_file, deepspeed_keys, refuse, said
+from planner.configs.keys import Key
+from planner.configs.written import Chosen, File, Line, Written, comments, json_text, yaml_text
+from planner.errors import UnsupportedScenario
+from planner.recommend.sourced import Advice
+
+NAME = "sft.yml"
+HELD_OUT = 0.05
+"""Share of the data that is evaluated, where evaluation is planned."""
+
+PRECISIONS = {
+    ("bf16", "bf16"): {"bf16": True, "fp16": False},
+    ("fp16", "fp16"): {"bf16": False, "fp16": True},
+    ("fp16", "none"): {"bf16": False, "fp16": False, "float16": True},
+    ("fp32", "none"): {"bf16": False, "fp16": False},
+}
+"""axolotl loads weights in the dtype it computes in: utils/config/__init__.py, resolve_dtype."""
+
+CUT_INSTALL = (
+    'pip install "cut-cross-entropy[transformers] @ '
+    'git+https://github.com/axolotl-ai-cloud/ml-cross-entropy.git@4dfa522"'
+)
+"""integrations/cut_cross_entropy/__init__.py."""
+
+OPTIMIZER, ATTENDS = Key("optimizer", "optimizer", "text", OPTIMIZERS), Key("", "attention", "text", ATTENTION)
 
 
 def write(chosen: Chosen) -> Written:
-    raise NotImplementedError
+    """``sft.yml``, and DeepSpeed's JSON under ZeRO."""
+    refuse(chosen, "axolotl")
+    _refuse(chosen)
+    zero = chosen.train.sharding.startswith("zero")
+    lines = [
+        *_model(chosen),
+        *_training(chosen),
+        *_kernels(chosen),
+        *_engine(chosen),
+        *_data(chosen),
+        *_evaluation(chosen),
+        *_recipe(chosen),
+        Line("output_dir", "output"),
+    ]
+    text = yaml_text(chosen.heading, lines) + "".join(f"{line}\n" for line in _missing(chosen))
+    engine = (File(DEEPSPEED, json_text(deepspeed_keys(chosen))),) if zero else ()
+    return Written(
+        files=(File(NAME, text), *engine),
+        configs=(NAME, *(file.name for file in engine)),
+        launch=_launch(chosen),
+        setup=_setup(chosen),
+        gpus=chosen.gpus,
+        nodes=chosen.scenario.cluster.nodes if chosen.scenario.cluster.nodes > 1 else None,
+        packages=("axolotl", "torch"),
+    )
+
+
+# ---------------------------------------------------------------- what cannot be said
+
+
+def _refuse(chosen: Chosen) -> None:
+    """Raise ``UnsupportedScenario`` for combinations that axolotl refuses, or in which it does something else."""
+    train, stack = chosen.train, chosen.scenario.stack
+    if (train.weights_dtype, train.autocast) not in PRECISIONS:
+        raise UnsupportedScenario(
+            f"axolotl cannot express --weights-dtype {train.weights_dtype} --autocast {train.autocast}: "
+            "it loads weights in the dtype it computes in"
+        )
+    if "activations" in train.offload and train.gradient_checkpointing == train.uses_adapters:
+        instead = "--no-gradient-checkpointing" if train.uses_adapters else "--gradient-checkpointing"
+        raise UnsupportedScenario(
+            "axolotl cannot express --offload activations so: with adapters it offloads instead of computing again, "
+            f"without them both: use {instead}"
+        )
+    if train.optimizer == "adamw_8bit" and train.shards_by_fsdp and not train.uses_adapters:
+        raise UnsupportedScenario("axolotl refuses bitsandbytes' 8-bit AdamW under FSDP: use --optimizer adamw")
+    _refuse_kernels(chosen)
+    if _keeps_tables_wide(chosen) and stack.fused_loss != "cut":
+        raise UnsupportedScenario(
+            "axolotl keeps embeddings, norms and head in fp32 here, which is not planned: use --attention flash, "
+            "--sharding fsdp, or --loss fused"
+        )
+
+
+def _keeps_tables_wide(chosen: Chosen) -> bool:
+    train = chosen.train
+    wide = train.method == "full" and train.attention != "flash" and not train.shards_by_fsdp
+    return wide and train.weights_dtype != "fp32" and not (train.loss == "fused" and not _names(chosen, "liger_loss"))
+
+
+def _refuse_kernels(chosen: Chosen) -> None:
+    train, stack = chosen.train, chosen.scenario.stack
+    if train.kernels != "fused":
+        return
+    if train.method == "full" and not _names(chosen, "liger"):
+        raise UnsupportedScenario("axolotl's own kernels are for adapters: add Liger's with --stack axolotl,liger=0.8")
+    if train.quantized and train.quant == "int8":
+        raise UnsupportedScenario("axolotl's kernels do not go with 8-bit weights: use --kernels eager")
+    if train.uses_adapters and train.shards_by_fsdp and stack.fsdp_version == 1:
+        raise UnsupportedScenario("axolotl's kernels do not go with FSDP of version 1: use --kernels eager")
+
+
+def _names(chosen: Chosen, plugin: str) -> bool:
+    """Whether the stack's text names a plugin."""
+    return plugin in chosen.scenario.stack.versions
+
+
+# ---------------------------------------------------------------- the model and its adapters
+
+
+def _model(chosen: Chosen) -> list[Line]:
+    train = chosen.train
+    lines = [Line("base_model", chosen.model)]
+    lines += [Line(name, value) for name, value in PRECISIONS[train.weights_dtype, train.autocast].items()]
+    attention = ATTENDS.write(train.attention)
+    lines += [Line("attn_implementation", attention)]
+    return lines + (_adapters(chosen) if train.uses_adapters else [])
+
+
+def _adapters(chosen: Chosen) -> list[Line]:
+    train, recipe = chosen.train, chosen.recipe
+    in_8_bits = train.quantized and train.quant == "int8"
+    lines = [
+        Line("adapter", "qlora" if train.quantized and not in_8_bits else "lora"),
+        Line("load_in_8bit", in_8_bits),
+        Line("load_in_4bit", train.quantized and not in_8_bits),
+    ]
+    if train.quantized and not in_8_bits:
+        lines.append(Line("bnb_config_kwargs", {key.name: key.write(getattr(train, key.setting)) for key in QUANT}))
+    if train.lora_alpha != int(train.lora_alpha):
+        raise UnsupportedScenario(f"axolotl cannot express --lora-alpha {train.lora_alpha}: it wants a whole number")
+    advised = {
+        "lora_r": recipe.rank if recipe.rank is not None and recipe.rank.value == train.lora_rank else None,
+        "lora_alpha": recipe.alpha if recipe.alpha is not None and recipe.alpha.value == train.lora_alpha else None,
+    }
+    whys = {name: "" if advice is None else because(advice) for name, advice in advised.items()}
+    lines += [Line(line.key, int(line.value), line.why) for line in said(ADAPTERS, chosen, whys)]
+    lines += said(ADAPTERS, chosen, {"lora_dropout": ""})
+    lines += _targets(chosen)
+    if recipe.rslora is not None and advised["lora_alpha"] is not None:
+        lines.append(Line("peft_use_rslora", bool(recipe.rslora.value), because(recipe.rslora)))
+    return [
+        *lines,
+        Line("peft_autocast_adapter_dtype", train.adapter_dtype == "fp32", "adapters in fp32, or as loaded"),
+    ]
+
+
+def _targets(chosen: Chosen) -> list[Line]:
+    train = chosen.train
+    if train.lora_targets == ("all-linear",):
+        lines = [Line("lora_target_linear", value=True)]
+    else:
+        lines = [Line("lora_target_modules", list(train.lora_targets))]
+    if train.modules_to_save:
+        lines.append(Line("lora_modules_to_save", list(train.modules_to_save), "trained whole, beside the adapters"))
+    return lines
+
+
+# ---------------------------------------------------------------- training
+
+
+def _training(chosen: Chosen) -> list[Line]:
+    train = chosen.train
+    batch = train.micro_batch_size * train.grad_accumulation * chosen.scenario.layout.sequences
+    whys = {
+        "sequence_len": "tokens of a sequence; longer samples are dropped",
+        "micro_batch_size": f"sequences; with accumulation and all cards {batch} per optimizer step",
+        "gradient_accumulation_steps": "",
+    }
+    packs = chosen.plan.job.packing
+    return [
+        *said(TRAINING, chosen, whys),
+        Line("sample_packing", packs),
+        Line("pad_to_sequence_len", packs, "every step takes the same memory" if packs else ""),
+        Line("optimizer", _optimizer(chosen)),
+        *_checkpoints(chosen),
+    ]
+
+
+def _optimizer(chosen: Chosen) -> Any:  # noqa: ANN401  (a file's value)
+    """The optimizer's name; under FSDP2 torchao's 8-bit AdamW, as bitsandbytes' is refused there."""
+    if chosen.train.optimizer == "adamw_8bit" and chosen.train.shards_by_fsdp:
+        return "adamw_torch_8bit"
+    return OPTIMIZER.write(chosen.train.optimizer)
+
+
+def _checkpoints(chosen: Chosen) -> list[Line]:
+    """Checkpoints, by FSDP where it shards, and activations that leave the card."""
+    train = chosen.train
+    if "activations" in train.offload:
+        return [Line("gradient_checkpointing", value=True), Line("activation_offloading", value=True)]
+    if not train.gradient_checkpointing or train.shards_by_fsdp:
+        return [Line("gradient_checkpointing", value=False)]
+    reentrant = {"use_reentrant": chosen.scenario.stack.reentrant_checkpoint}
+    return [Line("gradient_checkpointing", value=True), Line("gradient_checkpointing_kwargs", reentrant)]
+
+
+def _kernels(chosen: Chosen) -> list[Line]:
+    """Kernels for adapters, and plugins: Liger's, and a head that makes no full logits."""
+    train = chosen.train
+    parts = train.kernels == "fused" and _names(chosen, "liger")
+    head = train.loss == "fused" and _names(chosen, "liger_loss")
+    cut = train.loss == "fused" and not head
+    plugins = [name for name, there in ((LIGER, parts or head), (CUT, cut)) if there]
+    lines = [Line("plugins", plugins)] if plugins else []
+    lines += [Line(name, value=True) for name in LIGER_PARTS if parts]
+    if head:
+        lines.append(Line("liger_fused_linear_cross_entropy", value=True, why="no full logits"))
+    if cut:
+        lines.append(Line("cut_cross_entropy", value=True, why="no full logits"))
+    if train.loss == "chunked":
+        lines.append(Line("chunked_cross_entropy", value=True, why="logits become fp32 a part at a time"))
+    if train.uses_adapters:
+        lines += [Line(name, train.kernels == "fused") for name in LORA_KERNELS]
+    return lines
+
+
+# ---------------------------------------------------------------- several cards
+
+
+def _engine(chosen: Chosen) -> list[Line]:
+    train, layout = chosen.train, chosen.scenario.layout
+    lines = []
+    if train.sharding.startswith("zero"):
+        lines.append(Line("deepspeed", DEEPSPEED, "keep it beside this file"))
+    if train.shards_by_fsdp:
+        lines += [Line("fsdp_version", chosen.scenario.stack.fsdp_version), Line("fsdp_config", _fsdp(chosen))]
+    if train.sharding == "hsdp":
+        lines += [
+            Line("dp_shard_size", layout.data, "cards of a machine"),
+            Line("dp_replicate_size", layout.replicate, "machines"),
+        ]
+    if train.context_parallel > 1:
+        lines.append(Line("context_parallel_size", train.context_parallel, "cards that share a sequence"))
+    return lines
+
+
+def _fsdp(chosen: Chosen) -> dict[str, Any]:
+    train = chosen.train
+    found: dict[str, Any] = {
+        "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+        "offload_params": "parameters" in train.offload,
+        "activation_checkpointing": train.gradient_checkpointing and "activations" not in train.offload,
+        "cpu_ram_efficient_loading": not train.quantized,
+        "state_dict_type": "FULL_STATE_DICT",
+    }
+    if chosen.scenario.stack.fsdp_version == 2:
+        return {**found, "reshard_after_forward": train.reshard_after_forward}
+    return {**found, "sync_module_states": True, "use_orig_params": False}
+
+
+def _launch(chosen: Chosen) -> str:
+    cluster = chosen.scenario.cluster
+    if cluster.nodes == 1:
+        return f"axolotl train {NAME} -- --num_processes {chosen.gpus}"
+    per_node = cluster.world_size // cluster.nodes
+    return (
+        f"axolotl train {NAME} --launcher torchrun -- --nnodes {cluster.nodes} --nproc_per_node {per_node} "
+        "--rdzv_endpoint $MAIN_IP:29500"
+    )
+
+
+def _setup(chosen: Chosen) -> tuple[str, ...]:
+    """Packages that these settings need besides axolotl's own."""
+    train = chosen.train
+    extras = ["deepspeed"] if train.sharding.startswith("zero") else []
+    extras += ["ring-flash-attn"] if train.context_parallel > 1 else []
+    wanted = [f'pip install "axolotl[{",".join(extras)}]"'] if extras else []
+    if train.loss == "fused" and not _names(chosen, "liger_loss"):
+        wanted.append(CUT_INSTALL)
+    return (*wanted, *(("pip install flash-attn==2.8.3 --no-build-isolation",) if train.attention == "flash" else ()))
+
+
+# ---------------------------------------------------------------- data and advice
+
+
+def _data(chosen: Chosen) -> list[Line]:
+    if not chosen.dataset:
+        return []
+    found = dataset_file(chosen)
+    kind = {"ds_type": found[0]} if found else {}
+    return [Line("datasets", [{"path": chosen.dataset, **kind, "type": "chat_template"}], "rows with messages")]
+
+
+def _missing(chosen: Chosen) -> list[str]:
+    """What nobody has said, and axolotl asks for."""
+    if chosen.dataset:
+        return []
+    return comments(["datasets: [{path: ..., type: chat_template}]  # set this before you start: nobody named one"])
+
+
+def _evaluation(chosen: Chosen) -> list[Line]:
+    train = chosen.train
+    if "evaluation" not in train.moments:
+        return [Line("val_set_size", 0.0)]
+    return [
+        Line("val_set_size", HELD_OUT),
+        Line("evals_per_epoch", 1),
+        Line("eval_batch_size", train.eval_batch_size),
+    ]
+
+
+def _recipe(chosen: Chosen) -> list[Line]:
+    """What learning feels: rate, schedule, warmup and epochs, each with its source."""
+    recipe, job = chosen.recipe, chosen.plan.job
+    counted = chosen.candidate.cost is not None
+    epochs = Line("num_epochs", job.epochs, "as planned") if counted else _advised("num_epochs", recipe.epochs)
+    return [
+        _advised("learning_rate", recipe.learning_rate),
+        _advised("lr_scheduler", recipe.scheduler),
+        _advised("warmup_ratio", recipe.warmup),
+        _advised("weight_decay", recipe.weight_decay),
+        epochs,
+    ]
+
+
+def _advised(name: str, advice: Advice) -> Line:
+    return Line(name, advice.value, because(advice))
