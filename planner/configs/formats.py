@@ -30,8 +30,10 @@ class Format:
         return len(self.telling & document.data.keys()) if document.format in self.files else 0
 
 
-def _format(name: str, title: str, telling: str, *, companion: bool = False, kinds: str = "") -> Format:
-    files: tuple[FileFormat, ...] = ("yaml",) if kinds else ("yaml", "json")
+def _format(
+    name: str, title: str, telling: str, *, companion: bool = False, kinds: str = "", scripts: bool = False
+) -> Format:
+    files: tuple[FileFormat, ...] = ("yaml",) if kinds else ("yaml", "json", *(("python",) if scripts else ()))
     return Format(name, title, frozenset(telling.split()), companion, tuple(kinds.split()), files)
 
 
@@ -58,6 +60,7 @@ FORMATS = (
         "unsloth",
         "Unsloth",
         "from_pretrained get_peft_model FastVisionModel.from_pretrained data training lora logging",
+        scripts=True,
     ),
     _format(
         "transformers",

@@ -61,7 +61,7 @@ def _launch(chosen: Chosen) -> str:
     cluster = chosen.scenario.cluster
     words = ["tune", "run"]
     if cluster.nodes > 1:
-        words += ["--nnodes", str(cluster.nodes), "--rdzv_backend", "c10d", "--rdzv_endpoint", f"$MASTER_ADDR:{PORT}"]
+        words += ["--nnodes", str(cluster.nodes), "--rdzv_backend", "c10d", "--rdzv_endpoint", f"$MAIN_IP:{PORT}"]
     if chosen.gpus > 1:
         words += ["--nproc_per_node", str(cluster.gpus)]
     return " ".join([*words, recipe_name(chosen), "--config", FILE])
