@@ -100,7 +100,7 @@ def unset_settings(stack: str, model: ModelSpec | None = None, *, gpus: int = 1)
     unset = {name: one for name, one in load_stack(stack).unset.items() if one != ""}
     found = {name: tuple(one) if isinstance(one, list) else one for name, one in unset.items()}
     kernels, targets = found.pop("attention", ()), found.pop("lora_targets", None)
-    if model is not None:
+    if kernels and model is not None:
         found["attention"] = next((name for name in kernels if name in model.attends), model.attends[0])
     if targets is not None and targets != PEFT_TABLE:
         found["lora_targets"] = targets
