@@ -21,14 +21,28 @@ def phases(step: Step, units: Units) -> dict[Phase, Memory]:
 
 def _forward(step: Step, units: Units) -> list[Memory]:
     """The embedding's, every layer's beginning and the layer itself."""
-    moments = [with_buffers(between_layers(step, Instant(), layer_inputs=1), units.at_embedding())]
+    left, first = _left_by_rollout(step, units)
+    moments = [with_buffers(between_layers(step, Instant(), layer_inputs=1), first)]
     for turn in _turns(step):
-        before = between_layers(step, turn.kept_before, layer_inputs=turn.before + 1)
+        before = with_buffers(between_layers(step, turn.kept_before, layer_inputs=turn.before + 1), left)
         moments += [
             with_buffers(before, units.entering(turn.before)),
-            in_layer(step, turn, units.in_layer(turn.before)),
+            in_layer(step, turn, units.in_layer(turn.before) + left),
         ]
     return moments
+
+
+def _left_by_rollout(step: Step, units: Units) -> tuple[int, int]:
+    """The head that GRPO's completions leave whole, since no backward pass follows; and what the embedding gathers.
+
+    Only a step's first micro-batch finds it: backward passes put it back among the ranks.
+    """
+    train = step.scenario.train
+    if train.objective != "grpo":
+        return 0, units.at_embedding()
+    if units.tied:
+        return 0, units.standing(0) if train.grad_accumulation == 1 else units.at_embedding()
+    return units.tail.gathered, units.at_embedding() + units.tail.gathered
 
 
 def _loss(step: Step, units: Units) -> list[Memory]:
@@ -59,10 +73,10 @@ def _standing(step: Step, units: Units, place: int) -> int:
     train = step.scenario.train
     if train.grad_accumulation > 1 and not accumulates_whole(step):
         return units.total("trained") + units.summed(place)
-    head = units.tail.whole if units.tied else 0  # it waits for the embedding's
-    found = units.gradients_after(place) + head
+    found = units.gradients_after(place) + units.waiting
     if accumulates_whole(step):
-        return found + units.root.whole + units.embedding.whole + head + units.of_layers("whole", 0, place + 1)
+        outer = units.root.whole + units.embedding.whole + (units.tail.whole if units.tied else 0)
+        return found + outer + units.of_layers("whole", 0, place + 1)
     return found
 
 

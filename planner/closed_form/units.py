@@ -60,10 +60,13 @@ class Units(NamedTuple):
     kinds: tuple[Unit, ...]
     layout: tuple[int, ...]
     tied: bool
+    """The embedding is in the tail: it is the same matrix, or the engine has no unit for either."""
     called: bool
     """The head runs as a module. A trainer that takes only its weight gathers that outside of the engine."""
     reshard: bool
     """Layers are freed after their forward pass, and gathered again for backward."""
+    waiting: int
+    """Where the tail is also the embedding: gradients of the head, which wait there for the embedding's to be reduced."""
     replicated: bool
     """Reduced gradients are summed among copies of the model, too, and what goes into that sum is kept."""
 
@@ -171,8 +174,10 @@ class Units(NamedTuple):
         first, root = self.layer(0).reduce_input, self.root.gathered
         if self.tied:
             tail = self.tail
-            reduction = tail.reduction(stands=True) - (tail.whole if stands else 0)
-            return (root + tail.gathered + first + 2 * tail.whole, root + reduction)
+            others = tail.whole - self.waiting
+            reduction = tail.reduction(stands=True) + (others - tail.whole if stands else others)
+            arriving = others or 2 * tail.whole
+            return (root + tail.gathered + first + arriving, root + reduction)
         unit = self.embedding
         arriving = 2 * unit.gathered if self.reshard else unit.gathered
         return (
@@ -207,6 +212,8 @@ class Sharing(NamedTuple):
     called: bool
     reshard: bool
     replicated: bool
+    outer: bool = True
+    """Embedding and head are units of their own."""
 
 
 @lru_cache(maxsize=4096)
@@ -219,14 +226,20 @@ def units_of(model: ModelSpec, storage: Storage, sharing: Sharing) -> Units:
     outer: list[Module] = [*others, *model.extra_norms, *model.extra_linears]
     wrapped = storage.method != "full"  # PEFT's wrapper hides the final norm
     head = list(maker.head())
-    tail = [*head, *maker.modules([*([] if wrapped else norm), *(words if tied else [])])]
+    tail = [*head, *maker.modules([] if wrapped else norm)]
+    root = [*maker.modules([*outer, *(norm if wrapped else [])])]
+    together = [*tail, *maker.modules(words)] if tied or not sharing.outer else tail
+    waiting = fsdp_gradients(together if tied else [*tail, *root])
+    if not sharing.outer:
+        together, root = [*together, *root], []
     return Units(
-        root=maker.unit([*maker.modules([*outer, *(norm if wrapped else [])])]),
-        embedding=NOTHING if tied else maker.unit(maker.modules(words), ends_large=True),
-        tail=maker.unit(tail, ends_large=True),
+        root=maker.unit(root),
+        embedding=NOTHING if together is not tail else maker.unit(maker.modules(words), ends_large=True),
+        tail=maker.unit(together, ends_large=True),
         kinds=tuple(maker.unit(maker.block(block)) for block in model.blocks),
         layout=model.layout,
-        tied=tied,
+        tied=tied or not sharing.outer,
+        waiting=waiting if tied or not sharing.outer else 0,
         called=sharing.called,
         reshard=sharing.reshard,
         replicated=sharing.replicated,
