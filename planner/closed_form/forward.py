@@ -6,7 +6,6 @@ from planner.closed_form.rank import COMPUTE_BYTES
 from planner.closed_form.step import Step
 from planner.formulas.tape import Instant
 from planner.result import Memory
-from planner.spec import Scenario
 
 
 def forward_phase(step: Step) -> Memory:
@@ -55,14 +54,8 @@ def standing_gradients(step: Step) -> int:
     train, inventory = step.scenario.train, step.profile.inventory
     if train.grad_accumulation == 1:
         return 0
-    if not train.shards_by_fsdp or reduces_each(step.scenario):
+    if not train.shards_by_fsdp or step.scenario.reduces_each:
         return step.shards.gradients
     if step.shards.units is not None:
         return step.shards.units.total("whole")
     return inventory.gradients if train.autocast == "none" else COMPUTE_BYTES * inventory.trainable
-
-
-def reduces_each(scenario: Scenario) -> bool:
-    """Whether FSDP reduces the gradients of every micro-batch, none of which is under ``no_sync``."""
-    stack = scenario.stack
-    return stack.no_sync == "none" or (stack.no_sync == "not_fsdp2" and stack.fsdp_version == 2)

@@ -1,6 +1,6 @@
 """Phases under FSDP2, whose buffers come and go inside them: the moments at which a rank can hold most."""
 
-from planner.closed_form.forward import between_layers, in_layer, reduces_each
+from planner.closed_form.forward import between_layers, in_layer
 from planner.closed_form.loss import end_of_layers, fused_backward, scored
 from planner.closed_form.profile import Turn
 from planner.closed_form.step import Step, with_buffers
@@ -47,7 +47,9 @@ def _left_by_rollout(step: Step, units: Units) -> tuple[int, int]:
 
 def _loss(step: Step, units: Units) -> list[Memory]:
     """The head's beginning, head and loss."""
-    before = end_of_layers(step)
+    before, train = end_of_layers(step), step.scenario.train
+    if train.objective == "grpo" and train.grad_accumulation == 1:  # the head is whole since the rollout
+        return [scored(step, with_buffers(before, units.scoring() + units.last.gathered))]
     entering, working = with_buffers(before, units.entering_head()), with_buffers(before, units.at_head())
     return [entering, scored(step, working)]
 
@@ -65,7 +67,7 @@ def _turns(step: Step) -> tuple[Turn, ...]:
 
 def accumulates_whole(step: Step) -> bool:
     """Whole gradients stand until the last micro-step, which alone reduces them."""
-    return step.scenario.train.grad_accumulation > 1 and not reduces_each(step.scenario)
+    return step.scenario.train.grad_accumulation > 1 and not step.scenario.reduces_each
 
 
 def _standing(step: Step, units: Units, place: int) -> int:

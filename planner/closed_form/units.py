@@ -66,7 +66,7 @@ class Units(NamedTuple):
     reshard: bool
     """Layers are freed after their forward pass, and gathered again for backward."""
     waiting: int
-    """Where the tail is also the embedding: gradients of the head, which wait there for the embedding's to be reduced."""
+    """Where the tail is also the embedding: gradients of the head, which wait there for the embedding's."""
     replicated: bool
     """Reduced gradients are summed among copies of the model, too, and what goes into that sum is kept."""
 

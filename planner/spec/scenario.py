@@ -29,3 +29,9 @@ class Scenario:
     def layout(self) -> Layout:
         """How the ranks are arranged."""
         return layout_of(self.train, self.cluster)
+
+    @property
+    def reduces_each(self) -> bool:
+        """Whether gradients of every micro-batch are reduced, none of which is under ``no_sync``."""
+        fsdp2 = self.train.shards_by_fsdp and self.stack.fsdp_version == 2
+        return self.stack.no_sync == "none" or (self.stack.no_sync == "not_fsdp2" and fsdp2)

@@ -15,10 +15,6 @@ from planner.stacks.resolve import SHARDS_WEIGHTS
 PACKED_BYTES = 0.5
 """Of a 4-bit parameter as it travels; its scales are not sharded."""
 
-SYNCED_EVERY_TIME = ("plain", "torchtune")
-"""Stacks whose loop sums gradients after every micro-batch. Trainers put all but the last under ``no_sync``:
-transformers 5.23 trainer.py, _run_epoch; under DeepSpeed they leave it to the engine."""
-
 DDP_BUCKET = 25 * 2**20
 """Bytes. torch nn/parallel/distributed.py, bucket_cap_mb."""
 
@@ -87,11 +83,15 @@ def stored_bytes(train: TrainSpec, parameters: Parameters) -> float:
 
 
 def sums_of(scenario: Scenario) -> int:
-    """How often gradients are summed among ranks in one optimizer step."""
+    """How often gradients are summed among ranks in one optimizer step.
+
+    Trainers put all micro-batches but the last under ``no_sync``: transformers 5.23 trainer.py, _run_epoch; under
+    DeepSpeed they leave it to the engine.
+    """
     train = scenario.train
     if train.sharding == "zero1":
         return 1
-    each = train.sharding in ("zero2", "zero3") or scenario.stack.name in SYNCED_EVERY_TIME
+    each = train.sharding in ("zero2", "zero3") or scenario.reduces_each
     return train.grad_accumulation if each else 1
 
 
