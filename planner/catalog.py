@@ -59,13 +59,12 @@ class Listing(NamedTuple):
 
 
 class Index(NamedTuple):
-    """The index of the catalogue; ``squeezed`` are its names without separators."""
+    """The index of the catalogue."""
 
     models: Mapping[str, Listing]
     names: Mapping[str, str]
     sizes: Mapping[str, str]
     uncovered: Mapping[str, tuple[str, str]]
-    squeezed: Mapping[str, str]
 
 
 @cache
@@ -78,8 +77,13 @@ def index() -> Index:
         names=names,
         sizes=data["sizes"],
         uncovered={key: tuple(row) for key, row in data["uncovered"].items()},
-        squeezed={squeeze(name): found for name, found in names.items()},
     )
+
+
+@cache
+def squeezed_names() -> Mapping[str, str]:
+    """Names of the index without separators, for who spells one otherwise."""
+    return {squeeze(name): found for name, found in index().names.items()}
 
 
 def load_model(name: str, *, opaque: bool = False) -> Resolved:
@@ -133,8 +137,8 @@ def find_name(name: str) -> str | None:
     for candidate in spellings(name):
         if candidate in known.uncovered:
             return None
-        if squeeze(candidate) in known.squeezed:
-            return known.squeezed[squeeze(candidate)]
+        if squeeze(candidate) in squeezed_names():
+            return squeezed_names()[squeeze(candidate)]
     return None
 
 

@@ -6,9 +6,10 @@ A plan needs one model, so it parses one file; the index answers which one, and 
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from planner.errors import BrokenInput
 from planner.families import model_from_config
@@ -23,16 +24,14 @@ REQUIRED_KEYS = {"id", "name", "hub_id", "aliases", "model_type", "config", "par
 OPTIONAL_KEYS = {"generic_aliases", "variants", "license", "native_dtype", "release_date", "context", "notes"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Extra:
+class Extra(NamedTuple):
     """Parameters of the published checkpoint that the text class does not load."""
 
     what: str
     params: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(NamedTuple):
     """One model file. ``text`` is what transformers' text class holds, ``published`` what the repository holds."""
 
     id: str

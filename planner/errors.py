@@ -11,7 +11,6 @@ A message is one line: what was asked, what is wrong, what is nearest, what to r
 
 import re
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 EXIT_FITS = 0
 EXIT_BUG = 1
@@ -72,6 +71,8 @@ def nearest(name: str, known: Iterable[str], *, count: int = 3) -> list[str]:
         wanted = max(wanted, _LEAST)  # nothing at all is nearest to the smallest
         sizes = {one: size for one in sorted(set(known)) if (size := _parameters(one))}
         return sorted(sizes, key=lambda one: max(sizes[one], wanted) / min(sizes[one], wanted))[:count]
+    from difflib import get_close_matches  # noqa: PLC0415  (for misspelt names alone)
+
     return get_close_matches(name.lower(), sorted(set(known)), n=count, cutoff=0.6)
 
 

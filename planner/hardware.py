@@ -8,6 +8,7 @@ one neither ``tomllib`` nor pydantic is loaded.
 import json
 import os
 import re
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache, lru_cache
@@ -99,8 +100,11 @@ def _squeeze(name: str) -> str:
     >>> _squeeze("NVIDIA GeForce RTX 4090"), _squeeze("rtx-4090"), _squeeze("Tesla_T4")
     ('rtx4090', 'rtx4090', 't4')
     """
-    squeezed = re.sub(r"[\s_-]+", "", name.lower())
-    return re.sub(r"^(nvidia|amd)?(geforce|tesla|instinct)?", "", squeezed)
+    return _MAKER.sub("", _SEPARATORS.sub("", name.lower()))
+
+
+_SEPARATORS = re.compile(r"[\s_-]+")
+_MAKER = re.compile(r"^(nvidia|amd)?(geforce|tesla|instinct)?")
 
 
 def _find(library: _Library, found: str) -> Gpu:
@@ -203,11 +207,14 @@ def _parse(path: Path, content: bytes) -> Facts:
 
 def _content(path: Path) -> bytes:
     try:
-        if not path.is_file():
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
             raise BrokenInput(f"{_shown(path)}: not a file")
-        if path.stat().st_size > MAX_FILE_BYTES:
+        if found.st_size > MAX_FILE_BYTES:
             raise BrokenInput(f"{_shown(path)}: larger than {MAX_FILE_BYTES // 1024} KiB: no hardware profile is")
         return path.read_bytes()
+    except FileNotFoundError:
+        raise BrokenInput(f"{_shown(path)}: not a file") from None
     except OSError as error:
         raise BrokenInput(f"{_shown(path)}: cannot be read: {error.strerror}") from None
 

@@ -2,8 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import typer
 import typer.core
@@ -104,8 +103,7 @@ READ = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Subcommand:
+class Subcommand(NamedTuple):
     """A command, which is also the name of its module in this folder; what it does; what it takes."""
 
     name: str

@@ -9,10 +9,9 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -25,8 +24,7 @@ Values = Mapping[str, Any]
 Kind = Literal["text", "integer", "number", "bytes", "path", "list", "switch", "flag", "argument", "arguments"]
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(NamedTuple):
     """One option: its name, what it takes, what holds without it."""
 
     name: str

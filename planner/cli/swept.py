@@ -1,7 +1,5 @@
 """Options of ``plan sweep``: those of a job, each with as many alternatives as one likes."""
 
-from dataclasses import replace
-
 from planner.cli.data import DATA
 from planner.cli.options import JOB, MODEL, PROFILES, Option
 
@@ -23,7 +21,7 @@ def _alternatives(option: Option) -> Option:
     if option.name in ONE:
         return option
     text = f"{option.help.partition('; may be')[0]}: on, off or on,off" if option.kind == "switch" else option.help
-    return replace(option, kind="list", help=HELP.get(option.name, text), metavar=option.metavar or "WORD")
+    return option._replace(kind="list", help=HELP.get(option.name, text), metavar=option.metavar or "WORD")
 
 
 SETTINGS = tuple(option for option in JOB if option.name != "evidence")

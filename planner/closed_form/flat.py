@@ -129,7 +129,7 @@ class _Walked(NamedTuple):
 def _walked(
     model: ModelSpec, storage: Storage, sharing: Sharing, limits: Buckets, stage: int, checkpointing: bool
 ) -> _Walked:
-    numbered = _Numbered(Pieces(model, storage, sharing))
+    numbered = _Numbered(Pieces(model, storage, sharing), walked=False)
     numbered.model(model)
     none = _Gathered({}, {})
     found = _gathered(model, storage, sharing, limits, checkpointing) if stage == 3 else none
@@ -183,12 +183,14 @@ def _walk(model: ModelSpec, storage: Storage, sharing: Sharing, limits: Buckets,
     again = storage.method == "full" or checkpointing
     run = modules if sharing.called else modules[:-1]
     trace = visits(run, checkpointing=checkpointing, embedding_again=again)
-    for one in live(tuple(numbered.tensors), trace, limits):
-        key = (one.visit.which, one.visit.module.place)
+    working, arriving = found
+    for (module, which), now, coming, _ in live(tuple(numbered.tensors), trace, limits):
+        key = (which, module.place)
         # of what follows the layers, the head works last and longest
-        before = 0 if key == ("forward", AFTER) else found.working.get(key, 0)
-        found.working[key] = max(before, one.working)
-        found.arriving[key] = max(found.arriving.get(key, 0), one.arriving)
+        if now > working.get(key, -1) or key == ("forward", AFTER):
+            working[key] = now
+        if coming > arriving.get(key, -1):
+            arriving[key] = coming
     if not sharing.called and not model.tie_word_embeddings:
         _with_head(found, sum(numbered.tensors[number].bytes for number in modules[-1].tensors))
     return found
@@ -211,10 +213,13 @@ def _arrivals(trained: Iterable[_Trained]) -> list[Arrival]:
 
 
 class _Numbered:
-    """Modules of a model, with numbers for their tensors in the order of the model."""
+    """Modules of a model, with numbers for their tensors in the order of the model.
 
-    def __init__(self, pieces: Pieces) -> None:
-        self.pieces = pieces
+    Without being ``walked``, layers of a kind stay one module: who counts tensors needs no more.
+    """
+
+    def __init__(self, pieces: Pieces, *, walked: bool = True) -> None:
+        self.pieces, self.walked = pieces, walked
         self.tensors: list[Tensor] = []
         self.trained: list[_Trained] = []
         self.frozen: list[Tensor] = []
@@ -241,7 +246,7 @@ class _Numbered:
                 own = _Numbered(self.pieces)
                 known[kind] = own.layer(model.blocks[kind], place), own
             layer, made = known[kind]
-            yield renumbered(layer, len(self.tensors), place)
+            yield renumbered(layer, len(self.tensors), place) if self.walked else layer
             self.tensors += made.tensors
             self.trained += [_Trained(place, tensor.numel) for tensor in made.trained]
             self.frozen += made.frozen

@@ -38,12 +38,12 @@ LAYER = Style(
     norm="layer", norm_bias=True, norms=("ln_1", "ln_2"), final_norm="ln_f", attention="attn", gated=False,
     embedding="wte", rope="none", qkv_bias=True, out_bias=True, mlp_bias=True,
 )  # fmt: skip
-GPT2 = replace(
-    LAYER, eager_softmax="native", qkv=("c_attn",), out="c_proj", gate_up=("c_fc",), down="c_proj", positions="wpe",
+GPT2 = LAYER._replace(
+    eager_softmax="native", qkv=("c_attn",), out="c_proj", gate_up=("c_fc",), down="c_proj", positions="wpe",
     residual_dropout="resid_pdrop", embedding_dropout="embd_pdrop",
 )  # fmt: skip
-NEOX = replace(
-    LAYER, norms=("input_layernorm", "post_attention_layernorm"), attention="self_attention",
+NEOX = LAYER._replace(
+    norms=("input_layernorm", "post_attention_layernorm"), attention="self_attention",
     qkv=("query_key_value",), out="dense", gate_up=("dense_h_to_4h",), down="dense_4h_to_h",
     embedding="word_embeddings", residual_dropout="hidden_dropout",
 )  # fmt: skip
@@ -52,14 +52,14 @@ NEOX = replace(
 def bigcode(fields: Fields) -> ModelSpec:
     """GPT-2 with one key-value head for all queries when ``multi_query`` is on."""
     single = fields.flag("multi_query")
-    style = replace(GPT2, eager_softmax="fp32")
+    style = GPT2._replace(eager_softmax="fp32")
     return model(style, fields.with_value("num_key_value_heads", 1) if single else fields, None, attention)
 
 
 def neox(fields: Fields) -> ModelSpec:
     """GPT-NeoX and Pythia: both parts in parallel, each after its own norm."""
-    style = replace(
-        NEOX, attention="attention", embedding="embed_in", final_norm="final_layer_norm", rope="half",
+    style = NEOX._replace(
+        attention="attention", embedding="embed_in", final_norm="final_layer_norm", rope="half",
         partial_rotary=0.25, qkv_bias="attention_bias", out_bias="attention_bias", embedding_dropout="hidden_dropout",
         placement="parallel_two" if fields.flag("use_parallel_residual") else "pre",
     )  # fmt: skip
@@ -70,13 +70,13 @@ def falcon(fields: Fields) -> ModelSpec:
     """Falcon: one or several key-value heads, parallel or serial parts, rotation or ALiBi."""
     new = fields.flag("new_decoder_architecture")
     placement, norms = falcon_norms(fields, new)
-    style = replace(
-        NEOX, norms=norms, placement=placement, rope="none" if fields.flag("alibi") else "half", subclass=True,
+    style = NEOX._replace(
+        norms=norms, placement=placement, rope="none" if fields.flag("alibi") else "half", subclass=True,
         qkv_bias="bias", out_bias="bias", mlp_bias="bias", activation="hidden_act", eager_softmax="native",
         holds_scores=True, returns_probabilities=True,
     )  # fmt: skip
     if new or fields.flag("multi_query"):
-        style = replace(style, fused_kv="expanded" if new else "copy", sdpa_shares=False)
+        style = style._replace(fused_kv="expanded" if new else "copy", sdpa_shares=False)
     if not new:  # the field counts only in the new architecture
         fields = fields.with_value("num_key_value_heads", 1 if fields.flag("multi_query") else None)
     return model(style, fields, None, attention)
@@ -93,8 +93,8 @@ def falcon_norms(fields: Fields, new: bool) -> tuple[Placement, tuple[str, ...]]
 def opt(fields: Fields) -> ModelSpec:
     """OPT: learned positions with an offset of two; the 350m has post-norms and a narrower vocabulary table."""
     before = fields.flag("do_layer_norm_before")
-    style = replace(
-        LAYER, norms=("self_attn_layer_norm", "final_layer_norm"), norm_weight="layer_norm_elementwise_affine",
+    style = LAYER._replace(
+        norms=("self_attn_layer_norm", "final_layer_norm"), norm_weight="layer_norm_elementwise_affine",
         final_norm="final_layer_norm" if before and not fields.flag("_remove_final_layer_norm") else None,
         placement="pre" if before else "post", attention="self_attn", qkv=("q_proj", "k_proj", "v_proj"),
         out="out_proj", mlp="", gate_up=("fc1",), down="fc2", embedding="embed_tokens",
@@ -122,8 +122,8 @@ def narrow_vocabulary(spec: ModelSpec, fields: Fields) -> ModelSpec:
 
 def bloom(fields: Fields) -> ModelSpec:
     """BLOOM: ALiBi, a norm right after the embeddings, its own GELU that keeps only its input."""
-    style = replace(
-        NEOX, activation="gelu_bloom", attends=("eager",), holds_scores=True, returns_probabilities=True
+    style = NEOX._replace(
+        activation="gelu_bloom", attends=("eager",), holds_scores=True, returns_probabilities=True
     )  # fmt: skip
     spec = model(style, fields, None, attention)
     return replace(spec, extra_norms=(Norm("word_embeddings_layernorm", spec.hidden_size, "layer", bias=True),))
@@ -136,8 +136,8 @@ def mpt(fields: Fields) -> ModelSpec:
     for name, value in wanted.items():
         if name in settings and settings[name] != value:
             raise fields.unsupported(f"attn_config.{name}", f"= {settings[name]!r}")
-    style = replace(
-        LAYER, norm_bias=False, norms=("norm_1", "norm_2"), final_norm="norm_f", qkv=("Wqkv",), out="out_proj",
+    style = LAYER._replace(
+        norm_bias=False, norms=("norm_1", "norm_2"), final_norm="norm_f", qkv=("Wqkv",), out="out_proj",
         mlp="ffn", gate_up=("up_proj",), down="down_proj", activation="gelu", qkv_bias=False, out_bias=False,
         mlp_bias=False, attends=("eager",), returns_probabilities=True,
     )  # fmt: skip
@@ -169,8 +169,8 @@ FAMILIES = (
         renamed=GPT,
         ignored=frozenset({"rotary"}),
         build=decoder(
-            replace(
-                LAYER, norms=("ln_1",), placement="parallel", qkv=("q_proj", "k_proj", "v_proj"),
+            LAYER._replace(
+                norms=("ln_1",), placement="parallel", qkv=("q_proj", "k_proj", "v_proj"),
                 out="out_proj", gate_up=("fc_in",), down="fc_out", head_bias=True, rope="interleaved",
                 eager_softmax="upcast", returns_probabilities=True,
                 partial_rotary=1.0, qkv_bias=False, out_bias=False, residual_dropout="resid_pdrop",

@@ -8,7 +8,8 @@ structure that nobody has told us about is refused, because it may well change t
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 
 from planner.errors import BrokenInput, UnsupportedScenario
 from planner.errors import show as show
@@ -47,8 +48,7 @@ class Required:
 REQUIRED = Required()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Family:
+class Family(NamedTuple):
     """One ``model_type``: the fields that it reads with their defaults, and how they become a ``ModelSpec``.
 
     ``renamed`` gives other spellings of a field (``n_embd``). ``only`` holds fields of which one value is
@@ -58,8 +58,8 @@ class Family:
     model_type: str
     fields: Mapping[str, object]
     build: "Callable[[Fields], ModelSpec]"
-    renamed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    only: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    renamed: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    only: Mapping[str, tuple[object, ...]] = MappingProxyType({})
     ignored: frozenset[str] = frozenset()
 
 

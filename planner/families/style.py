@@ -4,7 +4,6 @@ A ``bool | str`` is a constant of the family or the name of the config field tha
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from planner.families.fields import REQUIRED, Fields
@@ -44,8 +43,7 @@ def uniform(fields: Fields, layers: int) -> tuple[Kind, ...]:
     return (Kind(),) * layers
 
 
-@dataclass(frozen=True, kw_only=True)
-class Style:
+class Style(NamedTuple):
     """A decoder family: names of its modules as transformers spells them, and what each part does."""
 
     norm: NormKind = "rms"
@@ -100,8 +98,7 @@ class Style:
     layers: LayerRule = uniform
 
 
-@dataclass(frozen=True, kw_only=True)
-class Mixture:
+class Mixture(NamedTuple):
     """Experts of a family: which fields size them and how their tensors are called and laid out."""
 
     experts: str

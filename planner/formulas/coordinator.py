@@ -140,8 +140,6 @@ class _Walk:
     def __init__(self, tensors: tuple[Tensor, ...], trace: tuple[Visit, ...], limits: Buckets) -> None:
         self.tensors, self.trace, self.limits = tensors, trace, limits
         self.divided = [tensor.numel > limits.persistence for tensor in tensors]
-        order = [(number, step) for step, visit in enumerate(trace) for number in visit.module.tensors]
-        self.queue = deque(order)
         self.fetched_for = [-1] * len(tensors)
         self.there: set[int] = set()
         """Gathered tensors that have arrived."""
@@ -149,13 +147,16 @@ class _Walk:
         self.available = 0
         """Elements gathered or on their way."""
         self.bytes = 0
+        passed, order = 0, []
         self.passed = [0]
-        for visit in trace:
-            self.passed.append(self.passed[-1] + sum(tensors[number].numel for number in visit.module.tensors))
         self.uses: list[list[int]] = [[] for _ in tensors]
         for step, visit in enumerate(trace):
             for number in visit.module.tensors:
+                order.append((number, step))
                 self.uses[number].append(step)
+                passed += tensors[number].numel
+            self.passed.append(passed)
+        self.queue = deque(order)
         for found in self.uses:
             found.reverse()
 

@@ -5,7 +5,7 @@ much. Nothing here is fitted.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 from planner.cost import steps_of
 from planner.recommend.batches import batch
@@ -36,8 +36,7 @@ _ALPACA = "Stanford Alpaca's README, table of hyperparameters"
 _ZEPHYR = "alignment-handbook recipes/zephyr-7b-beta/dpo/config_full.yaml"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
+class Recipe(NamedTuple):
     """A start for a run: what to set besides what the plan sets. ``None``: the method has no such setting.
 
     ``second_rate``: what the model-aware formula says, where its family was calibrated. ``global_batch``: sequences per
@@ -60,10 +59,7 @@ class Recipe:
 
     def items(self) -> Iterator[tuple[str, Advice]]:
         """Name and advice of every setting that there is."""
-        for field in fields(self):
-            advice = getattr(self, field.name)
-            if advice is not None:
-                yield field.name, advice
+        yield from ((name, advice) for name, advice in self._asdict().items() if advice is not None)
 
 
 def recipe(scenario: Scenario, job: Job) -> Recipe:

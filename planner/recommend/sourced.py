@@ -1,12 +1,11 @@
 """A value with the source that it comes from and the range in which others put it."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 Value = float | int | bool | str | tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Advice:
+class Advice(NamedTuple):
     """What to set. ``low`` and ``high``: the range of published recipes, where the value is a number."""
 
     value: Value

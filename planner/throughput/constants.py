@@ -2,7 +2,6 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,8 +21,7 @@ class Family(NamedTuple):
     memory: Share | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Constants:
+class Constants(NamedTuple):
     """Everything that is not a card's own; ``rates.toml`` says what each is."""
 
     memory: Share
@@ -57,7 +55,7 @@ def constants() -> Constants:
     """Those that ship."""
     raw = tomllib.loads(FILE.read_text(encoding="utf-8"))
     families = {item["architecture"]: _family(item) for item in raw["family"]}
-    named = {field.name: _share(raw[field.name]) for field in fields(Constants) if field.name != "families"}
+    named = {name: _share(raw[name]) for name in Constants._fields if name != "families"}
     return Constants(**named, families=families)
 
 

@@ -1,7 +1,6 @@
 """How many times longer one job's step takes than another's, as a range: what is unsure of both mostly cancels."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import product
 from typing import NamedTuple
 
@@ -59,7 +58,7 @@ def _corners() -> Iterator[tuple[Constants, float]]:
     """Every combination of the ends of what is unsure."""
     known = constants()
     for dequantise, kernel, products in product(DEQUANTISE, KERNEL_S, PRODUCTS):
-        yield replace(known, dequantise=Share(dequantise), kernel=Share(kernel)), products
+        yield known._replace(dequantise=Share(dequantise), kernel=Share(kernel)), products
 
 
 def _seconds(work: Work, rates: Rates | None, products: float) -> float:

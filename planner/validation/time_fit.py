@@ -66,7 +66,7 @@ def put(values: Mapping[str, float]) -> Constants:
     for chip in (A100, H100):
         pair = (Share(values[f"{chip} {what}"], n=1) for what in ("products", "attention"))
         families = {chip: Family(*pair), **{name: old for name, old in families.items() if name != chip}}
-    return replace(known, **plain, families=families)
+    return known._replace(**plain, families=families)
 
 
 def bare(one: Timed) -> Timed:
