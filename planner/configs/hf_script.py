@@ -33,9 +33,8 @@ def trainer_files(chosen: Chosen, target: str, *extra: Line) -> tuple[File, File
     ]
     whys = [f"{line.key}: {line.why}" for line in lines if line.why]
     missing = [] if chosen.dataset else [MISSING]
-    heading = "\n".join(
-        comments([*chosen.heading, "", "training_args.json, and why it says what it does:", *whys, *missing])
-    )
+    why = "training_args.json, and why it says what it does:"
+    heading = comments([*chosen.heading, "", why, *whys, *missing])
     values = {line.key: line.value for line in lines if line.value is not None}
     return File(ARGUMENTS, json_text(values)), File(SCRIPT, "\n".join(heading) + f"\n{TRAIN}")
 
@@ -101,12 +100,15 @@ class Arguments:
 
 def arguments(argv: list[str]) -> tuple[Arguments, TrainingArguments]:
     """The file's values, and those of the command line over them."""
-    with open(argv[0], encoding="utf-8") as file:
+    path, *words = [word for word in argv if not word.startswith("--")]  # those are a launcher's own
+    with open(path, encoding="utf-8") as file:
         values = json.load(file)
-    for word in argv[1:]:
-        if not word.startswith("--"):  # a launcher's own
-            name, _, value = word.partition("=")
-            values[name] = json.loads(value) if value[:1] in '0123456789-tfn[{"' else value
+    for word in words:
+        name, _, value = word.partition("=")
+        try:
+            values[name] = json.loads(value)
+        except json.JSONDecodeError:
+            values[name] = value
     return HfArgumentParser((Arguments, TrainingArguments)).parse_dict(values)
 
 

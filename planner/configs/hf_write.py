@@ -190,6 +190,8 @@ def launcher_files(chosen: Chosen) -> tuple[File, ...]:
         Line("num_processes", chosen.gpus, "cards in all"),
         Line("machine_rank", 0, "another on each machine: the launch command says it" if cluster.nodes > 1 else ""),
     ]
+    if chosen.gpus == 1:
+        lines.append(Line("gpu_ids", "0", "one card, also where there are more"))
     if zero:
         lines.append(Line("deepspeed_config", {"deepspeed_config_file": DEEPSPEED}))
     else:
