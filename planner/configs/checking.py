@@ -1,9 +1,10 @@
 """A trainer's configuration, with its companions, as a plan of exactly that run."""
 
+import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from planner.catalog import REPOSITORY, exists, find_name, load_model, looks_like_path, refuse_uncovered
 from planner.configs.document import Document, read_document
@@ -11,11 +12,12 @@ from planner.configs.formats import BY_NAME, Format, format_of, read_as
 from planner.configs.shipped import shipped_document
 from planner.configs.understood import Reading, Understood, with_fallbacks
 from planner.errors import BrokenInput, UnsupportedScenario, UsageError, show
-from planner.hardware import list_gpus
+from planner.hardware import list_classes
 from planner.planning import plan
-from planner.recommend.request import Request, Setting
-from planner.result import Candidate, Plan
-from planner.spec import Method, TrainSpec
+from planner.recommend.request import DEFAULT_STACK, Request, Setting, options
+from planner.result import Candidate, Plan, Way
+from planner.spec import MOMENT_SETTINGS, Method, Scenario, TrainSpec
+from planner.spec.training import NAMES
 from planner.stacks.rules import unset_settings
 
 HELD = ("seq_len", "micro_batch_size", "grad_accumulation", "gradient_checkpointing", "lora_rank")
@@ -66,7 +68,9 @@ def understand_files(
         for path in _named(one, documents[place], documents):
             documents.append(_read(path))
             read.append(read_as(documents[-1], format_of(documents[-1])))
-    return combined(read[main], (one for place, one in enumerate(read) if place != main)), tuple(documents)
+    found = combined(read[main], (one for place, one in enumerate(read) if place != main))
+    words = (*map(str, paths), *(("--trainer", trainer) if trainer else ()))
+    return replace(found, words=words), tuple(documents)
 
 
 def _named(main: Understood, document: Document, given: Iterable[Document]) -> list[Path]:
@@ -125,6 +129,16 @@ def _conflict(main: Understood, other: Understood, what: str, mine: object, thei
     return BrokenInput(f"{names[0]} says {what} {mine}, {names[1]} says {theirs}: make them agree")
 
 
+def acts(name: str, scenario: Scenario) -> bool:
+    """Whether a setting decides anything in this run: adapters' do not under full fine-tuning."""
+    train = scenario.train
+    if name.startswith("lora_") or name in ("adapter_dtype", "modules_to_save"):
+        return train.uses_adapters
+    if name in ("quant", "double_quant", "quant_storage"):
+        return train.quantized
+    return train.shards_by_fsdp if name == "fsdp" else name not in NAMES or name in train.settings
+
+
 def judged_somewhere(
     understood: Understood, documents: tuple[Document, ...], request: Request, ignore: Sequence[str] = ()
 ) -> Checked:
@@ -132,9 +146,7 @@ def judged_somewhere(
 
     A class is its weakest card, so a note says that no card was named.
     """
-    classes = sorted(
-        (gpu for gpu in list_gpus(request.profiles_dir) if gpu.represents), key=lambda gpu: gpu.memory_bytes
-    )
+    classes = list_classes(request.profiles_dir)
     largest = check(understood, documents, replace(request, gpu=classes[-1].id), ignore)
     needed = largest.candidate.estimate.peak.required_bytes
     for gpu in classes[:-1]:
@@ -166,10 +178,11 @@ def check(
     """
     refuse_unmodelled(understood.of("unmodelled"), ignore)
     asked, unset = request_of_files(understood, documents, request)
+    found = _with_origins(plan(asked), unset.keys() - request.settings.keys())
     return Checked(
         understood=understood,
         documents=documents,
-        plan=_with_origins(plan(asked), unset.keys() - request.settings.keys()),
+        plan=_with_commands(found, [*understood.words, *_ignoring(ignore)], request),
         unset=unset,
         overridden=tuple(name for name in request.settings if name in understood.settings),
     )
@@ -222,7 +235,7 @@ def refuse_unmodelled(keys: Sequence[Reading], ignore: Sequence[str]) -> None:
     if left:
         first = left[0]
         others = f"; so do {', '.join(one.key for one in left[1:])}" if left[1:] else ""
-        go_on = " ".join(f"--ignore {one.key}" for one in left)
+        go_on = " ".join(_ignoring(one.key for one in left))
         raise UnsupportedScenario(
             f"{first.file}: {first.key} {show(first.value)} changes the answer ({first.why}){others}: "
             f"go on without with {go_on}"
@@ -236,6 +249,8 @@ def _unset(understood: Understood, stack: str, model: str, gpus: int) -> dict[st
     said = {**held, "sharding": "ddp" if gpus > 1 else "none", **theirs}
     if "peft_config" in understood.settings:
         said = {name: value for name, value in said.items() if name not in OF_ADAPTERS}
+    if "moments" not in {**said, **understood.settings}:
+        said = {name: value for name, value in said.items() if name not in MOMENT_SETTINGS}
     return {name: value for name, value in said.items() if name not in understood.settings}
 
 
@@ -252,6 +267,38 @@ def _with_origins(found: Plan, theirs: Collection[str]) -> Plan:
         return replace(one, scenario=replace(one.scenario, origins=origins))
 
     return replace(found, candidates=tuple(told(one) for one in found.candidates))
+
+
+def _with_commands(found: Plan, files: Sequence[str], request: Request) -> Plan:
+    """The plan with commands that ask of the same files: what a way changes lies over them."""
+    advice = found.recommendation
+
+    def told(way: Way) -> Way:
+        settings = {name: value for name, value in way.settings.items() if name != "method"}
+        method = cast("tuple[Method, ...]", (way.settings["method"],)) if "method" in way.settings else request.methods
+        asked = replace(request, gpu=way.gpu, gpus=way.gpus, methods=method, settings={**request.settings, **settings})
+        return replace(way, command=_command(files, asked))
+
+    changed = replace(
+        advice,
+        command=None if advice.command is None else _command(files, request),
+        alternatives=tuple(replace(one, way=told(one.way)) for one in advice.alternatives),
+        changes=tuple(told(one) for one in advice.changes),
+        rent=tuple(told(one) for one in advice.rent),
+    )
+    return replace(found, recommendation=changed)
+
+
+def _command(files: Sequence[str], request: Request) -> str:
+    """The command that checks these files on the hardware of ``request``, with its settings over theirs."""
+    model = ["--model", request.model] if request.model else []
+    return shlex.join(
+        ["plan", "check", *files, *model, *options(replace(request, stack=request.stack or DEFAULT_STACK))]
+    )
+
+
+def _ignoring(keys: Iterable[str]) -> list[str]:
+    return [word for key in keys for word in ("--ignore", key)]
 
 
 def _model(understood: Understood, documents: Sequence[Document]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from planner.configs.checking import combined, request_of_files
+from planner.configs.checking import acts, combined, request_of_files
 from planner.configs.document import parse_document
 from planner.configs.formats import format_of, read_as
 from planner.configs.written import Chosen, File, Written
@@ -87,7 +87,7 @@ def export(name: str, request: Request, *, dataset: str = "", trainer: str = "tr
     hold_against(written, chosen, runs)
     files = (*written.files, _requirements(chosen, written))
     if target.job:
-        asking: Written = importlib.import_module(target.module).write(chosen, written)
+        asking: Written = importlib.import_module(target.module).write(chosen, replace(written, files=files))
         files, written = files + asking.files, replace(asking, configs=written.configs)
     return Exported(
         target=target, plan=found, files=files, configs=written.configs, launch=written.launch, setup=written.setup
@@ -153,7 +153,7 @@ def differences(ours: Scenario, theirs: Scenario) -> dict[str, tuple[Any, Any]]:
     pairs["fsdp"] = (ours.stack.fsdp_version, theirs.stack.fsdp_version)
     if _adapted(ours) == _adapted(theirs):
         del pairs["lora_targets"]  # other names for the same matrices
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1] and _acts(name, ours)}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1] and acts(name, ours)}
 
 
 def _adapted(scenario: Scenario) -> object:
@@ -162,16 +162,6 @@ def _adapted(scenario: Scenario) -> object:
     if train.peft_type != "LORA":
         return None
     return adapters(scenario.model, train.lora_targets, train.modules_to_save, fused_experts=fused)
-
-
-def _acts(name: str, scenario: Scenario) -> bool:
-    """Whether a setting decides anything in this run: adapters' do not under full fine-tuning."""
-    train = scenario.train
-    if name.startswith("lora_") or name in ("adapter_dtype", "modules_to_save"):
-        return train.uses_adapters
-    if name == "fsdp":
-        return train.shards_by_fsdp
-    return train.quantized if name in ("quant", "double_quant", "quant_storage") else True
 
 
 def _requirements(chosen: Chosen, written: Written) -> File:

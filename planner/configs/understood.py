@@ -53,6 +53,8 @@ class Understood:
     notes: tuple[str, ...] = ()
     fallbacks: Mapping[str, Setting] = field(default_factory=dict)
     fsdp: Literal[1, 2] | None = None
+    words: tuple[str, ...] = ()
+    """How the user named the files, and the trainer: words of the command."""
 
     def of(self, fate: Fate) -> tuple[Reading, ...]:
         """The keys with this fate, in the order of the files."""

@@ -247,7 +247,12 @@ def command(request: Request) -> str:
     >>> command(Request(model="70b", gpu="4090", gpus=4, methods=("qlora",), settings={"seq_len": 4096}))
     'plan --model 70b --gpu 4090 --gpus 4 --method qlora --seq-len 4096'
     """
-    words = ["plan", "--model", request.model, "--gpu", request.gpu]
+    return shlex.join(["plan", "--model", request.model, *options(request)])
+
+
+def options(request: Request) -> list[str]:
+    """The words of the command line that say everything but the model."""
+    words = ["--gpu", request.gpu]
     words += _unless(request.gpus, 1, "--gpus") + _unless(request.nodes, None, "--nodes")
     for method in request.methods:
         words += ["--method", method]
@@ -262,8 +267,7 @@ def command(request: Request) -> str:
         words += ["--host-memory", _bytes(request.host_memory_bytes)]
     if request.profiles_dir is not None:
         words += ["--profiles", str(request.profiles_dir)]
-    words += _unless(request.evidence, "closed-form", "--evidence") + _job(request)
-    return shlex.join(words)
+    return [*words, *_unless(request.evidence, "closed-form", "--evidence"), *_job(request)]
 
 
 def _job(request: Request) -> list[str]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from planner.configs.checking import Checked
+from planner.configs.checking import Checked, acts
 from planner.configs.understood import Reading
 from planner.render import plan_text, words
 from planner.render.lines import EMPTY, Line, Screen, paragraph
@@ -65,13 +65,13 @@ def _used(found: Checked) -> Sheet:
 
 
 def _unset(found: Checked) -> Sheet:
-    train = found.candidate.scenario.train
-    names = [name for name in found.unset if name in train.settings and name not in found.overridden]
+    scenario = found.candidate.scenario
+    names = [name for name in found.unset if acts(name, scenario) and name not in found.overridden]
     stack = plan_text.software(found.plan).partition(",")[0]
     return Sheet(
         title=f"not said, so what {stack} takes",
         columns=(Column("setting"), Column("value", wraps=True)),
-        rows=tuple(row([words.option(name), _shown(getattr(train, name))]) for name in names),
+        rows=tuple(row([words.option(name), _shown(getattr(scenario.train, name))]) for name in names),
     )
 
 
@@ -104,7 +104,8 @@ def _meaning(one: Reading, found: Checked) -> str:
     if hasattr(train, one.sets):
         over = ", by the command" if one.sets in found.overridden else ""
         return f"{words.option(one.sets)} {_shown(getattr(train, one.sets))}{over}"
-    return words.option(one.sets) if one.sets else ""
+    said = getattr(found.plan.job, one.sets, None)
+    return " ".join(filter(None, [words.option(one.sets), "" if said is None else _shown(said)]))
 
 
 def checked_document(found: Checked) -> dict[str, object]:
