@@ -234,7 +234,7 @@ def refuse_unmodelled(keys: Sequence[Reading], ignore: Sequence[str]) -> None:
     left = [one for one in keys if one.key not in ignore]
     if left:
         first = left[0]
-        others = f"; so do {', '.join(one.key for one in left[1:])}" if left[1:] else ""
+        others = f"; so {'do' if left[2:] else 'does'} {', '.join(one.key for one in left[1:])}" if left[1:] else ""
         go_on = " ".join(_ignoring(one.key for one in left))
         raise UnsupportedScenario(
             f"{first.file}: {first.key} {show(first.value)} changes the answer ({first.why}){others}: "

@@ -69,11 +69,12 @@ class Keys:
         self._data: Mapping[str, Any] = document.data
         self._prefix = ""
         self._told: dict[str, Reading] = {}
+        self._known: set[str] = set()
 
     def section(self, name: str) -> "Keys":
         """The keys of a mapping in the file; none where it is absent or empty. They are told by their dotted path."""
         found = Keys.__new__(Keys)
-        found.file, found._told = self.file, self._told
+        found.file, found._told, found._known = self.file, self._told, self._known
         found._prefix = f"{self._prefix}{name}."
         value = self._data.get(name)
         if value is not None and not isinstance(value, Mapping):
@@ -124,6 +125,7 @@ class Keys:
 
     def ignore(self, *patterns: str, why: str = NO_TOUCH) -> None:
         """Keys that do not matter here, by name or by pattern (``wandb_*``); what was told before stays."""
+        self._known.update(patterns)
         for name in self._left():
             if any(fnmatchcase(name, pattern) for pattern in patterns):
                 self.tell(name, "ignored", why=why)
@@ -148,7 +150,8 @@ class Keys:
                 self.tell(name, "ignored", why="it is empty")
             elif not any(told.startswith(f"{self._prefix}{name}.") for told in self._told):
                 near = nearest(name, matter, count=1)
-                why = f"did you mean {near[0]}?" if near else "no key of this trainer that we know"
+                meant = near or nearest(name, self._known, count=1)
+                why = f"did you mean {meant[0]}?" if meant else "no key of this trainer that we know"
                 self.tell(name, "unmodelled" if near else "unknown", why=why)
         order = {key: place for place, key in enumerate(self._data)}
         return tuple(sorted(self._told.values(), key=lambda one: order.get(one.key.partition(".")[0], len(order))))
