@@ -24,17 +24,36 @@ class Format:
     kinds: tuple[str, ...] = ()
     files: tuple[FileFormat, ...] = ("yaml", "json")
     """What its files are as a rule: the same keys in JSON are a Trainer's, since TRL's parser reads YAML."""
+    trains: bool = False
+    """Its files hold TrainingArguments, too."""
 
     def weight(self, document: Document) -> int:
-        """How many of the file's keys speak for this format."""
-        return len(self.telling & document.data.keys()) if document.format in self.files else 0
+        """How many of the file's keys speak for this format; TrainingArguments do beside a key of its own."""
+        own = len(self.telling & document.data.keys()) if document.format in self.files else 0
+        return own + len(TRAINING & document.data.keys()) if own and self.trains else own
+
+
+TRAINING = frozenset(
+    {
+        "output_dir", "per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing",
+        "num_train_epochs", "per_device_eval_batch_size", "lr_scheduler_type",
+    }
+)  # fmt: skip
+"""Keys by which TrainingArguments are told. transformers 5.23 training_args.py."""
 
 
 def _format(
-    name: str, title: str, telling: str, *, companion: bool = False, kinds: str = "", scripts: bool = False
+    name: str,
+    title: str,
+    telling: str,
+    *,
+    companion: bool = False,
+    kinds: str = "",
+    scripts: bool = False,
+    trains: bool = False,
 ) -> Format:
     files: tuple[FileFormat, ...] = ("yaml",) if kinds else ("yaml", "json", *(("python",) if scripts else ()))
-    return Format(name, title, frozenset(telling.split()), companion, tuple(kinds.split()), files)
+    return Format(name, title, frozenset(telling.split()), companion, tuple(kinds.split()), files, trains)
 
 
 FORMATS = (
@@ -47,6 +66,7 @@ FORMATS = (
         "llamafactory",
         "LLaMA-Factory",
         "stage finetuning_type cutoff_len template dataset quantization_bit lora_target overwrite_cache do_train",
+        trains=True,
     ),
     _format(
         "trl",
@@ -54,6 +74,7 @@ FORMATS = (
         "dataset_name use_peft lora_r lora_target_modules max_length packing attn_implementation dtype torch_dtype "
         "max_prompt_length max_completion_length num_generations beta loss_type load_in_4bit trainer",
         kinds="sft dpo grpo",
+        trains=True,
     ),
     _format("torchtune", "torchtune", "tokenizer checkpointer model optimizer dataset loss epochs"),
     _format(
@@ -65,8 +86,7 @@ FORMATS = (
     _format(
         "transformers",
         "transformers TrainingArguments",
-        "output_dir per_device_train_batch_size gradient_accumulation_steps gradient_checkpointing num_train_epochs "
-        "per_device_eval_batch_size lr_scheduler_type",
+        " ".join(TRAINING),
     ),
     _format(
         "accelerate",
