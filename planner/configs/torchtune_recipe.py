@@ -133,7 +133,6 @@ TRAINING = "torchtune.training"
 REASONS: Mapping[str, str] = {
     "micro_batch_size": "sequences on one card at a time",
     "grad_accumulation": "micro-batches before each update",
-    "gradient_checkpointing": "layers are computed again in backward instead of being kept",
     "weights_dtype": "of weights, adapters and states: torchtune has no autocast",
 }
 

@@ -1,0 +1,103 @@
+"""What a planned run needs of each machine: memory, disk and hours, with the margins that are added to a plan."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import ceil
+
+from planner.configs.written import Chosen, Written
+from planner.cost import disk_bytes, host_bytes
+from planner.spec import Gpu
+
+MEMORY_MARGIN = 1.25
+"""On host memory, for the page cache that makes loading quick and for the input pipeline. Ours."""
+SYSTEM_GB = 40
+"""Disk for the system, torch with CUDA, and a trainer. Ours, rounded up."""
+HOURS_MARGIN = 1.5
+"""On the upper bound of the run's hours: a limit that ends a run too early costs all of it. Ours."""
+CPUS_PER_GPU = 8
+"""Processor cores for each card, of a data loader that is not to wait. Ours."""
+
+GB = 10**9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """Of each of ``nodes`` machines. ``hours``: when to give up, or ``None`` where nobody said how much data there is.
+
+    ``memory_gb`` and ``disk_gb`` are rounded up.
+    """
+
+    gpu: Gpu
+    gpus: int
+    nodes: int
+    memory_gb: int
+    disk_gb: int
+    hours: int | None
+
+    @property
+    def cpus(self) -> int:
+        """Processor cores."""
+        return self.gpus * CPUS_PER_GPU
+
+
+def needs_of(chosen: Chosen) -> Needs:
+    """What the chosen run needs."""
+    scenario, estimate, cost = chosen.scenario, chosen.candidate.estimate, chosen.candidate.cost
+    cluster = scenario.cluster
+    return Needs(
+        gpu=cluster.gpu,
+        gpus=cluster.gpus,
+        nodes=cluster.nodes,
+        memory_gb=ceil(host_bytes(scenario, estimate) * MEMORY_MARGIN / GB),
+        disk_gb=SYSTEM_GB + ceil(disk_bytes(scenario, estimate, chosen.plan.job) / GB),
+        hours=None if cost is None else max(ceil(cost.high_hours * HOURS_MARGIN), 1),
+    )
+
+
+def reasons(chosen: Chosen, needs: Needs) -> list[str]:
+    """Lines for the top of a request: the plan, then where the numbers of the request come from."""
+    lines = [
+        f"host memory: {needs.memory_gb} GB on each machine, {MEMORY_MARGIN:g} times the plan's",
+        f"disk: {needs.disk_gb} GB, {SYSTEM_GB} GB of them for system and packages",
+    ]
+    if needs.hours is None:
+        lines.append("time: nobody said how much data there is, so no limit is set: --dataset or --dataset-tokens")
+    else:
+        lines.append(f"time: {needs.hours} h, {HOURS_MARGIN:g} times the plan's upper bound")
+    if chosen.dataset:
+        lines.append(f"data: {chosen.dataset} has to be where the run looks for it")
+    return [*chosen.heading, "", *lines]
+
+
+def run_name(chosen: Chosen) -> str:
+    """A name that every tool takes: letters, digits and dashes, no more than 40.
+
+    >>> re.sub(r"[^a-z0-9]+", "-", "Llama 3.1/8B".lower())
+    'llama-3-1-8b'
+    """
+    text = re.sub(r"[^a-z0-9]+", "-", f"{chosen.candidate.method}-{chosen.plan.model.name}".lower())
+    return text[:40].strip("-")
+
+
+def setup_lines(written: Written) -> list[str]:
+    """Commands that make a machine ready in the folder of the files."""
+    return ["pip install -r requirements.txt", *written.setup]
+
+
+def exports(variables: Iterable[tuple[str, str]], needs: Needs) -> list[str]:
+    """Where the first of several machines is, and which one this is; nothing where there is one.
+
+    The launches of trainers name ``$MAIN_IP`` and ``$MACHINE_RANK``.
+    """
+    return [f"export {name}={value}" for name, value in variables] if needs.nodes > 1 else []
+
+
+def block(key: str, lines: Iterable[str]) -> list[str]:
+    """A text of several lines in YAML."""
+    return [f"{key}: |", *(f"  {line}" for line in lines)]
+
+
+def items(commands: Iterable[str]) -> list[str]:
+    """A list of texts in YAML, whatever characters they have."""
+    return [line for command in commands for line in ("  - |", f"    {command}")]

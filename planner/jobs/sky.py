@@ -1,0 +1,58 @@
+"""A task for SkyPilot: skypilot 0.14.1 utils/schemas.py, get_task_schema; skylet/constants.py for the variables."""
+
+from planner.configs.written import Chosen, File, Written, comments
+from planner.jobs.cards import SKY, known
+from planner.jobs.needs import Needs, block, exports, needs_of, reasons, run_name, setup_lines
+
+FILE = "task.yaml"
+
+IDLE_MINUTES = 10
+"""After which a machine that has nothing to do goes back. Ours."""
+
+VARIABLES = (
+    ("MAIN_IP", '$(echo "$SKYPILOT_NODE_IPS" | head -n 1)'),
+    ("MACHINE_RANK", "$SKYPILOT_NODE_RANK"),
+)
+
+
+def write(chosen: Chosen, written: Written) -> Written:
+    """``task.yaml``, which runs the files of ``written``."""
+    needs = needs_of(chosen)
+    lines = [*comments(reasons(chosen, needs)), f"name: {run_name(chosen)}"]
+    if needs.nodes > 1:
+        lines.append(f"num_nodes: {needs.nodes}")
+    lines += ["workdir: .  # the folder of these files", *_resources(needs)]
+    lines.append("# secrets: {HF_TOKEN: null}  # for models behind a licence, with sky launch --secret HF_TOKEN")
+    lines += block("setup", setup_lines(written))
+    lines += block("run", [*exports(VARIABLES, needs), _limited(written.launch, needs)])
+    text = "\n".join(lines) + "\n"
+    return Written(files=(File(FILE, text),), configs=(), launch=f"sky launch -c {run_name(chosen)} {FILE}")
+
+
+def _resources(needs: Needs) -> list[str]:
+    names = list(dict.fromkeys(SKY[one] for one in known(needs.gpu, SKY, "sky")))
+    return [
+        "resources:",
+        f"  accelerators: {_accelerators(names, needs.gpus)}",
+        f"  cpus: {needs.cpus}+",
+        f"  memory: {needs.memory_gb}+",
+        f"  disk_size: {needs.disk_gb}",
+        "  autostop:",
+        f"    idle_minutes: {IDLE_MINUTES}",
+        "    down: true",
+    ]
+
+
+def _accelerators(names: list[str], count: int) -> str:
+    """One card by its name, or any of several.
+
+    >>> _accelerators(["H100"], 8), _accelerators(["L4", "A10G"], 1)
+    ('H100:8', '{L4: 1, A10G: 1}')
+    """
+    if len(names) == 1:
+        return f"{names[0]}:{count}"
+    return "{" + ", ".join(f"{name}: {count}" for name in names) + "}"
+
+
+def _limited(launch: str, needs: Needs) -> str:
+    return launch if needs.hours is None else f"timeout {needs.hours}h {launch}"
