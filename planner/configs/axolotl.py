@@ -38,7 +38,7 @@ PREFERENCES: Mapping[str, str] = {"dpo": "dpo", "ipo": "dpo", "grpo": "grpo"}
 
 
 CONTEXT = ("context_parallel_size", "sequence_parallel_degree")
-"""The newer name comes first: it holds."""
+"""Ranks that share a sequence, by the newer name and by the older."""
 
 
 class Engines(NamedTuple):
@@ -258,14 +258,12 @@ def _evaluation(keys: Keys, settings: Mapping[str, Setting]) -> dict[str, Settin
 def _engines(keys: Keys) -> Engines:
     """DeepSpeed, FSDP or neither, and how ranks are grouped."""
     parts = {name: keys.take(name, "whole", "gpus") for name in ("dp_shard_size", "dp_replicate_size")}
-    context = [keys.take(name, "whole", "context_parallel") for name in CONTEXT]
-    ranks = next((one for one in context if one), 1)
+    context = {name: keys.take(name, "whole", "context_parallel", 1) or 1 for name in CONTEXT}
+    for name in (name for name, ranks in context.items() if ranks > 1):
+        keys.tell(name, "unmodelled", why="a ring of FlashAttention: what is planned is accelerate's, of sdpa")
     if (keys.take("tensor_parallel_size", "whole", "tensor_parallel", 1) or 1) > 1:
         keys.tell("tensor_parallel_size", "unmodelled", why="DTensors divide layers otherwise than we plan")
-    found = _engine(keys)
-    if ranks > 1:
-        found = found._replace(settings={**found.settings, "context_parallel": ranks})
-    return _meshed(found, parts["dp_shard_size"], parts["dp_replicate_size"], ranks)
+    return _meshed(_engine(keys), parts["dp_shard_size"], parts["dp_replicate_size"], max(context.values()))
 
 
 def _engine(keys: Keys) -> Engines:

@@ -66,12 +66,12 @@ LIGER_PARTS = ("liger_rope", "liger_rms_norm", "liger_glu_activation")
 
 MATTER = (
     "base_model", "adapter", "load_in_4bit", "load_in_8bit", "plugins", "bf16", "fp16", "bfloat16", "float16",
-    "optimizer", "gradient_checkpointing", "activation_offloading", "attn_implementation", *OLDER_ATTENTION,
-    "lora_target_modules", "lora_target_linear", "bnb_config_kwargs", "deepspeed", "fsdp", "fsdp_config",
-    "fsdp_version", "context_parallel_size", "tensor_parallel_size", "sample_packing", "rl", "num_epochs",
-    "cut_cross_entropy",
-    "chunked_cross_entropy", *LORA_KERNELS, *LIGER_PARTS, "liger_swiglu", "liger_fused_linear_cross_entropy",
-    "peft_autocast_adapter_dtype", "dp_shard_size", "dp_replicate_size",
+    "optimizer", "gradient_checkpointing", "gradient_checkpointing_kwargs", "activation_offloading",
+    "attn_implementation", *OLDER_ATTENTION, "lora_target_modules", "lora_target_linear", "bnb_config_kwargs",
+    "deepspeed", "fsdp", "fsdp_config", "fsdp_version", "context_parallel_size", "sequence_parallel_degree",
+    "tensor_parallel_size", "sample_packing", "rl", "num_epochs", "cut_cross_entropy", "chunked_cross_entropy",
+    *LORA_KERNELS, *LIGER_PARTS, "liger_swiglu", "liger_fused_linear_cross_entropy", "peft_autocast_adapter_dtype",
+    "dp_shard_size", "dp_replicate_size",
     *(key.name for table in (TRAINING, ADAPTERS) for key in table),
 )  # fmt: skip
 

@@ -76,7 +76,11 @@ def write(chosen: Chosen) -> Written:
 
 def _refuse(chosen: Chosen) -> None:
     """Raise ``UnsupportedScenario`` for combinations that axolotl refuses, or in which it does something else."""
-    train, stack = chosen.train, chosen.scenario.stack
+    train = chosen.train
+    if train.context_parallel > 1:
+        raise UnsupportedScenario(
+            "axolotl cannot express --context-parallel as it is planned: its ring is of FlashAttention; use --stack trl"
+        )
     if (train.weights_dtype, train.autocast) not in PRECISIONS:
         raise UnsupportedScenario(
             f"axolotl cannot express --weights-dtype {train.weights_dtype} --autocast {train.autocast}: "
@@ -91,7 +95,7 @@ def _refuse(chosen: Chosen) -> None:
     if train.optimizer == "adamw_8bit" and train.shards_by_fsdp and not train.uses_adapters:
         raise UnsupportedScenario("axolotl refuses bitsandbytes' 8-bit AdamW under FSDP: use --optimizer adamw")
     _refuse_kernels(chosen)
-    if _keeps_tables_wide(chosen) and stack.fused_loss != "cut":
+    if _keeps_tables_wide(chosen):
         raise UnsupportedScenario(
             "axolotl keeps embeddings, norms and head in fp32 here, which is not planned: use --attention flash, "
             "--sharding fsdp, or --loss fused"
@@ -246,8 +250,6 @@ def _engine(chosen: Chosen) -> list[Line]:
             Line("dp_shard_size", layout.data, "cards of a machine"),
             Line("dp_replicate_size", layout.replicate, "machines"),
         ]
-    if train.context_parallel > 1:
-        lines.append(Line("context_parallel_size", train.context_parallel, "cards that share a sequence"))
     return lines
 
 
@@ -279,9 +281,7 @@ def _launch(chosen: Chosen) -> str:
 def _setup(chosen: Chosen) -> tuple[str, ...]:
     """Packages that these settings need besides axolotl's own."""
     train = chosen.train
-    extras = ["deepspeed"] if train.sharding.startswith("zero") else []
-    extras += ["ring-flash-attn"] if train.context_parallel > 1 else []
-    wanted = [f'pip install "axolotl[{",".join(extras)}]"'] if extras else []
+    wanted = ['pip install "axolotl[deepspeed]"'] if train.sharding.startswith("zero") else []
     if train.loss == "fused" and not _names(chosen, "liger_loss"):
         wanted.append(CUT_INSTALL)
     return (*wanted, *(("pip install flash-attn==2.8.3 --no-build-isolation",) if train.attention == "flash" else ()))

@@ -135,7 +135,7 @@ def acts(name: str, scenario: Scenario) -> bool:
     if name.startswith("lora_") or name in ("adapter_dtype", "modules_to_save"):
         return train.uses_adapters
     if name in ("quant", "double_quant", "quant_storage"):
-        return train.quantized
+        return train.quantized and (name == "quant" or train.quant != "int8")
     return train.shards_by_fsdp if name == "fsdp" else name not in NAMES or name in train.settings
 
 
