@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter
 
-from planner.render import dataset, document, explore_document, rent_document
+from planner.render import config_document, dataset, document, explore_document, rent_document
 
 DOCS = Path(__file__).resolve().parent
 
@@ -17,6 +17,8 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 PUBLISHED: Mapping[str, type] = {
     "plan": document.PlanDocument,
+    "check": config_document.CheckDocument,
+    "export": config_document.ExportDocument,
     "rent": rent_document.RentDocument,
     "what-if": explore_document.WhatIfDocument,
     "frontier": explore_document.FrontierDocument,
@@ -25,7 +27,7 @@ PUBLISHED: Mapping[str, type] = {
 }
 """What a command prints, by the command's name; of ``sweep``, one line."""
 
-HOMES: tuple[ModuleType, ...] = (document, rent_document, explore_document, dataset)
+HOMES: tuple[ModuleType, ...] = (document, config_document, rent_document, explore_document, dataset)
 """Modules whose objects stand on the page."""
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from planner.configs.checking import Checked, acts
 from planner.configs.understood import Reading
 from planner.render import plan_text, words
+from planner.render.config_document import CheckDocument, ConfigDocument, KeyDocument
 from planner.render.lines import EMPTY, Line, Screen, paragraph
 from planner.render.machine import plan_document
 from planner.render.markdown import plan_markdown, sheet_markdown
@@ -108,29 +109,30 @@ def _meaning(one: Reading, found: Checked) -> str:
     return " ".join(filter(None, [words.option(one.sets), "" if said is None else _shown(said)]))
 
 
-def checked_document(found: Checked) -> dict[str, object]:
+def checked_document(found: Checked) -> CheckDocument:
     """The plan's own object, and beside it what the files said."""
     return {**plan_document(found.plan), "config": _config(found)}
 
 
-def _config(found: Checked) -> dict[str, object]:
+def _config(found: Checked) -> ConfigDocument:
     return {
         "format": found.understood.format,
         "files": [str(one.path) for one in found.documents],
-        "keys": [
-            {
-                "key": one.key,
-                "file": one.file,
-                "value": plain(one.value),
-                "fate": one.fate,
-                "sets": one.sets,
-                "why": one.why,
-            }
-            for one in found.understood.readings
-        ],
+        "keys": [_key_document(one) for one in found.understood.readings],
         "unset": {name: plain(value) for name, value in found.unset.items()},
         "overridden": list(found.overridden),
         "notes": list(found.understood.notes),
+    }
+
+
+def _key_document(one: Reading) -> KeyDocument:
+    return {
+        "key": one.key,
+        "file": one.file,
+        "value": plain(one.value),
+        "fate": one.fate,
+        "sets": one.sets,
+        "why": one.why,
     }
 
 

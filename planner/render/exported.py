@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from planner.configs.exporting import Exported
+from planner.render.config_document import ExportDocument
 from planner.render.machine import plan_document
 from planner.render.sheet import Cell, Column, Sheet, printable, row
 
@@ -33,7 +34,7 @@ def exported_sheets(found: Exported, folder: Path) -> Sequence[Sheet]:
     )
 
 
-def exported_document(found: Exported, folder: Path) -> dict[str, object]:
+def exported_document(found: Exported, folder: Path) -> ExportDocument:
     """The same as JSON, with the plan that was written."""
     return {
         "schema": 1,

@@ -1,0 +1,235 @@
+"""``plan check``: a guard whose exit code can be trusted, on files that anybody may have written."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from planner.cli import main
+
+SFT = """
+model_name_or_path: meta-llama/Llama-3.1-8B
+dataset_name: trl-lib/Capybara
+per_device_train_batch_size: 2
+gradient_accumulation_steps: 8
+use_peft: true
+lora_r: 32
+load_in_4bit: true
+max_length: 2048
+learning_rate: 2.0e-4
+"""
+
+
+class Checking:
+    """``plan check`` in a folder of its own: the exit code and what was printed."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self._capsys = folder, capsys
+
+    def file(self, name: str, text: str) -> str:
+        (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (self.folder / name).write_text(text, encoding="utf-8")
+        return name
+
+    def __call__(self, *words: str) -> tuple[int, str, str]:
+        code = main(["check", *words])
+        told = self._capsys.readouterr()
+        return code, told.out, told.err
+
+    def answer(self, *words: str) -> dict[str, Any]:
+        code, out, err = self(*words, "--format", "json")
+        assert code in (0, 4), err
+        found: dict[str, Any] = json.loads(out)
+        return found
+
+
+@pytest.fixture
+def checking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Checking:
+    monkeypatch.chdir(tmp_path)
+    return Checking(tmp_path, capsys)
+
+
+def test_the_exit_code_is_the_verdict(checking: Checking) -> None:
+    name = checking.file("sft.yaml", SFT)
+
+    assert checking(name, "--gpu", "4090")[0] == 0
+    assert checking(name, "--gpu", "rtx3080-10gb", "--micro-batch-size", "64")[0] == 4
+
+
+def test_the_sentence_comes_first_and_every_key_is_told(checking: Checking) -> None:
+    _, out, _ = checking(checking.file("sft.yaml", SFT + "colour: red\n"), "--gpu", "4090")
+
+    assert out.startswith("sft.yaml fits: qlora of llama-3.1-8b needs ")
+    for word in ("max_length", "lora-rank 32", "without influence: dataset_name, learning_rate", "colour"):
+        assert word in out, word
+
+
+def test_the_plan_is_of_the_files_settings_and_of_the_trainers_own_defaults(checking: Checking) -> None:
+    found = checking.answer(checking.file("sft.yaml", SFT), "--gpu", "4090")
+
+    assert len(found["candidates"]) == 1
+    scenario = found["scenario"]
+    assert scenario["seq_len"] == {"value": 2048, "from": "user"}
+    assert scenario["lora_rank"] == {"value": 32, "from": "user"}
+    assert scenario["lora_targets"]["from"] == "stack"
+    assert scenario["lora_alpha"] == {"value": 32.0, "from": "stack"}
+    assert {one["fate"] for one in found["config"]["keys"]} == {"used", "ignored"}
+    assert found["config"]["unset"]["lora_alpha"] == 32.0
+
+
+def test_options_lie_over_the_file(checking: Checking) -> None:
+    name = checking.file("sft.yaml", SFT)
+    found = checking.answer(name, "--gpu", "4090", "--micro-batch-size", "1", "--method", "lora")
+
+    assert found["scenario"]["micro_batch_size"] == {"value": 1, "from": "user"}
+    assert found["candidates"][0]["method"] == "lora"
+    assert found["config"]["overridden"] == ["micro_batch_size"]
+
+
+def test_without_a_card_it_is_the_smallest_class_that_runs_it(checking: Checking) -> None:
+    name = checking.file("sft.yaml", SFT)
+    found = checking.answer(name)
+    gpu = found["gpu"]["id"]
+
+    assert f"no --gpu: {gpu} is the smallest class of cards that runs it" in found["notes"]
+    assert checking(name, "--gpu", gpu)[0] == 0
+    assert (
+        checking.answer(name, "--micro-batch-size", "4096")["notes"][0]
+        == "no --gpu: 141gb is the largest class of cards"
+    )
+
+
+def test_ways_out_ask_of_the_same_file(checking: Checking) -> None:
+    name = checking.file("sft.yaml", SFT + "torch_compile: true\n")
+    found = checking.answer(name, "--gpu", "12gb", "--micro-batch-size", "16", "--ignore", "torch_compile")
+    ways = [*found["recommendation"]["changes"], *found["recommendation"]["rent"]]
+
+    assert ways
+    for way in ways:
+        assert way["command"].startswith("plan check sft.yaml --ignore torch_compile --gpu "), way["command"]
+    again = ways[0]["command"].split()[2:]
+    assert checking.answer(*again)["candidates"][0]["verdict"] == ways[0]["candidate"]["verdict"]
+
+
+def test_a_key_that_changes_the_answer_ends_with_3(checking: Checking) -> None:
+    name = checking.file("sft.yaml", SFT + "torch_compile: true\n")
+
+    code, out, err = checking(name, "--gpu", "4090")
+    assert (code, out) == (3, "")
+    assert "sft.yaml: torch_compile True changes the answer" in err
+    assert err.count("\n") == 1
+    assert checking(name, "--gpu", "4090", "--ignore", "torch_compile")[0] == 0
+
+
+def test_a_slip_of_a_key_that_matters_is_no_warning(checking: Checking) -> None:
+    code, _, err = checking(checking.file("sft.yaml", SFT + "max_lenght: 9000\n"), "--gpu", "4090")
+
+    assert code == 3
+    assert "did you mean max_length?" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "name a configuration"),
+        (("absent.yaml",), "does not exist"),
+        (("sft.yaml", "--trainer", "trk"), "unknown trainer 'trk'; did you mean trl?"),
+        (("sft.yaml", "--gpu", "4900"), "unknown gpu"),
+        (("sft.yaml", "--stack", "trl,trl=x"), "is not PACKAGE=VERSION"),
+        (("sft.yaml", "sft.yaml"), "both describe a run"),
+        (("other.yaml",), "no key tells whose configuration this is"),
+        (("wrong.yaml",), "max_length 'long' is not a whole number"),
+    ],
+)
+def test_what_has_no_meaning_is_one_line(checking: Checking, words: tuple[str, ...], message: str) -> None:
+    checking.file("sft.yaml", SFT)
+    checking.file("other.yaml", "colour: red\n")
+    checking.file("wrong.yaml", SFT.replace("2048", "long"))
+
+    code, out, err = checking(*words)
+
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("someone/a-model-of-theirs", "nothing is fetched unasked: --model someone/a-model-of-theirs looks it up"),
+        ("../outside", "lies elsewhere, and is not read unasked"),
+        ("/etc", "lies elsewhere, and is not read unasked"),
+        ("nothing of the kind", "is not known here: add --model"),
+        ("", "names no model: add --model"),
+    ],
+)
+def test_no_model_is_looked_up_that_was_not_asked_for(checking: Checking, model: str, message: str) -> None:
+    text = SFT.replace("meta-llama/Llama-3.1-8B", model)
+    (checking.folder.parent / "outside").mkdir(exist_ok=True)
+
+    code, _, err = checking(checking.file("sft.yaml", text), "--gpu", "4090")
+
+    assert code == 2
+    assert message in err
+
+
+def test_the_command_may_name_the_model(checking: Checking) -> None:
+    name = checking.file("sft.yaml", SFT.replace("meta-llama/Llama-3.1-8B", "someone/a-model-of-theirs"))
+
+    assert checking.answer(name, "--gpu", "4090", "--model", "8b")["model"]["name"] == "llama-3.1-8b"
+
+
+def test_a_model_that_lies_beside_the_file_is_read(checking: Checking) -> None:
+    config = {
+        "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 256, "max_position_embeddings": 4096,
+        "architectures": ["LlamaForCausalLM"],
+    }  # fmt: skip
+    checking.file("run/tiny/config.json", json.dumps(config))
+    name = checking.file("run/sft.yaml", SFT.replace("meta-llama/Llama-3.1-8B", "./tiny"))
+
+    assert checking(name, "--gpu", "4090")[0] == 0
+
+
+def test_files_that_it_names_are_read_beside_it_only(checking: Checking) -> None:
+    stage = json.dumps({"zero_optimization": {"stage": 3}, "train_micro_batch_size_per_gpu": "auto"})
+    checking.file("run/ds.json", stage)
+    checking.file("ds_elsewhere.json", stage)
+    beside = checking.file("run/sft.yaml", SFT + "deepspeed: ds.json\n")
+    climbing = checking.file("run/climbing.yaml", SFT + "deepspeed: ../ds_elsewhere.json\n")
+    absent = checking.file("run/absent.yaml", SFT + "deepspeed: nowhere.json\n")
+
+    found = checking.answer(beside, "--gpu", "4090", "--gpus", "2")
+    assert found["scenario"]["sharding"]["value"] == "zero3"
+    assert len(found["config"]["files"]) == 2
+    assert "lies elsewhere, and is not read unasked" in checking(climbing, "--gpu", "4090", "--gpus", "2")[2]
+    assert "is not beside it" in checking(absent, "--gpu", "4090", "--gpus", "2")[2]
+    assert checking(climbing, "ds_elsewhere.json", "--gpu", "4090", "--gpus", "2")[0] == 0
+
+
+def test_companions_that_disagree_are_an_error(checking: Checking) -> None:
+    main_file = checking.file("sft.yaml", SFT)
+    other = checking.file(
+        "ds.json", json.dumps({"zero_optimization": {"stage": 2}, "train_micro_batch_size_per_gpu": 4})
+    )
+
+    code, _, err = checking(main_file, other, "--gpu", "4090", "--gpus", "2")
+
+    assert code == 2
+    assert "make them agree" in err
+
+
+def test_names_from_a_file_cannot_write_on_the_terminal(checking: Checking) -> None:
+    name = checking.file("sft.yaml", SFT + '"\\e[31mred": "\\e[2J"\n')
+
+    _, out, _ = checking(name, "--gpu", "4090")
+
+    assert "\x1b" not in out
+    assert "\\x1b[31mred" in out
+
+
+def test_numbers_that_are_none_are_text_in_json(checking: Checking) -> None:
+    found = checking.answer(checking.file("sft.yaml", SFT + "colour: .nan\n"), "--gpu", "4090")
+
+    assert {"key": "colour", "value": "nan"}.items() <= found["config"]["keys"][-1].items()
