@@ -110,8 +110,8 @@ def _refuse_groups(chosen: Mapping[str, Any], cluster: Cluster) -> None:
     group, completion = chosen["num_generations"], chosen["completion_len"]
     if group < FEWEST_GENERATIONS:
         raise UsageError(f"--num-generations {group}: GRPO compares the completions of a prompt: take 2 or more")
-    if completion >= chosen["seq_len"]:
-        raise UsageError(
+    if completion >= chosen["seq_len"]:  # a search for the longest sequence meets it, too
+        raise UnsupportedScenario(
             f"--completion-len {completion} leaves no prompt in --seq-len {chosen['seq_len']}: "
             f"sequences are prompt and completion"
         )
