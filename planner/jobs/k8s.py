@@ -93,8 +93,8 @@ def _container(name: str, written: Written, needs: Needs) -> dict[str, Any]:
         written.launch,
     ]
     amounts = {
-        RESOURCES[needs.gpu.vendor]: needs.gpus,
-        "cpu": needs.cpus,
+        RESOURCES[needs.gpu.vendor]: str(needs.gpus),
+        "cpu": str(needs.cpus),
         "memory": f"{needs.memory_gb + SHARED_GB}G",
         "ephemeral-storage": f"{needs.disk_gb}G",
     }
