@@ -1,0 +1,207 @@
+"""Writes LLaMA-Factory's YAML for a chosen run, with the entry of its dataset and the engine's files beside it.
+
+Keys and what goes together: LLaMA-Factory 0.9.5 hparams/, as the reader has them.
+"""
+
+from typing import Any
+
+from planner.configs.hf_write import (
+    ACCELERATE,
+    DEEPSPEED,
+    because,
+    dataset_file,
+    launcher_files,
+    recipe_lines,
+    refuse,
+    said,
+    training_lines,
+)
+from planner.configs.keys import Key
+from planner.configs.llamafactory_keys import ATTENTION, DATA, LORA, QUANT
+from planner.configs.written import Chosen, File, Line, Written, comments, json_text, yaml_text
+from planner.errors import UnsupportedScenario
+
+NAME, DATASETS, ENTRY = "sft.yaml", "dataset_info.json", "train"
+ATTENDS = Key("flash_attn", "attention", "text", ATTENTION)
+UNSAID = ("gradient_checkpointing", "gradient_checkpointing_kwargs", "use_liger_kernel")
+"""Keys of TrainingArguments for which LLaMA-Factory has its own."""
+
+
+def write(chosen: Chosen) -> Written:
+    """``sft.yaml``, ``dataset_info.json``, and DeepSpeed's JSON or accelerate's YAML where they are needed."""
+    refuse(chosen, "llamafactory")
+    _refuse(chosen)
+    lines = [
+        *_model(chosen),
+        *_data(chosen),
+        *_training(chosen),
+        *recipe_lines(chosen),
+        Line("output_dir", "output"),
+    ]
+    text = yaml_text(chosen.heading, lines) + "".join(f"{line}\n" for line in _missing(chosen))
+    engine = _engine(chosen)
+    return Written(
+        files=(File(NAME, text), *engine, *_dataset(chosen)),
+        configs=(NAME, *(file.name for file in engine)),
+        launch=_launch(chosen),
+        setup=_setup(chosen),
+        gpus=chosen.gpus,
+        nodes=chosen.scenario.cluster.nodes if chosen.scenario.cluster.nodes > 1 else None,
+        packages=("llamafactory", "torch"),
+    )
+
+
+def _refuse(chosen: Chosen) -> None:
+    """Raise ``UnsupportedScenario`` for what LLaMA-Factory has no words for."""
+    train = chosen.train
+    if (train.kernels == "fused") != (train.loss == "fused") or train.loss == "chunked":
+        raise UnsupportedScenario(
+            f"llamafactory cannot express --kernels {train.kernels} --loss {train.loss}: it has all of Liger's kernels "
+            "or none; use --kernels fused --loss fused, or --kernels eager --loss full"
+        )
+    if train.uses_adapters and train.adapter_dtype != "fp32":
+        raise UnsupportedScenario("llamafactory cannot express --adapter-dtype bf16: it makes what is trained fp32")
+    if train.uses_adapters and train.weights_dtype != "bf16":
+        raise UnsupportedScenario(
+            f"llamafactory cannot express --weights-dtype {train.weights_dtype}: it loads weights as they are stored"
+        )
+    if train.method == "full" and train.weights_dtype == "bf16" and train.sharding == "zero3":
+        raise UnsupportedScenario("llamafactory refuses pure bf16 under ZeRO-3: use --weights-dtype fp32")
+    if "activations" in train.offload and not train.gradient_checkpointing:
+        raise UnsupportedScenario("llamafactory offloads checkpoints only: use --gradient-checkpointing")
+    if train.context_parallel > 1:
+        raise UnsupportedScenario("llamafactory cannot express --context-parallel: use --sharding fsdp or zero3")
+
+
+# ---------------------------------------------------------------- the model and its adapters
+
+
+def _model(chosen: Chosen) -> list[Line]:
+    train = chosen.train
+    full = train.method == "full"
+    lines = [
+        Line("model_name_or_path", chosen.model),
+        Line("stage", "sft"),
+        Line("do_train", value=True),
+        Line("finetuning_type", "full" if full else "lora"),
+        Line("flash_attn", ATTENDS.write(train.attention)),
+        Line("enable_liger_kernel", train.kernels == "fused"),
+    ]
+    if full:
+        pure = train.weights_dtype == "bf16"
+        return [*lines, Line("pure_bf16", pure, "" if pure else "trained weights are fp32")]
+    return [*lines, *_adapters(chosen), *(_quant(chosen) if train.quantized else [])]
+
+
+def _adapters(chosen: Chosen) -> list[Line]:
+    train, recipe = chosen.train, chosen.recipe
+    if train.lora_alpha != int(train.lora_alpha):
+        raise UnsupportedScenario(
+            f"llamafactory cannot express --lora-alpha {train.lora_alpha}: it wants a whole number"
+        )
+    targets = "all" if train.lora_targets == ("all-linear",) else ",".join(train.lora_targets)
+    rank, alpha = recipe.rank, recipe.alpha
+    planned = alpha is not None and alpha.value == train.lora_alpha
+    lines = [
+        Line("lora_rank", train.lora_rank, because(rank) if rank is not None and rank.value == train.lora_rank else ""),
+        Line("lora_alpha", int(train.lora_alpha), because(alpha) if alpha is not None and planned else ""),
+        *said(LORA, chosen, {"lora_dropout": ""}),
+        Line("lora_target", targets),
+    ]
+    if train.modules_to_save:
+        lines.append(Line("additional_target", ",".join(train.modules_to_save), "trained whole, beside the adapters"))
+    if recipe.rslora is not None and planned:
+        lines.append(Line("use_rslora", bool(recipe.rslora.value), because(recipe.rslora)))
+    return lines
+
+
+def _quant(chosen: Chosen) -> list[Line]:
+    bits = 8 if chosen.train.quant == "int8" else 4
+    lines = [Line("quantization_bit", bits), Line("quantization_method", "bnb")]
+    return lines if bits == 8 else [*lines, *said(QUANT, chosen, {"quantization_type": "", "double_quantization": ""})]
+
+
+# ---------------------------------------------------------------- training
+
+
+def _training(chosen: Chosen) -> list[Line]:
+    """What TrainingArguments hold, and LLaMA-Factory's own keys for checkpoints."""
+    train = chosen.train
+    lines = [
+        *said(DATA, chosen, {"cutoff_len": "tokens of a sequence; longer ones are cut"}),
+        Line("packing", chosen.plan.job.packing),
+        Line("disable_gradient_checkpointing", not train.gradient_checkpointing),
+        Line("use_unsloth_gc", "activations" in train.offload, "inputs of layers wait in host memory, or not"),
+    ]
+    lines += [line for line in training_lines(chosen) if line.key not in UNSAID]
+    if "evaluation" in train.moments:
+        lines.append(Line("val_size", 0.05))
+    if train.sharding.startswith("zero"):
+        lines.append(Line("deepspeed", DEEPSPEED, "keep it beside this file"))
+    return lines
+
+
+def _engine(chosen: Chosen) -> tuple[File, ...]:
+    """DeepSpeed's JSON, which the YAML names, or accelerate's YAML, which the launch command names."""
+    sharding = chosen.train.sharding
+    if sharding.startswith("zero"):
+        return tuple(file for file in launcher_files(chosen) if file.name == DEEPSPEED)
+    return launcher_files(chosen) if chosen.train.shards_by_fsdp else ()
+
+
+def _launch(chosen: Chosen) -> str:
+    cluster = chosen.scenario.cluster
+    if chosen.train.shards_by_fsdp:
+        there = "" if cluster.nodes == 1 else " --machine_rank $MACHINE_RANK --main_process_ip $MAIN_IP"
+        return f"accelerate launch --config_file {ACCELERATE}{there} -m llamafactory.launcher {NAME}"
+    if chosen.gpus == 1 and chosen.train.sharding == "none":
+        return f"CUDA_VISIBLE_DEVICES=0 llamafactory-cli train {NAME}"
+    per_node = cluster.world_size // cluster.nodes
+    several = f"NNODES={cluster.nodes} NODE_RANK=$MACHINE_RANK MASTER_ADDR=$MAIN_IP MASTER_PORT=29500 "
+    cards = f"FORCE_TORCHRUN=1 NPROC_PER_NODE={per_node} {several if cluster.nodes > 1 else ''}"
+    return f"{cards}llamafactory-cli train {NAME}"
+
+
+def _setup(chosen: Chosen) -> tuple[str, ...]:
+    """Packages that these settings need besides LLaMA-Factory's own."""
+    train = chosen.train
+    wanted = ["bitsandbytes"] if train.quantized or "8bit" in train.optimizer or "paged" in train.optimizer else []
+    wanted += ["deepspeed"] if train.sharding.startswith("zero") else []
+    wanted += ["liger-kernel"] if train.kernels == "fused" else []
+    commands = [f"pip install {' '.join(wanted)}"] if wanted else []
+    return (*commands, *(("pip install flash-attn --no-build-isolation",) if train.attention == "flash" else ()))
+
+
+# ---------------------------------------------------------------- data
+
+
+def _data(chosen: Chosen) -> list[Line]:
+    lines = [Line("dataset_dir", ".", f"where {DATASETS} lies")]
+    return [*lines, Line("dataset", ENTRY, f"an entry of {DATASETS}")] if chosen.dataset else lines
+
+
+def _dataset(chosen: Chosen) -> tuple[File, ...]:
+    """The entry of the dataset: rows with a list ``messages`` of ``role`` and ``content``."""
+    if not chosen.dataset:
+        return ()
+    source = {"file_name" if dataset_file(chosen) else "hf_hub_url": chosen.dataset}
+    entry: dict[str, Any] = {
+        **source,
+        "formatting": "sharegpt",
+        "columns": {"messages": "messages"},
+        "tags": {
+            "role_tag": "role",
+            "content_tag": "content",
+            "user_tag": "user",
+            "assistant_tag": "assistant",
+            "system_tag": "system",
+        },
+    }
+    return (File(DATASETS, json_text({ENTRY: entry})),)
+
+
+def _missing(chosen: Chosen) -> list[str]:
+    """What nobody has said, and LLaMA-Factory asks for."""
+    if chosen.dataset:
+        return []
+    return comments([f"dataset:  # set this before you start: an entry of {DATASETS}; nobody named one"])
