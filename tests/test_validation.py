@@ -456,9 +456,21 @@ LARGEST_UNDER = {
 }
 
 
+OF_TRAINERS = {
+    ("axolotl", "reserved", "one"): 0.32,  # OLMo 3, about as much as full logits would take
+    ("axolotl", "reserved", "several"): 0.44,  # gpt-oss by experts one after the other; the rows say so
+}
+"""The same for sources whose rows ran on a trainer that no one here can trace."""
+
+
+def known_under(source: str, metric: str, cards: str) -> float:
+    """How far too low a source's numbers are known to be predicted."""
+    return OF_TRAINERS.get((source, metric, cards), LARGEST_UNDER.get((metric, cards), 0.0))
+
+
 def test_no_under_prediction_beyond_what_is_known(report: Report) -> None:
     found = {(score.source, score.metric, score.cards): score.worst_under for score in report.own.scores}
-    beyond = {key: under for key, under in found.items() if -under > LARGEST_UNDER[key[1:]]}
+    beyond = {key: under for key, under in found.items() if -under > known_under(*key)}
 
     assert beyond == {}
 

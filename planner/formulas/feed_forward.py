@@ -35,12 +35,16 @@ def _taken_in_one(r: Recorder, spec: Mlp) -> bool:
 def _fused_mlp(r: Recorder, spec: Mlp, x: Tensor) -> Tensor:
     """The MLP with its adapters as one function. Saves x, gate and up; the product is made again in backward.
 
-    Its backward writes the gradients of gate and up over both, and the product over the gradient that arrives.
+    Its backward writes the gradients of gate and up over both, and the product over its own gradient. What arrives,
+    what it returns and a dequantised matrix lie beside these, since every one of them has a name to the end.
     Source: unsloth 2026.10 kernels/fast_lora.py LoRA_MLP; axolotl 0.19 kernels/lora.py LoRA_MLP.
     """
     gate, up = (r.linear(x, linear) for linear in spec.inputs)
     hidden = r.tensor("act(gate) * up", r.width(up), up.e)
-    r.tape.add(Op("lora_mlp", (gate, up), hidden, saved=(gate, up), overwrites=True))
+    beside = x.size.times(2) + r.dequantized(spec.inputs[1])
+    r.tape.add(
+        Op("lora_mlp", (gate, up), hidden, saved=(gate, up), overwrites=True, scratch_backward=beside),
+    )
     out = r.linear_of_made(hidden, spec.output)
     return r.dropout(out, "mlp dropout") if spec.dropout > 0 else out
 

@@ -171,8 +171,8 @@ def chunked_outputs(head: Head) -> LossBytes:
 
     Shapes:    logits (t, V) in 16 bits until the loss returns; log-softmax (t, V) fp32 kept; a chunk (t/8, V) in fp32;
                in backward two chunks of fp32 gradients, later gradients of all logits in 16 bits
-    Formula:   forward t*h*eh + V*t*(e + 4 + 4/8); backward t*h*eh + V*t*(4 + 8/8), or with the weight's gradient
-               t*h*eh + V*t*e + 2*V*h*ew
+    Formula:   forward t*h*eh + V*t*(e + 4 + 4/8); backward t*h*eh + V*t*(4 + 8/8), or with the weight's gradients of
+               two chunks and their sum t*h*eh + 6/8*V*t*e + 3*V*h*ew
     Source:    torchtune 0.6 modules/loss/ce_chunked_output_loss.py, modules/transformer.py chunked_output, recipes'
                _loss_step (``del logits``); torch engine.cpp: nodes made later run first, so all losses before any head
     Valid:     eager; a compiled loss keeps no log-softmax
@@ -186,13 +186,14 @@ def chunked_outputs(head: Head) -> LossBytes:
     chunk = 4 * -(-t // OUTPUT_CHUNKS) * head.V
     forward_logits = (head.e + 4) * logits + chunk
     losses = 4 * logits + 2 * chunk
-    heads = head.e * logits + (2 * head.V * head.h * head.weight_bytes if head.trained else t * head.h * head.e)
+    grads = head.e * logits
+    heads = grads * 6 // OUTPUT_CHUNKS + 3 * head.V * head.h * head.weight_bytes if head.trained else grads
     return LossBytes(
         hidden,
         hidden + forward_logits,
         hidden + max(losses, heads),
         forward_logits=forward_logits,
-        backward_logits=losses if losses >= heads else head.e * logits,
+        backward_logits=losses if losses >= heads else grads,
     )
 
 

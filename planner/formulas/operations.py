@@ -231,7 +231,7 @@ class Recorder:
         0.50 nn/modules.py, autograd/_functions.py MatMul4Bit; torchao 0.9 dtypes/nf4tensor.py LinearNF4.
         """
         inner = self.cast(x, self.recipe.compute_bytes, f"{linear.name} input")
-        scratch = self._dequantized(linear)
+        scratch = self.dequantized(linear)
         out = self.tensor(f"{linear.name} output", linear.d_out, inner.e, grad=x.grad)
         kept = (self.kept(inner),) if self.recipe.keeps_4bit_input and inner.grad else ()
         made = self.tape.add(
@@ -248,9 +248,11 @@ class Recorder:
         )
         return self.cast(made, x.e, f"{linear.name} output")
 
-    def _dequantized(self, linear: Linear) -> Size:
-        """Scratch memory of a 4-bit matrix in 16 bits."""
+    def dequantized(self, linear: Linear) -> Size:
+        """Scratch memory of a 4-bit matrix in 16 bits; none of others."""
         recipe = self.recipe
+        if recipe.quant not in ("nf4", "fp4"):
+            return ZERO
         if recipe.keeps_dequantized and recipe.adapts(linear):
             return ZERO
         if recipe.torchao:

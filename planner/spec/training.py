@@ -291,6 +291,8 @@ class Behaviour:
     """One buffer, as large as the largest dequantised matrix, stays between the products that need it (Unsloth)."""
     saved_as_adapters: bool = False
     """Modules that are trained as copies take the adapters' dtype."""
+    offload_for_recompute: bool = False
+    """Under adapters, activations that are offloaded are not recomputed besides (Axolotl)."""
     checkpoint_stash: int = 5
     """Layer inputs that stay on the card under offloaded checkpoints: TRL's whose copies are on their way, Unsloth's
     two buffers and the input at work."""

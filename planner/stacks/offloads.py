@@ -6,9 +6,10 @@ from typing import Any
 from planner.errors import UnsupportedScenario
 from planner.spec import Behaviour
 
-OFFLOADS_ACTIVATIONS = ("trl", "axolotl", "unsloth", "torchtune")
+OFFLOADS_ACTIVATIONS = ("trl", "axolotl", "llamafactory", "unsloth", "torchtune")
 """Trainers that move saved tensors to RAM: TRL 1.16 sft_config.py and axolotl 0.19 schemas/config.py,
-activation_offloading; unsloth 2026.10 use_gradient_checkpointing; torchtune 0.6 enable_activation_offloading."""
+activation_offloading; llamafactory 0.9.5 use_unsloth_gc; unsloth 2026.10 use_gradient_checkpointing; torchtune 0.6
+enable_activation_offloading."""
 
 ON_CARD_ONLY = ("8bit", "paged", "lion")
 """bitsandbytes' optimizers update states on the card: 0.50 optim/optimizer.py."""

@@ -299,9 +299,11 @@ apply_unsloth_gradient_checkpointing."""
 
 
 def _unless_asked(chosen: dict[str, Any], origins: dict[str, Origin], stack: Behaviour) -> None:
-    """What a trainer does by itself only where it makes sense: kernels without dropout, offloading of checkpoints."""
+    """What a trainer decides by other settings: kernels by dropout, offloading and checkpoints by each other."""
     if origins["kernels"] == "stack" and chosen["lora_dropout"] > 0 and not stack.fuses_dropout:
         chosen["kernels"] = "eager"
+    if "activations" in chosen["offload"] and chosen["method"] != "full" and stack.offload_for_recompute:
+        chosen["gradient_checkpointing"], origins["gradient_checkpointing"] = False, "stack"
     short = chosen["seq_len"] < OFFLOADED_FROM
     if origins["offload"] == "stack" and (short or not chosen["gradient_checkpointing"]):
         chosen["offload"] = ()

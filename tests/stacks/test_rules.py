@@ -68,7 +68,8 @@ BOUNDARIES = [
     ("hf,accelerate={}", "1.10.1", "1.11.0", "no_sync", "not_fsdp2", "all"),
     # axolotl puts its kernels under adapters by itself
     ("axolotl,axolotl={}", "0.8.1", "0.9.2", "kernels", {}, {"lora": "fused", "qlora": "fused"}),
-    ("axolotl,axolotl={}", "0.12.2", "0.19.0", "fuses_dropout", False, True),
+    ("axolotl,axolotl={}", "0.15.0", "0.16.0", "fuses_dropout", False, True),
+    ("axolotl,axolotl={}", "0.17.0", "0.18.0", "offload_for_recompute", False, True),
     # unsloth: the loss, and the buffer for dequantised matrices
     ("unsloth,unsloth={}", "2024.10.7", "2025.1.8", "loss", "full", "fused"),
     ("unsloth,unsloth={}", "2025.6.2", "2025.9.1", "fused_loss", "cut", "unsloth"),
