@@ -6,6 +6,7 @@ whether that fits. So a question about many cards is worked out once for each ki
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from typing import NamedTuple
 
 from planner.closed_form.estimator import estimate
@@ -35,6 +36,7 @@ class Question(NamedTuple):
     kind: CardKind
 
 
+@lru_cache(maxsize=256)
 def kind_of_card(gpu: Gpu) -> CardKind:
     """The kind of a card: two of one kind differ in a closed form by their contexts alone."""
     return CardKind(

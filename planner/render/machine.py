@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from typing import cast
+from typing import Any, cast
 
 from planner.recommend.recipe import recipe
 from planner.recommend.request import DEFAULT_STACK
@@ -112,8 +112,8 @@ def _origin(candidate: Candidate, name: str) -> Origin:
     return candidate.scenario.origins.get(name, "default")
 
 
-def _value(value: object) -> Value:
-    return cast("Value", list(value) if isinstance(value, tuple) else value)
+def _value(value: Any) -> Value:  # noqa: ANN401  (no cast: a sweep asks for millions)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _model(plan: Plan) -> ModelDocument:
@@ -133,12 +133,13 @@ def _gpu(cluster: Cluster) -> GpuDocument:
 
 
 def candidate_document(candidate: Candidate) -> CandidateDocument:
-    estimate, names = candidate.estimate, settings_of(candidate.scenario.train)
+    estimate, train, given = candidate.estimate, candidate.scenario.train, candidate.scenario.origins
+    names = settings_of(train)
     return {
         "method": candidate.method,
-        "peft_type": candidate.scenario.train.peft_type,
-        "settings": {name: _value(getattr(candidate.scenario.train, name)) for name in names},
-        "from": {name: _origin(candidate, name) for name in names},
+        "peft_type": train.peft_type,
+        "settings": {name: _value(getattr(train, name)) for name in names},
+        "from": {name: given.get(name, "default") for name in names},
         "evidence": estimate.evidence,
         "parameters": {
             "total": estimate.parameters.total,

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from types import MappingProxyType
 from typing import Literal
 
@@ -139,7 +140,7 @@ class TrainSpec:
     new_tokens: int = 128
     """Tokens that are generated after a prompt of ``seq_len``."""
 
-    @property
+    @cached_property
     def settings(self) -> tuple[str, ...]:
         """Names of the settings that act: those of moments, say, only where there are any."""
         return tuple(name for name in NAMES if name not in ACTS or ACTS[name](self))
