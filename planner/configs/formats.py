@@ -65,7 +65,7 @@ FORMATS = (
     _format(
         "llamafactory",
         "LLaMA-Factory",
-        "stage finetuning_type cutoff_len template dataset quantization_bit lora_target overwrite_cache do_train",
+        "stage finetuning_type cutoff_len template dataset quantization_bit lora_target overwrite_cache",
         trains=True,
     ),
     _format(

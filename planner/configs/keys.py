@@ -80,6 +80,8 @@ class Keys:
         if value is not None and not isinstance(value, Mapping):
             raise self._broken(name, value, "a section with keys of its own")
         found._data = value or {}
+        if value is not None and not value:
+            self.tell(name, "ignored", why="it is empty")
         return found
 
     def __contains__(self, name: str) -> bool:
