@@ -247,7 +247,7 @@ def _unset(understood: Understood, stack: str, model: str, gpus: int) -> dict[st
     held = {name: getattr(TrainSpec, name) for name in HELD}
     theirs = unset_settings(stack, load_model(model).model, gpus=gpus)
     said = {**held, "sharding": "ddp" if gpus > 1 else "none", **theirs}
-    if "peft_config" in understood.settings:
+    if "peft_config" in understood.settings or _methods(understood) == ("full",):
         said = {name: value for name, value in said.items() if name not in OF_ADAPTERS}
     if "moments" not in {**said, **understood.settings}:
         said = {name: value for name, value in said.items() if name not in MOMENT_SETTINGS}
@@ -255,7 +255,7 @@ def _unset(understood: Understood, stack: str, model: str, gpus: int) -> dict[st
 
 
 OF_ADAPTERS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "modules_to_save")
-"""Settings that an ``adapter_config.json`` has itself."""
+"""Settings that an ``adapter_config.json`` has itself, and a full run has not."""
 
 
 def _with_origins(found: Plan, theirs: Collection[str]) -> Plan:
