@@ -1,4 +1,4 @@
-"""Generation: transformers' own ``generate``, greedy, with the cache that it takes by default.
+"""Generation: transformers' own ``generate`` with the cache that it takes by default.
 
 A trace runs the prompt, the first token after it and the last one; between them the cache grows in one leap, layer by
 layer, to what it holds before the last token.
@@ -18,23 +18,29 @@ RUN = 3
 
 
 def generate(job: Job) -> None:
-    """``eval_batch_size`` prompts of ``seq_len`` tokens, and ``new_tokens`` after each."""
-    train, model = job.scenario.train, job.model
-    prompt = job.batch(sequences=train.eval_batch_size)
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    model.eval()
+    """``eval_batch_size`` prompts of ``seq_len`` tokens, and ``new_tokens`` after each, greedily."""
+    train = job.scenario.train
+    job.model.eval()
     try:
-        with _endless(inner), _few_passes(job, inner):
-            model.generate(
-                input_ids=prompt["input_ids"],
-                attention_mask=prompt["attention_mask"],
-                max_new_tokens=train.new_tokens,
-                do_sample=False,
-                num_beams=1,
-                use_cache=True,
-            )
+        lengthen(job, rows=train.eval_batch_size, prompt=train.seq_len, tokens=train.new_tokens, do_sample=False)
     finally:
-        model.train()
+        job.model.train()
+
+
+def lengthen(job: Job, *, rows: int, prompt: int, tokens: int, **choice: object) -> Any:
+    """``rows`` prompts of so many tokens, and ``tokens`` after each; ``choice`` says how one is chosen."""
+    model = job.model
+    given = job.texts(prompt, rows)
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    with _endless(inner), _few_passes(job, inner, tokens):
+        return model.generate(
+            input_ids=given["input_ids"],
+            attention_mask=given["attention_mask"],
+            max_new_tokens=tokens,
+            num_beams=1,
+            use_cache=True,
+            **choice,
+        )
 
 
 @contextmanager
@@ -45,13 +51,13 @@ def _endless(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _few_passes(job: Job, model: Any) -> Iterator[None]:
+def _few_passes(job: Job, model: Any, tokens: int) -> Iterator[None]:
     """On fake tensors: three passes, the leap of the cache between them, and the experts' kernel that CUDA takes."""
     if job.place.real:
         yield
         return
-    passes = min(job.scenario.train.new_tokens, RUN)
-    skipped = job.scenario.train.new_tokens - passes
+    passes = min(tokens, RUN)
+    skipped = tokens - passes
     caches: list[Any] = []
     update = model._update_model_kwargs_for_generation
     done = 0

@@ -12,9 +12,13 @@ from planner.build.method import extra_inputs, prepare_base, put_adapters
 from planner.build.model import DTYPES, config_of, decoder_layers, empty_model
 from planner.build.optimizer import make_optimizer
 from planner.build.place import Place, materialise
+from planner.build.preference import pairs, part_of, preference_loss
 from planner.build.trainer import MAX_GRAD_NORM, Loss, decayed_names, enable_checkpoints, loss_of, wrap_autocast
+from planner.errors import UnsupportedScenario
 from planner.result import Phase
 from planner.spec import Scenario
+
+REFERENCE_PASS = 2
 
 Begin = Callable[[Phase], None]
 """Told when a phase begins."""
@@ -35,16 +39,31 @@ class Job:
     place: Place
     engine: Any = None
     """DeepSpeed's engine, which runs backward and the update itself."""
+    reference: Any = None
+    """A second model, which gives reference log probabilities."""
     held: list[Any] = field(default_factory=list)
     at_layer: Callable[[int], AbstractContextManager[Any]] = lambda _number: nullcontext()
     """Under this, somebody who watches takes what happens for a decoder layer's doing."""
     recomputing: bool = False
     """Backward is running, so a layer's forward pass is a recomputation."""
+    roll_out: Callable[["Job", Begin], dict[str, Any]] | None = None
+    """GRPO's own beginning of a step: completions, and their scores."""
+    rollout: dict[str, Any] = field(default_factory=dict)
+    """What is left of the last one."""
+    passes: int = 0
+    """Forward passes of the model in this micro-step: the second is the reference's, where that is its own base."""
 
     def batch(self, seq_len: int | None = None, sequences: int | None = None) -> dict[str, Any]:
-        """Ids, labels and an attention mask of ones, (micro-batch, length) int64, as a data collator makes them."""
+        """What one forward pass takes, (sequences, length) int64: as a collator makes it, or a part of a rollout."""
         train = self.scenario.train
-        shape = torch.Size((sequences or train.micro_batch_size, seq_len or train.seq_len))
+        if train.objective == "grpo":
+            return part_of(self.rollout, train.micro_batch_size)
+        found = self.texts(seq_len or train.seq_len, sequences or train.sequences)
+        return pairs(found, scored=train.reference == "none") if train.objective == "dpo" else found
+
+    def texts(self, length: int, sequences: int) -> dict[str, Any]:
+        """Ids, labels and an attention mask of ones."""
+        shape = torch.Size((sequences, length))
         names = ("input_ids", "labels", "attention_mask")
         extra = extra_inputs(self.model, shape[0], self.place)
         if not self.place.real:
@@ -57,14 +76,17 @@ class Job:
 
         Two micro-batches stand for any larger number: from the second on, gradients are there.
         """
-        hook = self._tell_last_layer(begin)
+        if self.roll_out is not None:
+            self.rollout = self.roll_out(self, begin)
+        hooks = [self._tell_last_layer(begin), *self._tell_reference(begin)]
         try:
             if self.scenario.train.grad_accumulation > 1:
                 with self._without_reduction():
                     self._micro_step(begin, seq_len, last=False)
             self._micro_step(begin, seq_len, last=True)
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
         begin("optimizer_step")
         self._update()
 
@@ -79,6 +101,7 @@ class Job:
 
     def _micro_step(self, begin: Begin, seq_len: int | None, *, last: bool) -> None:
         begin("forward")
+        self.passes = 0
         batch = self.batch(seq_len)
         loss = self.loss(self.called, batch)
         self.held[:] = [loss.__dict__.pop("outputs")] if self.scenario.stack.holds_logits else []
@@ -122,10 +145,27 @@ class Job:
         """The loss begins where the last decoder layer has returned, not where it is recomputed."""
 
         def after(_module: Any, _arguments: Any, _output: Any) -> None:
-            if not self.recomputing:
+            if not self.recomputing and self.passes < REFERENCE_PASS:
                 begin("loss")
 
         return decoder_layers(self.model)[-1].register_forward_hook(after)
+
+    def _tell_reference(self, begin: Begin) -> list[Any]:  # removable handles
+        """DPO's reference begins where a second model is called, or the model a second time."""
+        if self.scenario.train.objective != "dpo":
+            return []
+        model = self.model if self.reference is None else self.reference
+
+        def before(_module: Any, _arguments: Any) -> None:
+            self.passes += 1
+            if self.reference is not None or self.passes == REFERENCE_PASS:
+                begin("reference")
+
+        def after(_module: Any, _arguments: Any, _output: Any) -> None:
+            if self.reference is not None or self.passes == REFERENCE_PASS:
+                begin("loss")
+
+        return [model.register_forward_pre_hook(before), model.register_forward_hook(after)]
 
 
 def assemble(
@@ -146,8 +186,34 @@ def assemble(
     """
     train = scenario.train
     check_kernels(scenario, real=place.real)
-    config = config_of(scenario.model, layers)
-    model = empty_model(config, dtype=train.weights_dtype, attention=attention, buffers=place.real)
+    model = _base(scenario, place, attention, layers)
+    reference = _reference(scenario, place, attention, layers) if train.reference == "copy" else None
+    if train.uses_adapters:
+        model = put_adapters(model, scenario, place, adapter)
+    put_kernels(model, scenario)
+    roll_out = None
+    if train.objective == "sft":
+        loss = loss_of(model, scenario)
+    else:
+        loss, roll_out = preference_loss(model, reference, scenario, place.name)
+    enable_checkpoints(model, scenario)
+    if not train.shards_by_fsdp and around_optimizer is None:  # whose own mixed precision takes its place
+        for one in (model, reference) if reference is not None else (model,):
+            wrap_autocast(one, scenario, place.name)  # accelerator.py, _prepare_fsdp2 and _prepare_deepspeed
+    called = model if after_materialising is None else after_materialising(model)
+    optimizer = make_optimizer(train.optimizer, model.named_parameters(), decayed_names(model))
+    if around_optimizer is None:
+        return Job(scenario, model, called, optimizer, loss, place, reference=reference, roll_out=roll_out)
+    engine = around_optimizer(model, optimizer)
+    return Job(scenario, model, engine, engine.optimizer, loss, place, engine, roll_out=roll_out)
+
+
+def _base(scenario: Scenario, place: Place, attention: str, layers: int | None) -> Any:  # an nn.Module
+    """The model as it is loaded, and prepared before adapters come."""
+    train = scenario.train
+    model = empty_model(
+        config_of(scenario.model, layers), dtype=train.weights_dtype, attention=attention, buffers=place.real
+    )
     model.config.get_text_config().use_cache = False
     prepare_base(model, scenario)
     if train.quantized:
@@ -155,16 +221,16 @@ def assemble(
 
         materialise_quantised(model, place, DTYPES[train.weights_dtype])
     materialise(model, place)
-    if train.uses_adapters:
-        model = put_adapters(model, scenario, place, adapter)
+    return model
+
+
+def _reference(scenario: Scenario, place: Place, attention: str, layers: int | None) -> Any:  # an nn.Module
+    """A second model, in evaluation mode; raise ``UnsupportedScenario`` where it would be divided among ranks."""
+    sharding = scenario.train.sharding
+    if sharding not in ("none", "ddp"):
+        raise UnsupportedScenario(
+            f"--reference copy under --sharding {sharding} cannot be traced: use --evidence closed-form"
+        )
+    model = _base(scenario, place, attention, layers)
     put_kernels(model, scenario)
-    loss = loss_of(model, scenario)
-    enable_checkpoints(model, scenario)
-    if not train.shards_by_fsdp and around_optimizer is None:  # whose own mixed precision takes its place
-        wrap_autocast(model, scenario, place.name)  # accelerator.py, _prepare_fsdp2 and _prepare_deepspeed
-    called = model if after_materialising is None else after_materialising(model)
-    optimizer = make_optimizer(train.optimizer, model.named_parameters(), decayed_names(model))
-    if around_optimizer is None:
-        return Job(scenario, model, called, optimizer, loss, place)
-    engine = around_optimizer(model, optimizer)
-    return Job(scenario, model, engine, engine.optimizer, loss, place, engine)
+    return model.eval()

@@ -22,14 +22,21 @@ def phases(step: Step, units: Units) -> dict[Phase, Memory]:
 def _forward(step: Step, units: Units) -> list[Memory]:
     """The embedding's, every layer's beginning and the layer itself."""
     left, first = _left_by_rollout(step, units)
+    gone = units.tail.gathered if units.tied and _after_rollout(step) else 0
     moments = [with_buffers(between_layers(step, Instant(), layer_inputs=1), first)]
     for turn in _turns(step):
         before = with_buffers(between_layers(step, turn.kept_before, layer_inputs=turn.before + 1), left)
         moments += [
-            with_buffers(before, units.entering(turn.before)),
+            with_buffers(before, units.entering(turn.before) - (gone if turn.before == 0 else 0)),
             in_layer(step, turn, units.in_layer(turn.before) + left),
         ]
     return moments
+
+
+def _after_rollout(step: Step) -> bool:
+    """Whether the micro-step that reduces gradients is the one that follows GRPO's completions."""
+    train = step.scenario.train
+    return train.objective == "grpo" and train.grad_accumulation == 1
 
 
 def _left_by_rollout(step: Step, units: Units) -> tuple[int, int]:
@@ -41,14 +48,14 @@ def _left_by_rollout(step: Step, units: Units) -> tuple[int, int]:
     if train.objective != "grpo":
         return 0, units.at_embedding()
     if units.tied:
-        return 0, units.standing(0) if train.grad_accumulation == 1 else units.at_embedding()
+        return 0, units.standing(0) if _after_rollout(step) else units.at_embedding()
     return units.tail.gathered, units.at_embedding() + units.tail.gathered
 
 
 def _loss(step: Step, units: Units) -> list[Memory]:
     """The head's beginning, head and loss."""
-    before, train = end_of_layers(step), step.scenario.train
-    if train.objective == "grpo" and train.grad_accumulation == 1:  # the head is whole since the rollout
+    before = end_of_layers(step)
+    if _after_rollout(step):  # since which the head is whole
         return [scored(step, with_buffers(before, units.scoring() + units.last.gathered))]
     entering, working = with_buffers(before, units.entering_head()), with_buffers(before, units.at_head())
     return [entering, scored(step, working)]
@@ -127,5 +134,7 @@ def _layer(step: Step, units: Units, turn: Turn) -> list[Memory]:
 def _end(step: Step, units: Units) -> list[Memory]:
     """Gradients of all layers are reduced; the embedding's, or those of the matrix that it is tied to, are not."""
     static = step.static()._replace(logits=step.held_logits, gradients=_standing(step, units, -1))
-    stream = step.bytes(step.profile.stream)
-    return [with_buffers(static, moment + stream) for moment in units.ends(stands=accumulates_whole(step))]
+    beside = step.bytes(step.profile.stream)
+    if _after_rollout(step) and not units.tied:
+        beside += units.tail.gathered  # fetched ahead, as the last that the rollout used
+    return [with_buffers(static, moment + beside) for moment in units.ends(stands=accumulates_whole(step))]

@@ -6,14 +6,17 @@ Source: trl 1.16 trainer/dpo_trainer.py, _compute_loss; trainer/grpo_trainer.py,
 """
 
 from dataclasses import replace
+from typing import NamedTuple
 
 from planner.closed_form.flattening import gradients_before_backward
 from planner.closed_form.loss import end_of_layers, head_bytes
 from planner.closed_form.profile import profile_of
 from planner.closed_form.reference import reference_of, undropped, without_adapters
 from planner.closed_form.step import Step, kept_of_rollout, tables_of, with_buffers
+from planner.closed_form.units import Units
 from planner.closed_form.without_graph import (
     SAMPLED_LOGIT_BYTES,
+    cache_bytes,
     forward_only,
     generated,
     head,
@@ -26,6 +29,17 @@ from planner.formulas.coordinator import AFTER
 from planner.formulas.preference import ID_BYTES
 from planner.result import Memory, Phase
 from planner.spec import Scenario
+
+
+class Gathered(NamedTuple):
+    """What an engine makes whole in a forward pass, beyond what the policy leaves whole: before a layer and in it, at
+    the head, and for the embedding.
+    """
+
+    entering: int = 0
+    in_layers: int = 0
+    at_head: int = 0
+    embedding: int = 0
 
 
 def as_asked(scenario: Scenario) -> Scenario:
@@ -81,17 +95,19 @@ def rollout_phase(step: Step) -> Memory:
     """Completions of all micro-batches until the next rollout, sampled at once with a cache of keys and values."""
     train = step.scenario.train
     rows = train.rollout_sequences
-    changed = past_autocast(train)
-    only = forward_only(step.scenario, micro_batch_size=rows, seq_len=train.prompt_len, **changed)
+    only = forward_only(step.scenario, micro_batch_size=rows, seq_len=train.prompt_len, **past_autocast(train))
     ids = 2 * ID_BYTES * rows * train.seq_len
     before = plus(between_steps(step), activations=2 * ids)  # lengthened by one token, they are there twice
-    return generated(
+    gathered, cache = _to_sample(step), cache_bytes(only, train.seq_len - 1, sliding=True)
+    sampled = generated(
         only,
-        with_buffers(before, _gathered_to_sample(step)),
+        with_buffers(before, gathered.in_layers),
         prompt=train.prompt_len,
         tokens=train.completion_len,
         logit_bytes=SAMPLED_LOGIT_BYTES,
     )
+    cached = before if step.shards.units is not None and step.shards.units.tied else plus(before, activations=cache)
+    return largest(with_buffers(cached, max(gathered.embedding, gathered.entering)), sampled)
 
 
 def scoring_phase(step: Step) -> Memory:
@@ -105,15 +121,29 @@ def between_steps(step: Step) -> Memory:
     return static._replace(activations=kept_of_rollout(step.scenario.train))
 
 
-def _gathered_to_sample(step: Step) -> int:
+def _to_sample(step: Step) -> Gathered:
     """ZeRO-3 gathers the whole model while it samples; FSDP2 layer by layer.
 
     trl 1.16 models/utils.py, _unwrap_model_for_generation, with ``ds3_gather_for_generation``.
     """
-    flat, inventory = step.shards.flat, step.profile.inventory
-    if flat is not None:
-        return inventory.weights + inventory.adapters - flat.persistent if flat.stage == 3 else 0
-    return _policy_buffers(step)[0]
+    shards, inventory = step.shards, step.profile.inventory
+    if shards.flat is not None:
+        whole = inventory.weights + inventory.adapters - shards.flat.persistent
+        return Gathered(in_layers=whole if shards.flat.stage == 3 else 0)
+    if shards.units is not None:
+        return _to_sample_by_units(shards.units)
+    return Gathered(in_layers=shards.forward)
+
+
+def _to_sample_by_units(units: Units) -> Gathered:
+    """The head that the prompt's pass made whole stays so in those of all tokens after it."""
+    tail = 0 if units.tied else units.tail.gathered
+    places = range(len(units.layout))
+    return Gathered(
+        entering=units.entering(0) if units.tied else max(units.entering(place) for place in places) + tail,
+        in_layers=max(units.in_layer(place) for place in places) + tail,
+        embedding=units.at_embedding() + tail,
+    )
 
 
 # ---------------------------------------------------------------- a reference's pass
@@ -123,8 +153,14 @@ def _reference_pass(step: Step, before: Memory) -> Memory:
     """The reference's forward pass beside ``before``, which has the policy's own buffers."""
     only = _referring(step)
     before = plus(before, activations=tables_of(step.scenario, only.profile))
-    in_layers, at_head = _buffers(step)
-    return largest(layers(only, with_buffers(before, in_layers)), head(only, with_buffers(before, at_head)))
+    gathered = _of_copy(step) if step.scenario.train.reference == "copy" else _of_policy(step)
+    entered = plus(before, activations=only.bytes(only.profile.stream))
+    return largest(
+        with_buffers(before, gathered.embedding),
+        with_buffers(entered, gathered.entering),
+        layers(only, with_buffers(before, gathered.in_layers)),
+        head(only, with_buffers(before, gathered.at_head)),
+    )
 
 
 def _referring(step: Step) -> Step:
@@ -134,25 +170,33 @@ def _referring(step: Step) -> Step:
     return step._replace(scenario=scenario, profile=profile_of(scenario))
 
 
-def _buffers(step: Step) -> tuple[int, int]:
-    """What an engine gathers in the reference's layers and at its head, beyond what the policy leaves whole."""
-    if step.scenario.train.reference == "copy":
-        found = reference_of(step.scenario)
-        return found.in_layers, found.at_head
-    return _policy_buffers(step)
+def _of_copy(step: Step) -> Gathered:
+    found = reference_of(step.scenario)
+    return Gathered(found.in_layers, found.in_layers, found.at_head)
 
 
-def _policy_buffers(step: Step) -> tuple[int, int]:
-    """What a pass of the policy's own modules gathers, beyond what stands after its forward pass."""
+def _of_policy(step: Step) -> Gathered:
+    """A further pass of the policy's own modules: what its first one left whole is there."""
     shards = step.shards
     if shards.units is not None:
-        units = shards.units
-        places = range(len(units.layout))
-        left = units.standing(len(units.layout))
-        tail = 0 if units.tied else units.tail.gathered
-        most = max(max(units.entering(place) for place in places), units.at_embedding())
-        return most - left, units.at_head() - left - tail
+        return _of_units(shards.units)
     if shards.flat is not None:
         flat = shards.flat
-        return flat.most("forward"), max(flat.live("forward", AFTER), flat.copying("forward", AFTER))
-    return shards.forward - shards.loss, 0
+        most = flat.most("forward")
+        return Gathered(most, most, max(flat.live("forward", AFTER), flat.copying("forward", AFTER)))
+    return Gathered(in_layers=shards.forward - shards.loss)
+
+
+def _of_units(units: Units) -> Gathered:
+    """FSDP2 leaves the root and the tail whole after the policy's pass; the first unit finds no buffer before it."""
+    places = range(len(units.layout))
+    left = units.standing(len(units.layout))
+    tail = 0 if units.tied else units.tail.gathered
+    found = units.in_layer(0) if units.tied else units.entering(0)
+    entering = max(found, *(units.entering(place) for place in places[1:]), 0)
+    return Gathered(
+        entering=entering - left,
+        in_layers=max(units.in_layer(place) for place in places) - left,
+        at_head=units.at_head() - left - tail,
+        embedding=2 * units.embedding.gathered,
+    )

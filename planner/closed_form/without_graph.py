@@ -74,13 +74,14 @@ def generated(only: Step, before: Memory, *, prompt: int, tokens: int, logit_byt
     growing = max(_beside_cache(only, block.attention, kept) for block, kept in zip(model.blocks, held, strict=True))
     decoding = plus(
         before,
-        activations=_cache(only, last, sliding=True) + growing,
+        activations=cache_bytes(only, last, sliding=True) + growing,
         logits=b * model.vocab_size * logit_bytes,
+        temporaries=only.profile.autocast_cache,
     )
-    return largest(layers(only, plus(before, activations=_cache(only, prompt))), decoding)
+    return largest(layers(only, plus(before, activations=cache_bytes(only, prompt))), decoding)
 
 
-def _cache(only: Step, tokens: int, *, sliding: bool = False) -> int:
+def cache_bytes(only: Step, tokens: int, *, sliding: bool = False) -> int:
     """Keys and values of all layers; ``sliding``: windows have been applied."""
     model = only.scenario.model
     return sum(

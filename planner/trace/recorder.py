@@ -26,7 +26,15 @@ Answer = Callable[[Any, Sequence[Any], dict[str, Any]], Any]
 """A stand-in for an operator whose result depends on values, or ``NotImplemented``."""
 
 
-WITH_HEAD: tuple[Phase, ...] = ("loss", "backward", "evaluation", "generation")
+WITH_HEAD: tuple[Phase, ...] = (
+    "rollout",
+    "scoring",
+    "loss",
+    "reference",
+    "backward",
+    "evaluation",
+    "generation",
+)
 """Phases in which the language-model head works."""
 
 BY_TENSOR: tuple[Phase, ...] = ("optimizer_step", "save", "resume", "merge")

@@ -51,6 +51,8 @@ def record(
     """
     if lengths and scenario.train.moments:
         raise UsageError("--moments are planned for batches of one length: leave out --lengths")
+    if lengths and scenario.train.objective == "grpo":
+        raise UsageError("GRPO's sequences have one length, prompt and completion: leave out --lengths")
     mode = fake_mode()
     with quiet(), quiet_collector(), semantics.patched(), engine(scenario, mode, rank) as sharding:
         job = assemble(
@@ -65,7 +67,7 @@ def record(
         recorder = Recorder(
             hidden=semantics.hidden,
             kept=semantics.kept,
-            answer=Answers(),
+            answer=Answers(selected_by_masks(scenario)),
             logit_widths=logit_widths(scenario),
         )
         steps = lengths or (scenario.train.seq_len,) * STEPS
@@ -135,11 +137,19 @@ def quiet_collector() -> Iterator[None]:
             gc.enable()
 
 
+def selected_by_masks(scenario: Scenario) -> Mapping[int, int]:
+    """GRPO's labels are those of completions. trl 1.16 trainer/utils.py, _fused_forward: the last position has none."""
+    train = scenario.train
+    if train.objective != "grpo":
+        return {}
+    return {train.sequences * (train.seq_len - 1): train.scored_tokens}
+
+
 def logit_widths(scenario: Scenario) -> frozenset[int]:
     """Last dimensions by which logits are known: the vocabulary, and the tiles of TRL's head."""
     vocabulary = scenario.model.vocab_size
     widths = {vocabulary}
-    if scenario.train.loss == "fused" and scenario.stack.name == "trl":
+    if scenario.train.loss == "fused" and scenario.stack.fused_loss == "trl":
         from trl.trainer import utils  # noqa: PLC0415  (present where this loss is)
 
         tile = utils._CHUNKED_LOGPROB_CHUNK_SIZE
@@ -153,13 +163,19 @@ def logit_widths(scenario: Scenario) -> frozenset[int]:
 def seed(recorder: Recorder, job: Job) -> None:
     """What stands before the first step: weights, adapters, buffers."""
     recorder.ledger.mark("load", 0)
-    places = layer_numbers(job.model)
     adapters = adapter_parameters(job.model)
-    standing = [*job.model.named_parameters(), *job.model.named_buffers(), *loose_adapters(job.model)]
-    for name, tensor in [*standing, *quantisation_states(job.model)]:
-        owner = "adapters" if name in adapters else "weights"
-        if not recorder.knows(tensor):
-            recorder.add(storage_of(tensor), owner, name, places(name))
+    for model in models_of(job):
+        places = layer_numbers(model)
+        standing = [*model.named_parameters(), *model.named_buffers(), *loose_adapters(model)]
+        for name, tensor in [*standing, *quantisation_states(model)]:
+            owner = "adapters" if model is job.model and name in adapters else "weights"
+            if not recorder.knows(tensor):
+                recorder.add(storage_of(tensor), owner, name, places(name))
+
+
+def models_of(job: Job) -> tuple[Any, ...]:
+    """The model, and a second one that gives reference log probabilities."""
+    return (job.model,) if job.reference is None else (job.model, job.reference)
 
 
 def quantisation_states(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
@@ -233,7 +249,7 @@ def watch_gradients(recorder: Recorder, job: Job) -> Iterator[None]:
 def watch_modules(recorder: Recorder, job: Job) -> Iterator[None]:
     """Tell the recorder which module is computing; in backward none is, but where a layer is recomputed."""
     handles = []
-    for name, module in job.model.named_modules():
+    for name, module in (found for model in models_of(job) for found in model.named_modules()):
         if name:
             handles.append(module.register_forward_pre_hook(_begun(recorder, name)))
             handles.append(module.register_forward_hook(_done(recorder), always_call=True))
@@ -262,7 +278,7 @@ def watch_layers(recorder: Recorder, job: Job) -> Iterator[None]:
     The hooks enclose those of a sharding engine, so that what a layer gathers and reduces counts as the layer's.
     """
     handles = []
-    for number, layer in enumerate(decoder_layers(job.model)):
+    for number, layer in (found for model in models_of(job) for found in enumerate(decoder_layers(model))):
         handles.append(layer.register_forward_pre_hook(_entering(recorder, number), prepend=True, with_kwargs=True))
         handles.append(layer.register_forward_hook(_awaiting_gradient(recorder, number), prepend=True))
         handles.append(layer.register_forward_hook(_leaving(recorder)))

@@ -6,7 +6,8 @@ What is answered, and why no other answer would do:
 - a truth value: false when it comes from a test for broken values (``isnan``, ``isinf``, ``any``, ``ne``), so that no
   step is skipped and no branch for failures is taken; otherwise true, so that a module that a random draw may switch
   off (LoHa's module dropout) runs, which is what needs memory.
-- the places of non-zero entries, and selection by a mask: every entry is selected, the most that can be.
+- the places of non-zero entries, and selection by a mask: every entry is selected, the most that can be; of GRPO's
+  labels those of the completions, whose number is known.
 - counts of equal numbers (``bincount``): as many counts as are asked for, or one for each number.
 - whether two tensors are equal (``equal``): they are, so that what is looked for is found (aLoRA's invocation tokens).
 - distinct numbers (``unique``): one, so that a loop over them (CPT's, over kinds of tokens) runs once.
@@ -19,6 +20,7 @@ And two operators whose fake kernels know less than the real ones:
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -30,7 +32,13 @@ DOUBTS = ("any", "isnan", "isinf", "ne", "logical_not")
 
 
 class Answers:
-    """Answers for values, and marks the truth values that mean trouble."""
+    """Answers for values, and marks the truth values that mean trouble.
+
+    ``selected``: how many entries masks of some size select, where that is known.
+    """
+
+    def __init__(self, selected: Mapping[int, int] = MappingProxyType({})) -> None:
+        self._selected = selected
 
     def __call__(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """The stand-in for one call, or ``NotImplemented``."""
@@ -38,7 +46,7 @@ class Answers:
         if answer is not None:
             return answer(*args, **kwargs)
         if func is aten.index.Tensor:
-            return _selected(func, args, kwargs)
+            return _selected(func, args, kwargs, self._selected)
         if func in (aten.index_put.default, aten.index_put_.default):
             return _put(func, args, kwargs)
         if func is aten._grouped_mm.default:
@@ -103,22 +111,23 @@ _ANSWERS: Mapping[Any, Callable[..., Any]] = {
 }
 
 
-def _places(indices: Sequence[Any]) -> list[Any] | None:
+def _places(indices: Sequence[Any], known: Mapping[int, int] = MappingProxyType({})) -> list[Any] | None:
     """The same selection with masks replaced by places of all their entries, or ``None`` without a mask."""
     if not any(isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8) for index in indices):
         return None
     found: list[Any] = []
     for index in indices:
         if isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8):
-            place = index.new_empty((index.numel(),), dtype=torch.int64)
+            count = known.get(index.numel(), index.numel())
+            place = index.new_empty((count,), dtype=torch.int64)
             found.extend([place] * index.ndim)
         else:
             found.append(index)
     return found
 
 
-def _selected(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    places = _places(args[1])
+def _selected(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], known: Mapping[int, int]) -> Any:
+    places = _places(args[1], known)
     return NotImplemented if places is None else func(args[0], places, **kwargs)
 
 

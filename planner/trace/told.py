@@ -15,8 +15,11 @@ _TELLER: ContextVar[Teller | None] = ContextVar("teller", default=None)
 
 SHARES: dict[Phase, tuple[float, float]] = {
     "load": (0.0, 0.0),
+    "rollout": (0.0, 0.0),
+    "scoring": (0.0, 0.0),
     "forward": (0.0, 0.3),
     "loss": (0.3, 0.35),
+    "reference": (0.35, 0.35),
     "backward": (0.35, 0.95),
     "optimizer_step": (0.95, 1.0),
     **dict.fromkeys(MOMENTS, (1.0, 1.0)),
