@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import NamedTuple
 
-from planner.allocator.curve import Sample, Span, curve, spans
+from planner.allocator.curve import POINTS, Sample, Span, curve, spans
 from planner.allocator.events import Trace
 from planner.render import words
 from planner.render.sheet import printable
@@ -53,9 +53,19 @@ class Picture(NamedTuple):
     top: float
 
     @classmethod
-    def of(cls, trace: Trace, handed_out: Sequence[int], title: str, usable: int, context: int) -> "Picture":
-        samples, parts = curve(trace, handed_out), spans(trace)
-        bands = bands_of(parts)
+    def of(
+        cls,
+        trace: Trace,
+        handed_out: Sequence[int],
+        title: str,
+        usable: int,
+        context: int,
+        *,
+        plot: int = PLOT,
+        points: int = POINTS,
+    ) -> "Picture":
+        samples, parts = curve(trace, handed_out, points=points), spans(trace)
+        bands = bands_of(parts, plot)
         places = _apart([place_of(sample, parts, bands) for sample in samples])
         best = max(range(len(samples)), key=lambda number: samples[number].memory.total)
         peak = samples[best]
@@ -67,7 +77,7 @@ class Picture(NamedTuple):
             rows=[_row(place, sample) for place, sample in zip(places, samples, strict=True)],
             owners=owners,
             bands=bands,
-            steps=tuple(steps_of(parts, bands)),
+            steps=tuple(steps_of(parts, bands, plot)),
             peak=peak,
             peak_at=places[best],
             peak_text=_peak_text(peak, parts),
@@ -86,10 +96,10 @@ ROOM = 1.12
 """Height of the picture, the highest thing in it being 1: the peak has its name above it."""
 
 
-def bands_of(parts: Sequence[Span]) -> tuple[Band, ...]:
+def bands_of(parts: Sequence[Span], plot: int = PLOT) -> tuple[Band, ...]:
     """Spans side by side: each as wide as its name when all names have room, and the rest by numbers of events."""
     names = [words.phase(part.phase or "") for part in parts]
-    least = [(len(name) + 2) * LETTER / PLOT for name in names]
+    least = [(len(name) + 2) * LETTER / plot for name in names]
     rest = 1 - sum(least)
     if rest < MINIMAL_REST:
         least, rest = [0.0] * len(parts), 1.0
@@ -97,7 +107,7 @@ def bands_of(parts: Sequence[Span]) -> tuple[Band, ...]:
     found, left = [], 0.0
     for part, name, floor in zip(parts, names, least, strict=True):
         right = left + floor + rest * (part.end - part.start) / events
-        fits = (right - left) * PLOT >= len(name) * LETTER
+        fits = (right - left) * plot >= len(name) * LETTER
         found.append(Band(left, right, name if fits else ""))
         left = right
     return tuple(found)
@@ -113,14 +123,14 @@ def place_of(sample: Sample, parts: Sequence[Span], bands: Sequence[Band]) -> fl
     return band.left + (band.right - band.left) * (sample.number + 1 - part.start) / max(part.end - part.start, 1)
 
 
-def steps_of(parts: Sequence[Span], bands: Sequence[Band]) -> Iterator[tuple[float, str]]:
+def steps_of(parts: Sequence[Span], bands: Sequence[Band], plot: int = PLOT) -> Iterator[tuple[float, str]]:
     """Where every step begins, and what it is called where there is room; loading is no step."""
     steps = [number for number, part in enumerate(parts) if part.phase not in (None, "load")]
     firsts = [number for number in steps if number == steps[0] or parts[number].step != parts[number - 1].step]
     for number, after in zip_longest(firsts, firsts[1:]):
         name = step_name(parts[number].step, len(firsts))
         width = (1.0 if after is None else bands[after].left) - bands[number].left
-        yield bands[number].left, name if width * PLOT >= (len(name) + 2) * LETTER else ""
+        yield bands[number].left, name if width * plot >= (len(name) + 2) * LETTER else ""
 
 
 def _apart(places: Sequence[float]) -> list[float]:

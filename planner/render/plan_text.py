@@ -270,7 +270,7 @@ def _origin(plan: Plan, origins: tuple[Origin, ...]) -> str:
     shown = [
         f"{words.option(name)} {_across(candidates, name)}"
         for name in names
-        if _relevant(candidates, name) and any(_says(one, name, origins) for one in candidates)
+        if relevant(candidates, name) and any(_says(one, name, origins) for one in candidates)
     ]
     return ", ".join(shown)
 
@@ -286,14 +286,14 @@ def _across(candidates: Sequence[Candidate], name: str) -> str:
     """One setting over all methods; where they differ, each value with its methods."""
     methods: dict[str, list[str]] = {}
     for candidate in candidates:
-        if _relevant([candidate], name):
+        if relevant([candidate], name):
             methods.setdefault(words.value(getattr(candidate.scenario.train, name)), []).append(candidate.method)
     if len(methods) == 1:
         return next(iter(methods))
     return " ".join(f"{text} ({'/'.join(users)})" for text, users in methods.items())
 
 
-def _relevant(candidates: Iterable[Candidate], name: str) -> bool:
+def relevant(candidates: Iterable[Candidate], name: str) -> bool:
     """Whether the setting acts on any of the candidates."""
     trains = [candidate.scenario.train for candidate in candidates]
     if name in LORA_SETTINGS:

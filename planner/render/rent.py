@@ -72,11 +72,11 @@ def has_run(answer: RentAnswer) -> bool:
 
 def offers(answer: RentAnswer) -> Sheet:
     """The front, cheapest first."""
-    rows = [_row(answer, answer.offers[place], place == answer.recommended) for place in _shown(answer)]
+    rows = [_row(answer, answer.offers[place], place == answer.recommended) for place in shown(answer)]
     return Sheet("", _columns(answer), tuple(rows))
 
 
-def _shown(answer: RentAnswer) -> list[int]:
+def shown(answer: RentAnswer) -> list[int]:
     """Places of the offers that have a row: all, or of many the first, the last, the soonest and the recommended."""
     places = range(len(answer.offers))
     soonest = sorted(places, key=lambda place: answer.offers[place].hours)[:1]
@@ -190,7 +190,7 @@ def notes(answer: RentAnswer) -> Iterator[str]:
     yield f"US$ at the typical price, {unit}; GiB: spare on each card, RAM and disk of each machine"
     if any(estimated(one) for one in (*answer.offers, *answer.others)):
         yield "~: nobody has published how fast such a card trains, or its price is estimated"
-    left = len(answer.offers) - len(_shown(answer))
+    left = len(answer.offers) - len(shown(answer))
     if left > 0:
         yield f"{left} more offers that no other beats in everything: --format json"
     hidden = len(answer.others) - SHOWN

@@ -14,11 +14,16 @@ from planner.recommend.rent import rent
 from planner.recommend.rental import RentAnswer, RentRequest
 from planner.recommend.request import Request, command
 from planner.recommend.surface import Surface, surface
-from planner.result import Candidate, Plan
 from planner.reporting.documents import Document, documents
+from planner.result import Candidate, Plan
 from planner.tracing import Tracing, trace_scenario
 
 Part = TypeVar("Part")
+Telling = Callable[[str], None]
+
+
+def _silent(text: str) -> None:
+    """For those who do not want to hear."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,20 +47,19 @@ class Report:
     absent: tuple[str, ...] = ()
 
 
-def report(request: Request, *, estimator: Estimator | None = None, told: Callable[[str], None] | None = None) -> Report:
+def report(request: Request, *, estimator: Estimator | None = None, told: Telling = _silent) -> Report:
     """The report on ``request``; raise ``PlannerError`` where there is no plan. ``told`` hears what is being done."""
-    tell = told or (lambda text: None)
-    tell("planning")
+    told("planning")
     answer = plan(request, estimator=estimator)
     chosen = featured(answer)
     asked = replace(as_installed(request), evidence="closed-form", confirm=False)
     absent: list[str] = []
-    tell("looking at other batches and lengths")
+    told("looking at other batches and lengths")
     around = _part("how far it goes", absent, lambda: surface(chosen.scenario))
     reach = _part("every method's frontier", absent, lambda: frontier(_open(asked)))
-    tell("looking at what can be rented")
+    told("looking at what can be rented")
     offers = _part("offers to rent", absent, lambda: rent(RentRequest(request=replace(asked, gpus=1, nodes=None))))
-    tell("drawing")
+    told("drawing")
     return Report(
         plan=answer,
         candidate=chosen,
@@ -89,9 +93,7 @@ def _part(name: str, absent: list[str], made: Callable[[], Part]) -> Part | None
 
 def _open(request: Request) -> Request:
     """The request without what a frontier varies."""
-    return replace(
-        request, settings={name: value for name, value in request.settings.items() if name not in VARIED}
-    )
+    return replace(request, settings={name: value for name, value in request.settings.items() if name not in VARIED})
 
 
 def _traced(chosen: Candidate, absent: list[str]) -> Tracing | None:

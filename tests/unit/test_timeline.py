@@ -15,9 +15,10 @@ from planner.allocator.curve import spans
 from planner.allocator.events import OUTSIDE, Block, Mark, Trace
 from planner.errors import UsageError
 from planner.render.bars import NAMES
+from planner.render.charts.look import COLOURS
+from planner.render.charts.timeline import timeline as chart
 from planner.render.picture import Picture, bands_of
 from planner.render.timeline import check_picture, timeline
-from planner.render.vegalite import COLOURS, chart
 from planner.result import OWNERS
 from planner.units import GIB
 
@@ -71,7 +72,7 @@ def test_the_peak_and_where_it_is() -> None:
 
 def test_owners_come_in_the_terminals_order_and_only_those_that_are_there() -> None:
     assert picture_of(steps()).owners == ("weights", "activations", "logits", "temporaries")
-    assert list(COLOURS) == list(OWNERS) == [name for name in NAMES if name != "context"]
+    assert list(COLOURS) == list(NAMES) == [*OWNERS, "context"]
 
 
 def test_rows_rise_from_left_to_right_and_sum_up() -> None:
