@@ -111,8 +111,12 @@ def load_model(name: str, *, opaque: bool = False) -> Resolved:
 
 
 def looks_like_path(name: str) -> bool:
-    """Whether a name can only be a path."""
-    return name.startswith(("/", "./", "../", "~")) or name in (".", "..") or name.endswith(".json")
+    r"""Whether a name can only be a path.
+
+    >>> looks_like_path(r"C:\models\llama"), looks_like_path("meta-llama/Llama-3.1-8B")
+    (True, False)
+    """
+    return name.startswith(("/", "./", "../", "~")) or name in (".", "..") or "\\" in name or name.endswith(".json")
 
 
 def exists(path: Path) -> bool:

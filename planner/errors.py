@@ -52,7 +52,7 @@ class UnknownName(UsageError, LookupError):
         near = nearest(name, names)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         all_of_them = f"list them with: {listing}" if listing else f"one of {', '.join(names)}"
-        super().__init__(f"unknown {kind} {name[:80]!r}{hint} ({all_of_them})")
+        super().__init__(f"unknown {kind} {quoted(name[:80])}{hint} ({all_of_them})")
 
 
 def nearest(name: str, known: Iterable[str], *, count: int = 3) -> list[str]:
@@ -89,13 +89,23 @@ def _parameters(name: str) -> float | None:
 
 
 def show(value: object) -> str:
-    """A value in a message, cut to a readable length; Python itself refuses to print integers of 4,300 digits.
+    r"""A value in a message, cut to a readable length; Python itself refuses to print integers of 4,300 digits.
 
     >>> show("x" * 99), show(10**5000)
     ("'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...", 'a huge number')
+    >>> print(show(r"C:\runs\rows.csv"))
+    'C:\runs\rows.csv'
     """
-    text = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "a huge number"
+    if isinstance(value, str):
+        text = quoted(value)
+    else:
+        text = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "a huge number"
     return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def quoted(text: str) -> str:
+    """Text as Python quotes it, but paths of Windows as they were typed."""
+    return repr(text).replace("\\\\", "\\")
 
 
 def first_line(error: BaseException) -> str:

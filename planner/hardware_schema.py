@@ -355,7 +355,7 @@ def read(where: str, stem: str, content: bytes) -> dict[str, Any]:
 
 def _toml(where: str, content: bytes) -> dict[str, Any]:
     try:
-        return tomllib.loads(content.decode())
+        return tomllib.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise BrokenInput(f"{where}: not a text file in UTF-8") from None
     except RecursionError:

@@ -10,6 +10,7 @@ import typer.main
 
 from planner.cli.checks import CHECKED, EXPORTED
 from planner.cli.data import DATA, TASK, TOKENIZER
+from planner.cli.help import help_text
 from planner.cli.options import COMPLETION, FORMAT, JOB, MODEL, PROFILES, REQUEST, VERSION, Option, Values, takes
 from planner.cli.output import write
 from planner.cli.rented import RENTED
@@ -209,7 +210,7 @@ def _default(context: typer.Context, values: Values) -> None:
     if values["version"]:
         _aside("version", "show", values["format"])
     elif values["help"]:
-        write(context.get_help() + "\n")
+        write(help_text(context))
     elif values["install_completion"] or values["show_completion"]:
         _aside("completion", "install" if values["install_completion"] else "show")
     elif context.invoked_subcommand is None:
@@ -243,7 +244,7 @@ def _made(command: Subcommand) -> Any:  # noqa: ANN401  (as above)
     @takes(command.options)
     def body(context: typer.Context, values: Values) -> None:
         if values["help"]:
-            write(context.get_help() + "\n")
+            write(help_text(context))
         else:
             _run_body(command.name, values)
 

@@ -5,7 +5,7 @@ import sys
 from planner.catalog import load_model
 from planner.cli.data import read_with_progress, task_from
 from planner.cli.options import Values, integer
-from planner.cli.output import check_format
+from planner.cli.output import check_format, is_ascii
 from planner.cli.show import show
 from planner.errors import EXIT_FITS, UsageError
 from planner.render.dataset import Setting, dataset_answer, dataset_sheets
@@ -23,10 +23,9 @@ def main(values: Values) -> int:
     limit = load_model(name).model.max_position_embeddings if name else None
     data = read_with_progress(path, name, values["tokenizer"], task)
     at = Setting(seq_len or data.suggested_seq_len(limit), batch, limit)
-    ascii_only = not (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
     show(
         format_name,
-        lambda: dataset_sheets(data, at, ascii_only=ascii_only),
+        lambda: dataset_sheets(data, at, ascii_only=is_ascii(sys.stdout)),
         lambda: dataset_answer(data, at),
     )
     return EXIT_FITS

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from planner.build.installed import installed_versions
-from planner.cli.files import has_folder
+from planner.cli.files import check_target
 from planner.cli.measure import device_here
 from planner.cli.options import Values, profiles_dir
 from planner.cli.output import EXIT_NOT_WRITTEN, check_format, complain
@@ -12,7 +12,6 @@ from planner.cli.progress import Progress
 from planner.cli.remember import remember
 from planner.cli.show import show
 from planner.errors import EXIT_FITS, EXIT_INTERRUPTED, EXIT_NOTHING_FITS, PlannerError, UsageError
-from planner.errors import show as shown
 from planner.hardware import list_gpus
 from planner.measure import Device
 from planner.measure.cases import perform, plan_cases
@@ -61,8 +60,7 @@ def _refuse_others(values: Values) -> None:
 def _out(text: str | None) -> Path | None:
     if text is None:
         return None
-    if not has_folder(text):
-        raise UsageError(f"--out {shown(text)}: no such folder")
+    check_target("--out", text)
     return Path(text).expanduser().absolute()
 
 
@@ -110,8 +108,8 @@ def _anchors(text: str | None) -> Path | None:
     if text is None:
         return None
     path = Path(text).expanduser()
-    if not path.is_dir() and not has_folder(text):
-        raise UsageError(f"--anchors {shown(text)}: no such folder")
+    if not path.is_dir():
+        check_target("--anchors", text)
     return path.absolute()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from planner.catalog import load_model
-from planner.cli.files import has_folder
+from planner.cli.files import check_target
 from planner.cli.options import Values, integer, size
 from planner.cli.output import check_format, note, stop
 from planner.cli.progress import Progress
@@ -266,8 +266,7 @@ def _snapshot(text: str | None) -> str | None:
     """An absolute path, since a child writes there; refused before the run where it cannot."""
     if text is None:
         return None
-    if not has_folder(text):
-        raise UsageError(f"--snapshot {shown(text)}: no such folder")
+    check_target("--snapshot", text)
     return str(Path(text).expanduser().absolute())
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
-from planner.errors import UsageError
+from planner.errors import UsageError, quoted
 from planner.units import parse_bytes
 
 Values = Mapping[str, Any]
@@ -242,6 +242,13 @@ def profiles_dir(values: Values) -> Path | None:
     if text is None:
         return None
     path = Path(text)
-    if not path.is_dir():
-        raise UsageError(f"--profiles {text[:80]!r} is not a folder: name one that holds GPU profiles (*.toml)")
+    if not _is_dir(path):
+        raise UsageError(f"--profiles {quoted(text[:80])} is not a folder: name one that holds GPU profiles (*.toml)")
     return path
+
+
+def _is_dir(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # a name that no folder can have
+        return False

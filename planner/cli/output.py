@@ -6,10 +6,10 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from shutil import get_terminal_size
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TextIO, cast
 
 from planner.errors import UnknownName
-from planner.render.lines import Line, Screen, plain
+from planner.render.lines import Line, Screen, in_ascii, plain
 
 if TYPE_CHECKING:
     from planner.render.paint import ColorSystem
@@ -94,31 +94,45 @@ def _say(kind: str, message: str) -> None:
 
 def write_lines(make: Callable[[Screen], Sequence[Line]]) -> None:
     """Lines to stdout, as wide and as colourful as it is."""
-    encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
     colours = _colours()
-    width = max(get_terminal_size().columns, LEAST_WIDTH)
-    screen = Screen(width=width, colour=colours is not None, ascii_only=not encoding.startswith("utf"))
+    screen = Screen(width=screen_width(), colour=colours is not None, ascii_only=is_ascii(sys.stdout))
     lines = make(screen)
     if colours is None:
         write(plain(lines, screen))
     else:
         from planner.render.paint import painted  # noqa: PLC0415  (a pipe needs no colours, so no rich)
 
-        write(painted(lines, colours))
+        text = painted(lines, colours)
+        write(in_ascii(text) if screen.ascii_only else text)
 
 
 LEAST_WIDTH = 40
 """Narrower terminals wrap by themselves."""
 
 
+def screen_width() -> int:
+    """Columns of the terminal, or of ``COLUMNS``."""
+    return max(get_terminal_size().columns, LEAST_WIDTH)
+
+
+def is_ascii(stream: TextIO | None) -> bool:
+    """Whether our own characters cannot be written there: to be sure, wherever it is no UTF."""
+    return not (getattr(stream, "encoding", None) or "utf-8").lower().startswith("utf")
+
+
 def _colours() -> "ColorSystem | None":
-    """What colours stdout has; ``NO_COLOR`` turns off every escape code, bold ones too."""
-    terminal = sys.stdout is not None and sys.stdout.isatty()
-    if os.environ.get("NO_COLOR") or not (terminal or os.environ.get("FORCE_COLOR")):
+    """What colours stdout has: none where it is dumb or ``NO_COLOR`` is set, which turns off bold text too.
+
+    ``FORCE_COLOR`` and ``CLICOLOR_FORCE`` want them in a pipe, ``CLICOLOR=0`` not even on a terminal.
+    """
+    asked = os.environ.get
+    forced = bool(asked("FORCE_COLOR")) or asked("CLICOLOR_FORCE", "0") not in ("", "0")
+    terminal = sys.stdout is not None and sys.stdout.isatty() and asked("CLICOLOR") != "0"
+    if asked("NO_COLOR") or not (forced or terminal):
         return None
     from rich.console import Console  # noqa: PLC0415  (knows terminals, and costs 15 ms)
 
-    return cast("ColorSystem | None", Console(file=sys.stdout).color_system)
+    return cast("ColorSystem | None", Console(file=sys.stdout, force_terminal=True).color_system)
 
 
 def _discard_stdout() -> None:

@@ -1,8 +1,11 @@
 """One line on stderr that says what is going on, on a terminal only, and leaves no trace."""
 
+import os
 import sys
 from types import TracebackType
 from typing import Self
+
+from planner.cli.output import is_ascii
 
 WIDTH = 20
 """Characters of a bar."""
@@ -13,7 +16,9 @@ class Progress:
 
     def __init__(self) -> None:
         self._shown = 0
-        self._stream = sys.stderr if sys.stderr is not None and sys.stderr.isatty() else None
+        able = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._stream = sys.stderr if able else None
+        self._marks = ("#", ".") if is_ascii(sys.stderr) else ("█", "·")
 
     def __call__(self, text: str) -> None:
         """Show ``text`` in place of what was shown before."""
@@ -25,7 +30,8 @@ class Progress:
     def bar(self, done: float, text: str) -> None:
         """Show how much of 1 is done, and of what."""
         full = round(WIDTH * min(max(done, 0.0), 1.0))
-        self(f"{'█' * full}{'·' * (WIDTH - full)} {text}")
+        done_mark, other = self._marks
+        self(f"{done_mark * full}{other * (WIDTH - full)} {text}")
 
     def __enter__(self) -> Self:
         return self

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from planner._version import __version__
-from planner.cli.files import has_folder
+from planner.cli.files import check_target
 from planner.errors import BrokenInput, UsageError, show
 from planner.render.sweep import KEY
 
@@ -23,8 +23,7 @@ class RowFile:
 
     def __init__(self, name: str, head: str = "") -> None:
         """Read the keys of what is there; raise ``BrokenInput`` for a file of something else."""
-        if not has_folder(name):
-            raise UsageError(f"--out {show(name)}: no such folder")
+        check_target("--out", name)
         self.path = Path(name).expanduser().absolute()
         if self.path.exists() and not self.path.is_file():
             raise UsageError(f"--out {show(name)} is no ordinary file: name one, or leave it out for standard output")

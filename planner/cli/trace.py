@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from planner.allocator.config import Settings, parse
-from planner.cli.files import has_folder
+from planner.cli.files import check_target
 from planner.cli.options import Values
 from planner.cli.output import check_format
 from planner.cli.progress import Progress
@@ -63,8 +63,8 @@ def _check_pictures(values: Values, methods: int) -> None:
     for name in ("snapshot", "timeline"):
         if values[name] and methods > 1:
             raise UsageError(f"--{name} draws one method: name one --method")
-        if values[name] is not None and not has_folder(values[name]):
-            raise UsageError(f"--{name} {shown(values[name])}: no such folder")
+        if values[name] is not None:
+            check_target(f"--{name}", values[name])
     if values["timeline"]:
         from planner.render.timeline import check_picture  # noqa: PLC0415  (only for pictures)
 

@@ -97,7 +97,7 @@ def load_matrix(name: str) -> tuple[Case, ...]:
     """
     path = find_matrix(name)
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise BrokenInput(
             f"--matrix {name[:200]!r} cannot be read: {getattr(error, 'strerror', None) or error}"

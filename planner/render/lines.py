@@ -4,7 +4,7 @@ A line is a tuple of cells, so that drawing needs no terminal library; ``paint``
 colour where the screen has any.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from textwrap import wrap
@@ -19,6 +19,8 @@ GAP = 2
 INDENT = 2
 LEAST = 6
 """No column that may wrap becomes narrower."""
+LEAST_BESIDE = 12
+"""Columns that text beside a label takes at least."""
 EMPTY: Line = ()
 
 
@@ -31,13 +33,26 @@ class Screen:
     ascii_only: bool = False
 
 
-_ASCII = str.maketrans({"–": "-", "×": "x", "─": "-", "…": ".", "\u00a0": " "})
+_ASCII = str.maketrans({"–": "-", "×": "x", "─": "-", "…": ".", "\u00a0": " ", "±": "+", "≥": ">"})
+_WIDER = {" ±": "+-", " ≥": ">="}
+"""What takes two characters takes the blank before it, so that columns stay."""
 
 
 def plain(lines: Iterable[Line], screen: Screen) -> str:
     """Lines as text without any escape code."""
     text = "\n".join("".join(printable(cell.text) for cell in line).rstrip() for line in lines) + "\n"
-    return text.translate(_ASCII) if screen.ascii_only else text
+    return in_ascii(text) if screen.ascii_only else text
+
+
+def in_ascii(text: str) -> str:
+    """Our own characters in those that every terminal has; each line is as long as before.
+
+    >>> in_ascii("2 × 4 – 8  ±")
+    '2 x 4 - 8 +-'
+    """
+    for wide, narrow in _WIDER.items():
+        text = text.replace(wide, narrow)
+    return text.translate(_ASCII)
 
 
 # ---------------------------------------------------------------- width
@@ -74,23 +89,39 @@ def indented(lines: Iterable[Line], indent: int = INDENT) -> list[Line]:
 
 
 def table(sheet: Sheet, width: int, *, last: Sequence[Line] = ()) -> list[Line]:
-    """Heading, a line, the rows; no longer than ``width`` where wrapping can help.
+    """Heading, a line, the rows; where no wrapping makes them fit ``width``, each row by itself.
 
     ``last`` is one more column of ready-made lines, its heading first.
     """
     sizes = fitted(sheet, width)
-    lines = [_joined([(Cell(column.head, "faint"),) for column in sheet.columns], sheet.columns, sizes)]
-    marks = [0]
+    if not last and sum(sizes) + GAP * (len(sizes) - 1) > width:
+        return entries(sheet, width)
+    lines = _row([Cell(column.head, "faint") for column in sheet.columns], sheet.columns, sizes)
+    marks = [len(lines)]
     for index, cells in enumerate(sheet.rows):
-        if index in sheet.rules:
+        if index in sheet.rules and index:
             marks.append(len(lines))
         lines.extend(_row(cells, sheet.columns, sizes))
     if last:
         lines = [(*padded(line, sum(sizes) + GAP * len(sizes)), *more) for line, more in zip(lines, last, strict=True)]
     across: Line = (Cell("─" * max(length(line) for line in lines), "faint"),)
     for mark in reversed(marks):
-        lines.insert(mark if mark else 1, across)
+        lines.insert(mark, across)
     return lines
+
+
+def entries(sheet: Sheet, width: int) -> list[Line]:
+    """Every row as its first cell over the others, each beside its heading: for columns that no screen holds."""
+    found: list[Line] = []
+    for cells in sheet.rows:
+        found.extend(wrapped(cells[0], width))
+        others = [
+            ((Cell(column.head, "faint"),), replace(cell, text=cell.text.strip()))
+            for column, cell in zip(sheet.columns[1:], cells[1:], strict=True)
+            if cell.text.strip()
+        ]
+        found.extend(indented(pairs(others, width - INDENT)))
+    return found
 
 
 def table_width(sheet: Sheet) -> int:
@@ -106,14 +137,15 @@ def _natural(sheet: Sheet) -> list[int]:
 
 
 def fitted(sheet: Sheet, width: int) -> list[int]:
-    """Widths of the columns: what they hold, less what has to wrap, the widest first."""
+    """Widths of the columns: what they hold, less what has to wrap, the widest first; words of headings stay whole."""
     sizes = _natural(sheet)
+    least = [max(LEAST, *map(len, column.head.split() or [""])) for column in sheet.columns]
     excess = sum(sizes) + GAP * (len(sizes) - 1) - width
     order = [index for index, column in enumerate(sheet.columns) if column.wraps]
     others = [index for index, column in enumerate(sheet.columns) if not column.wraps and not column.numeric]
     for group in (order, others):
-        while excess > 0 and any(sizes[index] > LEAST for index in group):
-            widest = max(group, key=lambda index: sizes[index])
+        while excess > 0 and (shrinking := [index for index in group if sizes[index] > least[index]]):
+            widest = max(shrinking, key=lambda index: sizes[index])
             sizes[widest] -= 1
             excess -= 1
     return sizes
@@ -168,10 +200,13 @@ def paragraph(text: str, width: int, tone: Tone = "") -> list[Line]:
 
 
 def pairs(rows: Sequence[tuple[Line, Cell]], width: int, *, gap: int = GAP) -> list[Line]:
-    """Short label, long text: the text wraps beside its label, not below it."""
+    """Short label, long text: the text wraps beside its label, and below it only where no room is left there."""
     margin = max((length(label) for label, _ in rows), default=0)
     found: list[Line] = []
     for label, text in rows:
+        if margin and width - margin - gap < LEAST_BESIDE:
+            found.extend((label, *indented(wrapped(text, width - INDENT))))
+            continue
         for index, line in enumerate(wrapped(text, max(width - margin - gap, LEAST))):
             found.append((*padded(label if index == 0 else EMPTY, margin + gap), *line))
     return found
@@ -184,14 +219,18 @@ def beside(left: Sequence[Line], right: Sequence[Line], gap: int) -> list[Line]:
 
 
 def fold(command: str, width: int) -> list[str]:
-    r"""A command over several lines that a shell still reads as one.
+    r"""A command over several lines that a shell still reads as one; a value that no line holds stays whole.
 
     >>> print("\n".join(fold("plan --model 70b --gpu 4090 --seq-len 512", 30)))
     plan --model 70b --gpu 4090 \
       --seq-len 512
+    >>> print("\n".join(fold("plan --dataset 'a long name.jsonl'", 20)))
+    plan \
+      --dataset \
+      'a long name.jsonl'
     """
     lines, current = [], ""
-    for piece in printable(command).replace(" --", "\n--").split("\n"):
+    for piece in _pieces(command, width):
         longer = f"{current} {piece}" if current else piece
         if current and len(longer) + 2 > width:
             lines.append(current + " \\")
@@ -199,3 +238,13 @@ def fold(command: str, width: int) -> list[str]:
         else:
             current = longer
     return [*lines, current]
+
+
+def _pieces(command: str, width: int) -> Iterator[str]:
+    """Options with their values; what is too long for a line without its value, which may be quoted."""
+    for piece in printable(command).replace(" --", "\n--").split("\n"):
+        flag, blank, value = piece.partition(" ")
+        if len(piece) + INDENT + 2 > width and piece.startswith("--") and blank:
+            yield from (flag, value)
+        else:
+            yield piece

@@ -98,7 +98,10 @@ def _verdicts(plan: Plan, screen: Screen) -> list[Line]:
     else:
         names = [EMPTY, *((cells[0],) for cells in sheet.rows)]
         labels = [(*name, Cell(" " * (margin - length(name)))) for name in names]
-        body = [*table(sheet, screen.width), *((*label, *bar) for label, bar in zip(labels, drawn, strict=True))]
+        body = [
+            *table(sheet, screen.width - INDENT),
+            *((*label, *bar) for label, bar in zip(labels, drawn, strict=True)),
+        ]
     legend = bars.legend(plan.candidates, scale, screen)
     return [*paragraph(headline.text, screen.width, headline.tone), *indented([*body, *legend])]
 

@@ -47,7 +47,7 @@ def _text(path: Path, where: str) -> str:
         data = path.read_bytes()[: FILE_LIMIT + 1]
         if len(data) > FILE_LIMIT:
             raise BrokenInput(f"{where}: larger than {FILE_LIMIT // 2**20} MiB")
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")
     except (OSError, RuntimeError) as error:
         raise BrokenInput(f"{where}: {getattr(error, 'strerror', None) or 'cannot be read'}") from None
     except UnicodeDecodeError:

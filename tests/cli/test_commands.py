@@ -12,6 +12,7 @@ import pytest
 from planner import __version__
 from planner.cli.app import COMMANDS
 from planner.cli.options import REQUEST
+from planner.render.lines import size
 
 Run = Callable[..., Any]
 
@@ -44,12 +45,12 @@ ELSEWHERE = {"measure", "measurements", "trace"}
 
 
 @pytest.mark.parametrize("name", CALLS)
-@pytest.mark.parametrize("columns", [60, 80, 120])
+@pytest.mark.parametrize("columns", [40, 60, 80, 120])
 def test_text_is_never_wider_than_the_terminal(run: Run, name: str, columns: int) -> None:
     answer = run(*CALLS[name], columns=columns)
 
     assert (answer.code, answer.err) == (0, "")
-    assert [line for line in answer.out.splitlines() if len(line) > columns] == []
+    assert [line for line in answer.out.splitlines() if size(line) > columns] == []
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -95,7 +95,6 @@ def test_usage_errors(run: Run, arguments: tuple[str, ...], says: str) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        (*OK, "--stack", "unsloth"),
         ("--model", "8b", "--gpu", "t4", "--attention", "flash"),
     ],
 )
