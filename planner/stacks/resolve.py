@@ -251,12 +251,17 @@ def _from_stack(defaults: Defaults, cluster: Cluster, method: Method) -> dict[st
     adapter = defaults.adapter_dtype.get(method, "fp32")
     if adapter == "bf16" and not cluster.gpu.supports_bf16:
         adapter = "fp32"
+    storage = defaults.quant_storage
+    if storage == "bf16" and not cluster.gpu.supports_bf16:
+        storage = "fp16"
     found: dict[str, Any] = {
         "autocast": autocast,
         "loss": defaults.loss,
         "adapter_dtype": adapter,
         "optimizer": "adamw",
     }
+    if storage != TrainSpec.quant_storage:
+        found["quant_storage"] = storage
     if defaults.offload:
         found["offload"] = defaults.offload
     by_method = {"kernels": defaults.kernels, "weights_dtype": defaults.weights_dtype}

@@ -10,14 +10,14 @@ from types import MappingProxyType
 from typing import Any
 
 from planner.errors import UnknownName, UsageError
-from planner.spec import Autocast, Behaviour, Float, Kernels, Loss, ModelSpec, Offload
+from planner.spec import Autocast, Behaviour, Float, Kernels, Loss, ModelSpec, Offload, QuantStorage
 
 STACKS = ("plain", "hf", "trl", "axolotl", "llamafactory", "unsloth", "torchtune")
 """Trainers whose defaults we hold as data."""
 
 Setting = bool | int | float | str | tuple[str, ...]
 
-CHOSEN = ("adamw", "autocast", "loss", "adapter_dtype", "kernels", "weights_dtype", "offload")
+CHOSEN = ("adamw", "autocast", "loss", "adapter_dtype", "quant_storage", "kernels", "weights_dtype", "offload")
 """Keys of the rules that are settings, which the user may set otherwise; the others are behaviour."""
 
 FSDP = "fsdp"
@@ -39,6 +39,8 @@ class Defaults:
     autocast: Autocast
     loss: Loss
     adapter_dtype: Mapping[str, Float]
+    quant_storage: QuantStorage
+    """In what 4-bit weights are packed."""
     kernels: Mapping[str, Kernels]
     """By method, where they are not eager."""
     weights_dtype: Mapping[str, Float]
