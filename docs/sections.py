@@ -25,6 +25,7 @@ from planner.recommend.rules import FAMILIES, RULES, documentation
 from planner.render.explained import rule_parts
 from planner.render.markdown import escape
 from planner.spec import FIGURES
+from planner.stacks import STACKS as NAMES
 from planner.validation.checks import NEARLY_FULL, scenario_of
 from planner.validation.grid import grid
 from planner.validation.residuals import table_of
@@ -85,18 +86,32 @@ def estimated() -> str:
 
 def stacks() -> str:
     """Every rule of every stack, with its source."""
-    return "\n\n".join(_stack(name) for name in ("libraries", "plain", "hf", "trl"))
+    return "\n\n".join(_stack(name) for name in ("libraries", *NAMES))
+
+
+def stacks_unset() -> str:
+    """What every stack takes where its configuration is silent, with its source."""
+    told = {name: _content(name).get("unset", []) for name in ("libraries", *NAMES)}
+    return "\n\n".join(f"### {name}, unset\n\n{_rules(rules)}" for name, rules in told.items() if rules)
+
+
+def _content(name: str) -> dict[str, Any]:
+    return tomllib.loads((STACKS / f"{name}.toml").read_text(encoding="utf-8"))
 
 
 def _stack(name: str) -> str:
-    content = tomllib.loads((STACKS / f"{name}.toml").read_text(encoding="utf-8"))
+    content = _content(name)
     newest = ", ".join(f"{package} {version}" for package, version in content.get("newest", {}).items())
-    rows = [(_sets(rule["set"]), _when(rule.get("when", {})), escape(rule["source"])) for rule in content["rule"]]
     about = content.get("description", "What the libraries do, whoever calls them")
     parts = [f"### {name}", f"{about[:1].upper()}{about[1:]}."]
     if newest:
         parts.append(f"Taken where no version is named: {newest}.")
-    return "\n\n".join([*parts, table(("sets", "when", "source"), rows)])
+    return "\n\n".join([*parts, _rules(content["rule"])])
+
+
+def _rules(rules: list[dict[str, Any]]) -> str:
+    rows = [(_sets(rule["set"]), _when(rule.get("when", {})), escape(rule["source"])) for rule in rules]
+    return table(("sets", "when", "source"), rows)
 
 
 def _when(conditions: Mapping[str, str]) -> str:
@@ -255,6 +270,7 @@ SECTIONS: Mapping[str, Section] = {
     "schemas": schemas,
     "spare": spare,
     "stacks": stacks,
+    "stacks_unset": stacks_unset,
     "why_codes": why_codes,
     **validated.SECTIONS,
     **decided.SECTIONS,

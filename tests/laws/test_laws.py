@@ -30,7 +30,7 @@ MODELS: dict[str, ModelSpec] = {name: load_model(name).model for name in NAMES}
 CARDS = {name: load_gpu(name) for name in ("a100-80gb", "h100", "rtx4090", "t4", "dgx-spark")}
 STACKS = (
     "plain", "hf", "trl", "hf,transformers=4.48.1", "hf,transformers=4.45.2,peft=0.11", "trl,trl=1.7", "trl,trl=0.24",
-    "plain,transformers=4.30",
+    "plain,transformers=4.30", "axolotl", "llamafactory", "unsloth", "torchtune", "unsloth,unsloth=2025.1",
 )  # fmt: skip
 SHARDED = ("ddp", "zero1", "zero2", "zero3", "fsdp")
 

@@ -103,7 +103,7 @@ def test_dropout_is_left_to_peft_by_older_axolotl() -> None:
 
 
 def test_axolotl_offloads_in_place_of_recomputing_adapters_only() -> None:
-    asked = {"offload": "activations", "gradient_checkpointing": True}
+    asked: dict[str, Any] = {"offload": "activations", "gradient_checkpointing": True}
 
     assert not made("lora", **asked).train.gradient_checkpointing
     assert made("lora", **asked).origins["gradient_checkpointing"] == "stack"
