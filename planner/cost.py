@@ -79,7 +79,9 @@ def load_of(train: TrainSpec, job: Job) -> Load | None:
     >>> load_of(train, Job(tokens=500_000, sequences=1000))
     Load(tokens=1000.0, attended=500.0)
     """
-    s, batch = train.seq_len, train.micro_batch_size
+    if train.objective == "grpo":
+        return _with_completions(train, job)
+    s, batch = train.seq_len, train.sequences
     if job.lengths is not None and job.lengths.counts:
         padded, attended = _drawn(_Same(job.lengths), s, batch)
         return Load(float(train.tokens) if job.packing else batch * padded, attended)
@@ -87,6 +89,19 @@ def load_of(train: TrainSpec, job: Job) -> Load | None:
         return None
     mean = min(job.tokens / job.sequences, float(s))
     return Load(float(train.tokens) if job.packing else batch * mean, mean)
+
+
+def _with_completions(train: TrainSpec, job: Job) -> Load | None:
+    """GRPO's data are prompts; each sequence is as much longer as a completion may be."""
+    if job.lengths is None and (job.tokens is None or not job.sequences):
+        return None
+    batch, most = train.micro_batch_size, train.prompt_len
+    if job.lengths is not None and job.lengths.counts:
+        prompts, _ = _drawn(_Same(job.lengths), most, batch)
+    else:
+        prompts = min((job.tokens or 0) / (job.sequences or 1), float(most))
+    length = prompts + train.completion_len
+    return Load(batch * length, length)
 
 
 class _Same:
@@ -147,25 +162,10 @@ def steps_of(scenario: Scenario, job: Job) -> int:
 
 
 def _micro_steps(scenario: Scenario, rows: int) -> int:
-    """Micro-steps of one epoch on each rank."""
-    return ceil(rows / (scenario.train.micro_batch_size * scenario.layout.sequences))
-
-
-def passes(train: TrainSpec, job: Job) -> float:
-    """Times that a plain step's computing is needed: preferences ask a frozen reference model too.
-
-    Formula:   1 + 2 / (2 + 2 + 2 [weights' gradients] + 2 [recomputing]), in FLOPs per parameter and token
-    Source:    Rafailov et al. 2023, arXiv:2305.18290, equation 7; TRL 1.16 dpo_trainer.py without
-               ``precompute_ref_log_probs``
-    Valid:     DPO
-    Excludes:  attention's own ratio
-
-    >>> passes(TrainSpec(method="lora"), Job()), passes(TrainSpec(method="full"), Job(task="dpo"))
-    (1.0, 1.25)
-    """
-    if job.task != "dpo":
-        return 1.0
-    return 1.0 + 2.0 / (4.0 + 2.0 * (train.method == "full") + 2.0 * train.gradient_checkpointing)
+    """Micro-steps of one epoch on each rank; each of GRPO's prompts becomes a group of sequences."""
+    train = scenario.train
+    sequences = rows * (train.num_generations if train.objective == "grpo" else 1)
+    return ceil(sequences / (train.sequences * scenario.layout.sequences))
 
 
 # ---------------------------------------------------------------- hours and money
@@ -174,17 +174,17 @@ def passes(train: TrainSpec, job: Job) -> float:
 def run_cost(
     scenario: Scenario, estimate: Estimate, step: StepTime | None, job: Job, assumed: Assumed = ASSUMED
 ) -> Cost | None:
-    """Hours and money of a whole run; ``None`` without data, without a step time, and for reinforcement learning.
+    """Hours and money of a whole run; ``None`` without data, without a step time, and for RL that is not GRPO.
 
     Formula:   hours = setup + micro-steps / accumulation * step; money = hours * GPUs * price per GPU-hour
     Source:    a machine is billed from start to end; the last step of an epoch runs the micro-steps that are left
     Valid:     one run without interruption; ``step`` at the load that ``load_of`` gives
-    Excludes:  boot, installing, tokenising, evaluation, saving, failures; generation, which outweighs the rest of RL
+    Excludes:  boot, installing, tokenising, evaluation, saving, failures; rewards
     """
     rows = sequences_of(scenario.train, job)
-    if step is None or not rows or job.task == "rl":
+    if step is None or not rows or (job.task == "rl" and scenario.train.objective != "grpo"):
         return None
-    count = job.epochs * _micro_steps(scenario, rows) / scenario.train.grad_accumulation * passes(scenario.train, job)
+    count = job.epochs * _micro_steps(scenario, rows) / scenario.train.grad_accumulation
     setup = setup_seconds(scenario, estimate, assumed)
     low, middle, high = ((setup + count * seconds) / 3600 for seconds in (step.low, step.seconds, step.high))
     cluster, price = scenario.cluster, scenario.cluster.gpu.price

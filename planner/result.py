@@ -150,7 +150,9 @@ class Estimate:
 
 Axis = Literal["shard", "replicate", "tensor", "context", "ulysses", "pipeline", "expert"]
 """The group of ranks that communicate, by the size of the layout that it divides."""
-TimePart = Literal["compute", "dequantise", "launch", "communicate", "bubble", "optimizer", "offload"]
+TimePart = Literal[
+    "compute", "dequantise", "launch", "communicate", "bubble", "optimizer", "offload", "reference", "generate"
+]
 TIME_PARTS: tuple[TimePart, ...] = get_args(TimePart)
 
 

@@ -16,7 +16,6 @@ from planner.cost import (
     disk_bytes,
     host_bytes,
     load_of,
-    passes,
     run_cost,
     saved_bytes,
     sequences_of,
@@ -182,17 +181,6 @@ def test_no_price_no_money() -> None:
 
     assert cost is not None
     assert (cost.usd, cost.usd_low, cost.usd_high, cost.price_as_of) == (None, None, None, None)
-
-
-def test_preferences_ask_a_reference_model_too() -> None:
-    one, found = planned()
-    data = {"tokens": 2048 * 100}
-    plain, pairs = (run_cost(one, found, step(36.0), Job(task=task, **data)) for task in ("sft", "dpo"))  # type: ignore[arg-type]
-
-    assert plain is not None
-    assert pairs is not None
-    assert passes(one.train, Job(task="dpo")) == pytest.approx(4 / 3)
-    assert pairs.hours - pairs.setup_hours == pytest.approx((plain.hours - plain.setup_hours) * 4 / 3)
 
 
 @given(st.floats(0.01, 1e4), st.floats(1.0, 4.0), st.integers(1, 10**9))

@@ -154,8 +154,8 @@ def _check(question: RentRequest) -> None:
         positive(option, limit)
         if not question.request.job.epoch_tokens:
             raise UsageError(f"{option} needs to know how much there is: add --dataset-tokens 50M or --dataset FILE")
-        if question.request.job.task == "rl":
-            raise UsageError(f"{option} cannot be held against --task rl: the time of generation is not modelled")
+        if question.request.job.task == "rl" and question.request.settings.get("objective", "grpo") != "grpo":
+            raise UsageError(f"{option} cannot be held against --task rl: only GRPO's time is modelled")
 
 
 def _ask(question: RentRequest, gpu: Gpu) -> tuple[Ask, tuple[str, ...]]:

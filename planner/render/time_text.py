@@ -15,6 +15,8 @@ PACED: dict[str, str] = {
     "bubble": "the pipeline",
     "optimizer": "the optimizer",
     "offload": "the host",
+    "reference": "the reference",
+    "generate": "sampling",
 }
 """Parts of a step as what sets its pace."""
 
@@ -105,8 +107,8 @@ def parts_sheet(plan: Plan) -> Sheet:
     timed = [(label, one.step) for label, one in zip(labels(plan), plan.candidates, strict=True) if one.step]
     rows = []
     for part in TIME_PARTS:
-        if any(step.parts[part] for _, step in timed):
-            rows.append(_seconds(PACED[part], [step.parts[part] for _, step in timed]))
+        if any(step.parts.get(part) for _, step in timed):
+            rows.append(_seconds(PACED[part], [step.parts.get(part, 0.0) for _, step in timed]))
         if part == "communicate":
             rows += _among([step for _, step in timed])
     rule, whole = len(rows), [_pace(step) for _, step in timed]

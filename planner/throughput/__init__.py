@@ -1,9 +1,12 @@
 """How long one optimizer step takes: the work of each phase at the rates that a card and a stack reach."""
 
+from types import MappingProxyType
+
 from planner.errors import UnsupportedScenario
 from planner.result import Estimate, StepTime, TimeBasis
 from planner.spec import Scenario
 from planner.throughput.constants import constants
+from planner.throughput.passes import ADDED, added_parts
 from planner.throughput.rates import rates_of
 from planner.throughput.record import CROWDED, IN_WORDS, records, regime_of
 from planner.throughput.roofline import parts_of, seconds_by_axis, seconds_of
@@ -24,9 +27,11 @@ def step_time(scenario: Scenario, estimate: Estimate, load: Load | None = None) 
         work = work_of(scenario, estimate, load)
     except UnsupportedScenario:
         return None
-    parts = parts_of(work, rates)
-    seconds = seconds_of(work, rates, parts)
-    regime = regime_of(scenario, work, parts, constants())
+    own = parts_of(work, rates)
+    added = added_parts(scenario, work, rates, load)
+    parts = MappingProxyType({**own, **added}) if added else own
+    seconds = seconds_of(work, rates, own) + sum(added.values())
+    regime = regime_of(scenario, work, own, constants()) if not added else "prior"
     record = records()[regime]
     crowded = CROWDED if is_tight(scenario, estimate) else 1.0
     return StepTime(
@@ -39,7 +44,7 @@ def step_time(scenario: Scenario, estimate: Estimate, load: Load | None = None) 
         bound=max(parts, key=lambda part: parts[part]),
         basis=TimeBasis("published", record.n, record.sources, IN_WORDS[regime])
         if record.n and regime != "prior"
-        else TimeBasis("stated", 0, (), IN_WORDS[regime]),
+        else TimeBasis("stated", 0, (), ADDED if added else IN_WORDS[regime]),
     )
 
 

@@ -97,7 +97,7 @@ def test_text_keeps_to_the_width(
         ("--dataset-tokens 50M --prices cached", 2, "unknown source of prices 'cached'"),
         ("--dataset-tokens 50M --spot", 2, "--spot needs offers of the moment: add --prices live"),
         ("--dataset-tokens 50M --download-gbps 0", 2, "--download-gbps 0.0 is not a number above 0"),
-        ("--dataset-tokens 50M --task rl --budget 40USD", 2, "the time of generation is not modelled"),
+        ("--dataset-tokens 50M --task rl --objective sft --budget 40USD", 2, "only GRPO's time is modelled"),
         ("--budget 40USD", 2, "--budget needs to know how much there is: add --dataset-tokens 50M or --dataset FILE"),
         ("--deadline 2d", 2, "--deadline needs to know how much there is"),
     ],

@@ -81,7 +81,7 @@ def test_parts_by_hand() -> None:
     * 0.01 and 5 / 5 + 10 * 6 * 0.01; optimizer 60 / 20 + 100 / 100 + 10 * 0.1; offload 4 / 2."""
     parts = parts_of(WORK, RATES)
 
-    assert tuple(parts) == TIME_PARTS
+    assert tuple(parts) == tuple(part for part in TIME_PARTS if part not in ("reference", "generate"))
     assert dict(parts) == pytest.approx(
         {"compute": 14, "dequantise": 4, "launch": 4, "communicate": 5.2, "bubble": 0, "optimizer": 5, "offload": 2}
     )

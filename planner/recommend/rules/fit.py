@@ -206,6 +206,9 @@ _VERDICT_WORDS = {"fits": "fits", "tight": "tight", "does_not_fit": "does not fi
 _OWNER_WORDS = {"optimizer": "optimizer states"}
 _PHASE_WORDS = {
     "optimizer_step": "the optimizer step",
+    "rollout": "sampling completions",
+    "scoring": "scoring completions",
+    "reference": "the reference's pass",
     "save": "saving",
     "resume": "resuming from a checkpoint",
     "merge": "merging the adapters",

@@ -321,4 +321,6 @@ _PART_WORDS = {
     "bubble": "the wait of stages for each other",
     "optimizer": "the optimizer",
     "offload": "the bus to host memory",
+    "reference": "the reference model",
+    "generate": "sampling completions",
 }
