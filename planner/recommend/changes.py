@@ -244,8 +244,10 @@ def _sharding_steps(start: Candidate) -> Iterator[Settings]:
 
 
 def _rank_steps(start: Candidate) -> Iterator[Settings]:
-    rank = start.scenario.train.lora_rank // 2
-    while start.scenario.train.uses_adapters and rank >= LEAST_RANK:
+    """Smaller adapters, where no file says what they are."""
+    train = start.scenario.train
+    rank = train.lora_rank // 2
+    while train.uses_adapters and not train.peft_config and rank >= LEAST_RANK:
         yield {"lora_rank": rank}
         rank //= 2
 
