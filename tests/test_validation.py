@@ -458,6 +458,7 @@ LARGEST_UNDER = {
 
 OF_TRAINERS = {
     ("axolotl", "reserved", "one"): 0.32,  # OLMo 3, about as much as full logits would take
+    ("torchtune", "active", "one"): 0.01,
     ("torchtune", "reserved", "one"): 0.32,  # its one QLoRA run: what torchao's dequantising leaves cached is not known
     ("axolotl", "reserved", "several"): 0.44,  # gpt-oss by experts one after the other; the rows say so
 }

@@ -14,7 +14,7 @@ from planner.render.machine import times_document, to_json
 from planner.render.markdown import page_markdown
 from planner.render.terminal import page_lines
 from planner.result import Plan
-from planner.stacks import describe_stack
+from planner.stacks import describe_stack, describe_unset
 
 TOPICS = ("memory", "interval", "time", "recipe", "stack")
 
@@ -37,8 +37,12 @@ def main(values: Values) -> int:
         _recipe(values, format_name)
     elif topic.lower() == "stack":
         stack = values["stack"] or "trl"
-        rules = describe_stack(stack)
-        show(format_name, lambda: [stack_sheet(stack, rules)], lambda: stack_document(stack, rules))
+        rules, unset = describe_stack(stack), describe_unset(stack)
+        show(
+            format_name,
+            lambda: [stack_sheet(f"Stack {stack}", rules), stack_sheet("Where its configuration is silent", unset)],
+            lambda: stack_document(stack, rules, unset),
+        )
     else:
         _rule(_find(topic), format_name)
     return EXIT_FITS

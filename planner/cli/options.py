@@ -77,9 +77,11 @@ JOB = (
     ),
     Option("gradient_checkpointing", "switch", "recompute activations instead of keeping them", "on"),
     Option("attention", "text", "flash, sdpa or eager", "flash where the card can", "KIND"),
-    Option("kernels", "text", "eager, or fused (Triton, as in Liger and Unsloth)", "eager", "KIND"),
+    Option("kernels", "text", "eager, or fused (Triton, as in Liger and Unsloth)", "eager, or the stack's", "KIND"),
     Option("loss", "text", "full, chunked or fused", "the stack's", "KIND"),
-    Option("stack", "text", "plain, hf or trl; with versions: hf,transformers=4.48.1", "trl", "STACK"),
+    Option(
+        "stack", "text", "plain, hf, trl, axolotl, llamafactory, unsloth, torchtune; or hf,torch=2.4", "trl", "STACK"
+    ),
     Option("sharding", "text", "none, ddp, zero1, zero2, zero3, fsdp or hsdp", "none; fsdp from 2 GPUs", "KIND"),
     Option("reshard_after_forward", "switch", "fsdp: free a layer's weights until its backward pass", "on"),
     Option("zero_buckets", "text", "zero: auto (as transformers fills it in) or deepspeed", "auto", "SIZES"),

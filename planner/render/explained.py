@@ -99,15 +99,17 @@ def _entry(item: "Item") -> dict[str, object]:
     }
 
 
-def stack_sheet(name: str, rules: Sequence[tuple[str, str]]) -> Sheet:
+def stack_sheet(title: str, rules: Sequence[tuple[str, str]]) -> Sheet:
     """What holds in a stack, and where that is written."""
     columns = (Column("sets", wraps=True), Column("source", wraps=True))
-    return Sheet(f"Stack {name}", columns, tuple(row(pair) for pair in rules))
+    return Sheet(title, columns, tuple(row(pair) for pair in rules))
 
 
-def stack_document(name: str, rules: Sequence[tuple[str, str]]) -> dict[str, object]:
+def stack_document(name: str, rules: Sequence[tuple[str, str]], unset: Sequence[tuple[str, str]]) -> dict[str, object]:
     """The same for scripts."""
-    return {"schema": 1, "stack": name, "rules": [{"sets": sets, "source": source} for sets, source in rules]}
+    told = {"rules": rules, "unset": unset}
+    lists = {key: [{"sets": sets, "source": source} for sets, source in pairs] for key, pairs in told.items()}
+    return {"schema": 1, "stack": name, **lists}
 
 
 def rule_parts(text: str) -> tuple[str, list[tuple[str, str]]]:
