@@ -21,7 +21,7 @@ from planner.formulas.tape import Size, Tape, Tensor, backward_instants, forward
 from planner.hardware import load_gpu
 from planner.result import Estimate
 from planner.spec import METHODS, Cluster, Method, Scenario
-from planner.stacks import STACKS, resolve
+from planner.stacks import STACKS, resolve, unset_settings
 
 LLAMA, MIXTRAL = load_model("llama-3.1-8b").model, load_model("mixtral-8x7b").model
 A100 = Cluster(gpu=load_gpu("a100-80gb"))
@@ -60,6 +60,7 @@ def test_llamafactory_trains_in_fp32_unless_told_otherwise() -> None:
     assert (scenario.train.weights_dtype, scenario.origins["weights_dtype"]) == ("fp32", "stack")
     assert made("lora", "llamafactory").train.weights_dtype == "bf16"
     assert made("full", "llamafactory", weights_dtype="bf16").train.weights_dtype == "bf16"  # pure_bf16
+    assert "weights_dtype" not in unset_settings("llamafactory")
     # 4 bytes of weight, gradient and two moments each
     states = estimate(scenario).phases["optimizer_step"]
     assert states.weights + states.gradients + states.optimizer == pytest.approx(16 * 8_030_261_248, rel=0.001)
