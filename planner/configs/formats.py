@@ -60,7 +60,8 @@ FORMATS = (
     _format(
         "axolotl",
         "axolotl",
-        "base_model adapter sequence_len sample_packing micro_batch_size val_set_size lora_target_linear datasets",
+        "base_model adapter sequence_len sample_packing micro_batch_size val_set_size lora_target_linear datasets "
+        "num_epochs evals_per_epoch saves_per_epoch pad_to_sequence_len plugins fsdp_version dataset_prepared_path",
     ),
     _format(
         "llamafactory",
