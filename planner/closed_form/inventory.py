@@ -25,7 +25,9 @@ class Storage(NamedTuple):
     weight_bytes: int
     norm_bytes: int
     outer_bytes: int
-    """Of embeddings, head and every other parameter that is neither quantised nor a norm nor a stacked expert."""
+    """Of every parameter that is neither quantised nor a norm, a stacked expert, an embedding or the head."""
+    tables_bytes: int
+    """Of embeddings and head."""
     experts_bytes: int
     quant: str
     double_quant: bool
@@ -80,6 +82,8 @@ def take_inventory(model: ModelSpec, storage: Storage) -> Inventory:
     stacked = expert_params(model) if storage.experts_bytes != storage.outer_bytes and storage.fused_experts else 0
     plain = norms * storage.norm_bytes + (total - norms - quantized - stacked) * storage.outer_bytes
     plain += stacked * storage.experts_bytes
+    if storage.tables_bytes != storage.outer_bytes:
+        plain += (storage.tables_bytes - storage.outer_bytes) * _outside(model)
     trained = tuple(_trained(model, storage))
     trainable = sum(tensor.numel * tensor.copies for tensor in trained)
     element = storage.weight_bytes if storage.method == "full" else storage.adapter_bytes
@@ -94,6 +98,12 @@ def take_inventory(model: ModelSpec, storage: Storage) -> Inventory:
         gradients=_bytes(trained, element),
         largest_matrix=max((site.d_in * site.d_out for site, _ in matrices), default=0),
     )
+
+
+def _outside(model: ModelSpec) -> int:
+    """Entries of embeddings and head, a tied head's once."""
+    head = 0 if model.tie_word_embeddings else model.lm_head.params
+    return sum(table.params for table in model.embeddings) + head
 
 
 def _items(model: ModelSpec) -> Iterator[tuple[Linear | Norm | Table, int]]:
@@ -128,23 +138,25 @@ def _packed_bytes(site: Site, storage: Storage) -> int:
 
 def _trained(model: ModelSpec, storage: Storage) -> Iterator[Trainable]:
     if storage.method == "full":
-        yield from _all_tensors(model)
+        yield from _all_tensors(model, storage)
     else:
         yield from _adapter_tensors(model, storage)
         yield from _saved_modules(model, storage.modules_to_save, storage.saved_bytes)
 
 
-def _all_tensors(model: ModelSpec) -> Iterator[Trainable]:
+def _all_tensors(model: ModelSpec, storage: Storage) -> Iterator[Trainable]:
     outer = {*model.embeddings, model.lm_head}
+    wide, norm = (size if size != storage.weight_bytes else 0 for size in (storage.tables_bytes, storage.norm_bytes))
     for item, count in _items(model):
+        e = wide if item in outer else 0
         if isinstance(item, Linear):
-            yield Trainable(item.d_out, item.d_in, count, embedding=item in outer)
+            yield Trainable(item.d_out, item.d_in, count, embedding=item in outer, e=e)
             if item.bias:
-                yield Trainable(item.d_out, 1, count)
+                yield Trainable(item.d_out, 1, count, e=e)
         elif isinstance(item, Norm):
-            yield Trainable(item.size, 1, count * (int(item.weight) + int(item.bias)))
+            yield Trainable(item.size, 1, count * (int(item.weight) + int(item.bias)), e=norm)
         else:
-            yield Trainable(item.shape[0], item.params // item.shape[0], count, embedding=item in outer)
+            yield Trainable(item.shape[0], item.params // item.shape[0], count, embedding=item in outer, e=e)
 
 
 def _adapter_tensors(model: ModelSpec, storage: Storage) -> Iterator[Trainable]:

@@ -53,6 +53,8 @@ class ProfileKey(NamedTuple):
     """More than one sequence in the micro-batch."""
     checkpointing: bool
     ranks: Ranks = Ranks()
+    wide_outside: bool = False
+    """Norms, embeddings and head are trained in fp32 beside narrower layers."""
 
 
 class Part(NamedTuple):
@@ -143,7 +145,13 @@ def key_of(scenario: Scenario) -> ProfileKey:
         train.sequences > 1,
         train.gradient_checkpointing,
         ranks_on_tape(scenario),
+        _wide_outside(train, scenario.stack),
     )
+
+
+def _wide_outside(train: TrainSpec, stack: Behaviour) -> bool:
+    alone = train.sharding in ("none", "ddp") and train.weights_dtype != "fp32"
+    return alone and train.method == "full" and train.attention in stack.full_upcast and train.loss != "fused"
 
 
 def _mixed_shards(train: TrainSpec, stack: Behaviour) -> bool:
@@ -167,8 +175,9 @@ def storage_of(key: ProfileKey, stack: Behaviour) -> Storage:
     return Storage(
         method=key.method,
         weight_bytes=4 if full else weight,
-        norm_bytes=4 if upcast in ("norms", "all") or full else weight,
+        norm_bytes=4 if upcast in ("norms", "all") or full or key.wide_outside else weight,
         outer_bytes=outer,
+        tables_bytes=4 if key.wide_outside else outer,
         experts_bytes=4 if upcast == "experts" else outer,
         quant=key.quant,
         double_quant=key.double_quant,
@@ -202,7 +211,7 @@ def recipe_of(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Recipe:
     adapter = 2 if key.mixed_shards else FLOAT_BYTES[key.adapter_dtype]
     recipe = Recipe(
         full=key.method == "full",
-        stream_bytes=4 if upcast else weight,
+        stream_bytes=4 if upcast or key.wide_outside else weight,
         weight_bytes=weight,
         norm_bytes=2 if key.mixed_shards else storage.norm_bytes,
         compute_bytes=compute,
@@ -264,7 +273,7 @@ def _profile(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Profile:
         hidden_bytes=hidden.result.e,
         head_trained=_head_trained(model, key),
         head_bytes=_head_bytes(key, stack),
-        tied_grad=model.embeddings[0].params * recipe.weight_bytes if tied else 0,
+        tied_grad=model.embeddings[0].params * (4 if key.wide_outside else recipe.weight_bytes) if tied else 0,
         autocast_cache=_autocast_cache(model, inventory, recipe) if key.checkpointing else 0,
         stream=Size(token=model.hidden_size // recipe.ranks.sequence * recipe.stream_bytes),
         turns=turns_at(model, layers, _places(model)),
@@ -292,7 +301,7 @@ def _head_trained(model: ModelSpec, key: ProfileKey) -> bool:
 
 
 def _head_bytes(key: ProfileKey, stack: Behaviour) -> int:
-    return 2 if key.mixed_shards else storage_of(key, stack).outer_bytes
+    return 2 if key.mixed_shards else storage_of(key, stack).tables_bytes
 
 
 def _layer(block: Block, tape: Tape, checkpointed: bool, stack: Behaviour) -> Part:

@@ -290,6 +290,9 @@ class Behaviour:
     """Whose 4-bit weights these are."""
     keeps_dequantized: bool = False
     """One buffer, as large as the largest dequantised matrix, stays between the products that need it (Unsloth)."""
+    full_upcast: tuple[str, ...] = ()
+    """Kernels of attention under which full fine-tuning on one card, or on copies, trains norms, embeddings and head in
+    fp32, unless its loss takes a 16-bit head (Axolotl)."""
     saved_as_adapters: bool = False
     """Modules that are trained as copies take the adapters' dtype."""
     offload_for_recompute: bool = False

@@ -129,6 +129,19 @@ def test_axolotl_leaves_stacked_experts_wide_and_nothing_else() -> None:
     assert weights(LLAMA, "axolotl") == weights(LLAMA, "trl")
 
 
+def test_axolotl_trains_what_is_no_layer_in_fp32_without_flash_attention() -> None:
+    def states(**settings: Any) -> int:
+        memory = answer("full", **settings).phases["optimizer_step"]
+        return memory.weights + memory.gradients + memory.optimizer
+
+    outside = 2 * LLAMA.vocab_size * LLAMA.hidden_size + 65 * LLAMA.hidden_size  # embedding, head, norms
+    narrow = states(attention="flash")
+
+    assert states(attention="sdpa") - narrow == 4 * 2 * outside
+    assert states(attention="sdpa", loss="fused") == narrow  # cut cross entropy takes a 16-bit head
+    assert states(attention="sdpa", stack="trl") == states(attention="flash", stack="trl")
+
+
 def test_torchao_and_bitsandbytes_differ_by_their_tables() -> None:
     # 16-bit factors per 256 scalers where bitsandbytes has fp32 ones
     n = 4096 * 4096
