@@ -342,7 +342,8 @@ def _refuse(chosen: Mapping[str, Any], model: ModelSpec, cluster: Cluster, stack
         )
     if chosen["method"] == "qlora" and chosen["quant"] != "nf4" and stack.nf4 == "torchao":
         raise UnsupportedScenario(f"stack {stack.name} has no {chosen['quant']} weights: use --quant nf4")
-    if chosen["weights_dtype"] == "fp16" and chosen["method"] == "full":
+    scales_itself = sharding.startswith("zero")  # DeepSpeed keeps fp32 masters, and a scaler of its own
+    if chosen["weights_dtype"] == "fp16" and chosen["method"] == "full" and not scales_itself:
         raise UnsupportedScenario(
             "full fine-tuning of fp16 weights: a gradient scaler cannot unscale them; "
             "use --weights-dtype fp32 --autocast fp16"

@@ -232,6 +232,8 @@ def test_what_the_card_cannot_do_is_refused() -> None:
         made(cluster=T4, attention="flash")
     with pytest.raises(UnsupportedScenario, match="a gradient scaler cannot unscale them"):
         made("full", weights_dtype="fp16")
+    deepspeeds = made("full", weights_dtype="fp16", sharding="zero2")
+    assert deepspeeds.train.weights_dtype == "fp16", "it has a scaler of its own"
     with pytest.raises(UnsupportedScenario, match="has no flash attention in transformers"):
         resolve(load_model("bloom-560m").model, A100, "lora", {"attention": "flash"})
 
