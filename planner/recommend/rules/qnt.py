@@ -40,7 +40,7 @@ class FusedExperts:
             return None
         counts = case.subject.estimate.parameters
         kept = counts.total - counts.quantized
-        dtype = "fp32" if case.scenario.stack.kbit_upcast == "all" else case.train.weights_dtype
+        dtype = "fp32" if case.scenario.stack.kbit_upcast in ("experts", "all") else case.train.weights_dtype
         text = (
             f"qlora on this mixture of experts is not 4-bit: {format_count(kept)} of {format_count(counts.total)} "
             f"parameters ({percent(kept / counts.total)}) stay {dtype}, as bitsandbytes skips fused experts"
