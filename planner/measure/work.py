@@ -4,9 +4,10 @@ The real job comes from the builder that the trace uses, which applies accelerat
 hold an ``Accelerator`` (empty weights, autocast, fp32 outputs); a test takes the same steps under a real one.
 """
 
+import os
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -64,10 +65,11 @@ def scenario_of(task: Task) -> Scenario:
 
 def predict(task: Task, report: Report) -> None:
     """Trace the steps; report every phase's owners at its peak, and on CUDA what the allocator makes of them."""
-    trace = traced(task)
     if task.device == "cpu":
-        report("predicted", **_owners(trace))
+        with threads_of_a_rank(scenario_of(task)):
+            report("predicted", **_owners(traced(task)))
         return
+    trace = traced(task)
     settings = parse(allocator_text())
     replayed = replay(trace, settings)
     context = scenario_of(task).cluster.gpu.context_bytes
@@ -79,6 +81,21 @@ def predict(task: Task, report: Report) -> None:
         context=context or None,
         required=context + max(capacity, replayed.reserved) if context else None,
     )
+
+
+@contextmanager
+def threads_of_a_rank(scenario: Scenario) -> Iterator[None]:
+    """As many threads as each of several ranks has, on whose number scratch memory of the processor's kernels depends.
+
+    torch 2.13 distributed/run.py, config_from_args: OMP_NUM_THREADS is set to 1 where several ranks find it unset.
+    """
+    before = torch.get_num_threads()
+    if scenario.cluster.world_size > 1 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def traced(task: Task) -> Trace:
