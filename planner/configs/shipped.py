@@ -93,6 +93,15 @@ SHIPPED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "ds_z2_autotp_config.json": _made(FACTORY_ZERO_2, tensor_parallel={"autotp_size": 2}),
         "ds_z2_offload_config.json": _made({**FACTORY_ZERO_2, "offload_optimizer": ON_HOST}),
         "ds_z3_config.json": _made(FACTORY_ZERO_3),
+        "ds_z3_fp8_config.json": _made(
+            {
+                **FACTORY_ZERO_3,
+                "offload_optimizer": {"device": "cpu", "pin_memory": False},
+                "reduce_bucket_size": 12845056,
+                "stage3_prefetch_bucket_size": 11560550,
+                "stage3_param_persistence_threshold": 35840,
+            },
+        ),
         "ds_z3_offload_config.json": _made({**FACTORY_ZERO_3, "offload_optimizer": ON_HOST, "offload_param": ON_HOST}),
     }
 )
