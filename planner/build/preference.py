@@ -44,7 +44,8 @@ def preference_loss(model: Any, reference: Any, scenario: Scenario, device: str)
     utils.add_fused_lm_head(innermost(model), outputs=DPO_OUTPUTS if dpo else GRPO_OUTPUTS)
     if reference is not None:
         utils.add_fused_lm_head(reference)
-    if dpo:
+    if dpo:  # DPOConfig.disable_dropout
+        utils.disable_dropout_in_model(model)
         return _dpo_loss(model, reference, scenario.train), None
     trainer = _grpo_trainer(model, reference, scenario, device)
     return partial(_grpo_loss, trainer), partial(_roll_out, trainer)

@@ -8,7 +8,7 @@ from planner.closed_form.loss import head_bytes
 from planner.closed_form.step import Step, prepare
 from planner.formulas.moments import cached_tokens, key_value_bytes
 from planner.result import Memory
-from planner.spec import Attention, Latent, Scenario, TrainSpec
+from planner.spec import FLOAT_BYTES, Attention, Latent, Scenario, TrainSpec
 
 GREEDY_LOGIT_BYTES = 8
 """Of one logit of a token: as the model gives it, and in fp32. transformers 5.23 generation/utils.py, _sample."""
@@ -76,9 +76,16 @@ def generated(only: Step, before: Memory, *, prompt: int, tokens: int, logit_byt
         before,
         activations=cache_bytes(only, last, sliding=True) + growing,
         logits=b * model.vocab_size * logit_bytes,
-        temporaries=only.profile.autocast_cache,
+        temporaries=only.profile.autocast_cache + _head_as_autocast_takes_it(only),
     )
     return largest(layers(only, plus(before, activations=cache_bytes(only, prompt))), decoding)
+
+
+def _head_as_autocast_takes_it(only: Step) -> int:
+    """A 16-bit copy of a head in fp32, where the forward pass runs under autocast."""
+    profile = only.profile
+    wide = profile.recipe.autocast and profile.head_bytes == FLOAT_BYTES["fp32"]
+    return FLOAT_BYTES["bf16"] * only.scenario.model.lm_head.weight_params if wide else 0
 
 
 def cache_bytes(only: Step, tokens: int, *, sliding: bool = False) -> int:
