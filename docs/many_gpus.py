@@ -206,7 +206,7 @@ def many_gpus_told() -> str:
 
 def _row(number: int, told: Told) -> tuple[object, ...]:
     found = answer(told.question)
-    peak, host = found.estimate.peak, found.estimate.host.required_bytes
+    peak, host = found.estimate.peak, found.estimate.host.required_on(found.scenario.cluster)
     cards = found.scenario.cluster.world_size if "in all" in told.said else 1
     of = f" on {cards}" if cards > 1 else ""
     return (
@@ -261,9 +261,10 @@ def many_gpus_estimators() -> str:
 
 
 def _estimated(setting: Estimated) -> tuple[str, ...]:
-    found = answer(asked(setting)).estimate
+    done = answer(asked(setting))
+    found = done.estimate
     theirs, peak = estimated(setting), found.phases[found.peak.phase]
-    ram = found.host.required_bytes
+    ram = found.host.required_on(done.scenario.cluster)
     return (
         setting.stage.removeprefix("zero"),
         ", ".join(setting.offload) or "nothing",

@@ -286,4 +286,4 @@ def host_bytes(scenario: Scenario, estimate: Estimate) -> int:
     Valid:     dataloader_num_workers of 0, as in the Trainer
     Excludes:  the page cache, which makes a second read of the checkpoint quick where there is room for it
     """
-    return estimate.host.required_bytes + scenario.cluster.gpus * PROCESS_BYTES
+    return estimate.host.required_on(scenario.cluster) + scenario.cluster.gpus * PROCESS_BYTES

@@ -80,6 +80,9 @@ class Peak:
 class Host(NamedTuple):
     """RAM that one machine needs for all its ranks, in bytes by what lies there; ``nvme`` lies on its drive.
 
+    ``whole``: of one undivided 4-bit model, where transformers puts it on every rank's card before it is divided; cards
+    that do not hold it take it from RAM.
+
     ``load``: the most that the ranks of the machine hold together while they load the model; ``buffers``: staging areas
     that engines keep. ``pinned`` counts what of the rest is page-locked. Python, libraries and the input pipeline are
     left out.
@@ -93,16 +96,21 @@ class Host(NamedTuple):
     load: int = 0
     pinned: int = 0
     nvme: int = 0
+    whole: int = 0
 
     @property
     def steady_bytes(self) -> int:
         """While steps run."""
         return self.parameters + self.gradients + self.optimizer + self.activations + self.buffers
 
-    @property
-    def required_bytes(self) -> int:
+    def loading_on(self, cluster: Cluster) -> int:
+        """While the model is loaded: where cards do not hold the undivided 4-bit model, every rank has one in RAM."""
+        outgrows = self.whole + cluster.gpu.context_bytes > cluster.usable_bytes
+        return max(self.load, cluster.gpus * self.whole) if outgrows else self.load
+
+    def required_on(self, cluster: Cluster) -> int:
         """While steps run or while the model is loaded, whatever is more."""
-        return max(self.steady_bytes, self.load)
+        return max(self.steady_bytes, self.loading_on(cluster))
 
 
 NO_RAM = Host()

@@ -271,4 +271,4 @@ def test_paged_states_are_host_memory() -> None:
 
     assert found.peak.managed_bytes > 0
     assert found.host.optimizer == found.peak.managed_bytes
-    assert host_bytes(one, found) == found.host.required_bytes + PROCESS_BYTES
+    assert host_bytes(one, found) == found.host.required_on(one.cluster) + PROCESS_BYTES

@@ -1,14 +1,19 @@
 """RAM of one machine: what its ranks keep there while steps run, and what they hold while they load."""
 
+from planner.closed_form.profile import profile_of
 from planner.closed_form.step import Step
 from planner.formulas.host import checkpoint_bytes, loading, loading_bytes
 from planner.formulas.offload import Away, offloaded_activations
 from planner.formulas.params import block_params, model_params
 from planner.result import Host
-from planner.spec import FLOAT_BYTES, Scenario
+from planner.spec import FLOAT_BYTES, SHARDS_WEIGHTS, Scenario
 
 TO_CARD = ("trl",)
 """Stacks that load onto the card of one process: TRL 1.16 trainer/utils.py, create_model_from_path."""
+
+PLACES_QUANTISED = 5
+"""The major version of transformers from which quantised weights go to the card whole, also where they are divided
+later. 5.23 quantizers/quantizer_bnb_4bit.py, update_device_map."""
 
 
 def host_of(scenario: Scenario, step: Step) -> Host:
@@ -27,6 +32,7 @@ def host_of(scenario: Scenario, step: Step) -> Host:
         load=_load(scenario, ranks),
         pinned=ranks * away.pinned,
         nvme=ranks * away.nvme,
+        whole=_whole(scenario),
     )
 
 
@@ -38,6 +44,14 @@ def _activations(step: Step) -> Away:
     if train.gradient_checkpointing:
         saved += step.scenario.model.num_hidden_layers * step.bytes(step.profile.stream)
     return offloaded_activations(saved, pin=train.pin_memory)
+
+
+def _whole(scenario: Scenario) -> int:
+    """The undivided 4-bit model, where an engine divides what transformers has placed."""
+    train, version = scenario.train, scenario.stack.versions.get("transformers", "0")
+    placed = int(version.partition(".")[0]) >= PLACES_QUANTISED
+    divided = train.quantized and train.sharding in SHARDS_WEIGHTS and placed
+    return profile_of(scenario).inventory.weights if divided else 0
 
 
 def _load(scenario: Scenario, ranks: int) -> int:

@@ -9,6 +9,12 @@ from planner.spec import Gpu
 FULL_MACHINE = 8
 """Cards of a full machine of most kinds."""
 
+MACHINES = (*range(2, 9), *(2**power * step for power in range(7) for step in (12, 16)))
+"""Machines that are tried together: beyond 8 in the steps in which clusters are let."""
+
+MOST_CARDS = 1024
+"""Cards beyond which nothing is looked for."""
+
 
 def served(gpu: Gpu) -> bool:
     """Whether current torch wheels serve the card (rule GPU001)."""
@@ -28,6 +34,23 @@ def is_let(gpu: Gpu, count: int, network_gbps: float | None = None) -> bool:
         return True
     networked = network_gbps is not None or gpu.network_bytes_per_s is not None
     return networked and count % gpu.gpus_per_node == 0
+
+
+def numbers(
+    gpu: Gpu, network_gbps: float | None = None, width: int | None = None
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Numbers of cards that are tried: all in one machine, and in several full ones whose network is known.
+
+    ``width``: cards in a machine of the user's, else the largest that is let.
+
+    >>> from planner.hardware import load_gpu
+    >>> numbers(load_gpu("gb200"))[0], numbers(load_gpu("gb200"))[1][:4], numbers(load_gpu("a100"), width=2)[1][:4]
+    ((1, 2, 3, 4), (8, 12, 16, 20), (4, 6, 8, 10))
+    """
+    width = width or gpu.gpus_per_node
+    networked = network_gbps is not None or gpu.network_bytes_per_s is not None
+    several = (width * count for count in MACHINES) if networked else ()
+    return tuple(range(1, width + 1)), tuple(count for count in several if count <= MOST_CARDS)
 
 
 def counts_of(gpu: Gpu, most: int, network_gbps: float | None = None) -> tuple[int, ...]:

@@ -9,8 +9,7 @@ from planner.estimators import Estimator
 from planner.recommend.candidates import candidate, judged
 from planner.recommend.request import Ask, Setting, command
 from planner.result import Candidate, Verdict, Way
-from planner.spec import METHODS, Gpu
-from planner.stacks.resolve import SHARDS_WEIGHTS
+from planner.spec import METHODS, SHARDS_WEIGHTS, Gpu
 
 RANKS: Mapping[Verdict, int] = {"does_not_fit": 0, "tight": 1, "fits": 2}
 
@@ -239,7 +238,7 @@ def _sharding_steps(start: Candidate) -> Iterator[Settings]:
         for sharding in ("zero3", "fsdp"):
             if sharding != train.sharding:
                 yield {"sharding": sharding, **({"quant_storage": storage} if replicated else {})}
-        if replicated and train.sharding in ("fsdp", "zero3"):
+        if replicated and train.sharding in SHARDS_WEIGHTS:
             yield {"quant_storage": storage}
 
 

@@ -8,7 +8,8 @@ from planner.errors import PlannerError
 from planner.estimators import Estimator
 from planner.hardware import load_gpu
 from planner.recommend.candidates import candidate
-from planner.recommend.offers import MOST_CARDS, more_cards, sharded
+from planner.recommend.cards import MOST_CARDS
+from planner.recommend.offers import more_cards, sharded
 from planner.recommend.request import Ask
 from planner.recommend.rules.base import percent
 from planner.result import Candidate

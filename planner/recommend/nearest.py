@@ -4,8 +4,7 @@ from planner.errors import UnsupportedScenario
 from planner.estimators import Estimator
 from planner.prices.amounts import dollars, spell_hours
 from planner.recommend.candidates import candidate
-from planner.recommend.cards import counts_of
-from planner.recommend.offers import MOST_CARDS
+from planner.recommend.cards import MOST_CARDS, counts_of
 from planner.recommend.rental import Rental, RentRequest
 from planner.recommend.request import Ask
 from planner.recommend.tuning import tuned

@@ -7,21 +7,16 @@ from planner.errors import UnsupportedScenario
 from planner.estimators import Estimator
 from planner.hardware import list_gpus, load_gpu
 from planner.recommend.candidates import judged
-from planner.recommend.cards import in_one, is_let, most_capable, served
+from planner.recommend.cards import MOST_CARDS, in_one, is_let, most_capable, numbers, served
 from planner.recommend.changes import RANKS, hourly, way
 from planner.recommend.request import Ask, Setting
 from planner.result import Verdict, Way
-from planner.spec import Gpu, Method
-from planner.stacks.resolve import SHARDS_WEIGHTS
+from planner.spec import SHARDS_WEIGHTS, Gpu, Method
 
-ONE_MACHINE = tuple(range(2, 9))
-SEVERAL_MACHINES = (*range(16, 65, 8), 96, 128, 192, 256, 384, 512, 768, 1024)
-"""Full machines of 8; beyond 64 cards in the steps in which clusters are let."""
 RENTED_COUNTS = (1, 2, 4, 8)
 """Cards per machine as clouds sell them."""
 RENTED_MACHINES = (16, 32, 64, 128)
 """Cards in several machines: looked at only where one machine of no kind is enough."""
-MOST_CARDS = SEVERAL_MACHINES[-1]
 OFFERS_PER_METHOD = 2
 GOALS: tuple[Verdict, ...] = ("tight", "fits")
 
@@ -118,8 +113,8 @@ def _smallest(
         found = judged(sharded(ask, kind, count, sharding, method), method, estimate)
         return found is not None and RANKS[found.verdict] >= RANKS[goal]
 
-    for counts in (ONE_MACHINE, SEVERAL_MACHINES):
-        more = [n for n in counts if ask.cluster.world_size < n < below and is_let(kind, n, ask.request.network_gbps)]
+    for counts in numbers(kind, ask.request.network_gbps):
+        more = [count for count in counts if ask.cluster.world_size < count < below]
         if more and reaches(more[-1]):
             return _first(more, reaches)
     return None

@@ -17,10 +17,9 @@ from planner.prices import age, staleness
 from planner.prices.amounts import parse_hours, parse_usd
 from planner.prices.source import is_live
 from planner.recommend.candidates import candidate, candidates
-from planner.recommend.cards import FULL_MACHINE, counts_of, in_one, is_let, most_capable, served
+from planner.recommend.cards import FULL_MACHINE, MOST_CARDS, counts_of, in_one, is_let, most_capable, served
 from planner.recommend.informed import informed
 from planner.recommend.nearest import nearest
-from planner.recommend.offers import MOST_CARDS
 from planner.recommend.order import preference, worth
 from planner.recommend.pareto import front
 from planner.recommend.rental import Needs, Rental, RentAnswer, RentRequest

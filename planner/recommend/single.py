@@ -8,8 +8,21 @@ from planner.hardware import list_gpus, load_gpu
 from planner.recommend.cards import is_let
 from planner.recommend.offers import servable, sharded
 from planner.recommend.request import Ask
-from planner.spec import METHODS, OPTIMIZERS, Attend, Autocast, Float, Gpu, Kernels, Loss, Method, Quant, TrainSpec
-from planner.stacks.resolve import SHARDS_WEIGHTS
+from planner.spec import (
+    METHODS,
+    OPTIMIZERS,
+    SHARDS_WEIGHTS,
+    Attend,
+    Autocast,
+    Cluster,
+    Float,
+    Gpu,
+    Kernels,
+    Loss,
+    Method,
+    Quant,
+    TrainSpec,
+)
 
 PEFT_TARGETS = ("q_proj", "v_proj")
 """PEFT's own targets for Llama-like models where none are named. peft utils/constants.py."""
@@ -22,6 +35,8 @@ LARGER = 1.10
 """A card with less memory more than this is no larger one (ours): error correction takes 7 % of some."""
 
 DIVISIONS = ("ddp", "zero1", "zero2", "zero3", "fsdp")
+AMONG_MACHINES = (*DIVISIONS, "hsdp")
+"""Kinds of sharding: one replicates among machines, and is FSDP in a single one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +53,7 @@ class Single:
 def singles(ask: Ask, train: TrainSpec) -> Iterator[Single]:
     """Every single change from ``train``, whether the stack and the card can do it or not."""
     method = train.method
-    for settings in settings_of(train, ask.cluster.world_size):
+    for settings in settings_of(train, ask.cluster):
         yield Single(ask=ask.using(method, settings), settings=settings, method=method)
     for other in () if "peft_config" in ask.request.settings else METHODS:
         if other != method:
@@ -46,7 +61,7 @@ def singles(ask: Ask, train: TrainSpec) -> Iterator[Single]:
     yield from _hardware(ask, train)
 
 
-def settings_of(train: TrainSpec, ranks: int) -> Iterator[Scalars]:
+def settings_of(train: TrainSpec, cluster: Cluster) -> Iterator[Scalars]:
     """Every other value of every setting that acts, numbers doubled and halved."""
     yield {"gradient_checkpointing": not train.gradient_checkpointing}
     yield from _others(train, "loss", get_args(Loss))
@@ -61,8 +76,9 @@ def settings_of(train: TrainSpec, ranks: int) -> Iterator[Scalars]:
         yield from _quantised(train)
     yield from _others(train, "weights_dtype", get_args(Float))
     yield from _others(train, "autocast", get_args(Autocast))
-    if ranks > 1:
-        yield from _others(train, "sharding", DIVISIONS)
+    if cluster.world_size > 1:
+        several = min(cluster.nodes, cluster.gpus) > 1
+        yield from _others(train, "sharding", AMONG_MACHINES if several else DIVISIONS)
 
 
 def _others(train: TrainSpec, name: str, values: tuple[str, ...]) -> Iterator[Scalars]:

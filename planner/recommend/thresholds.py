@@ -17,6 +17,7 @@ from planner.recommend.informed import per_rank, with_tokens
 from planner.recommend.order import preference
 from planner.recommend.request import Ask
 from planner.recommend.tuning import BATCHES, GOALS, Batch, may_offload, starts
+from planner.recommend.verdict import lacks_ram
 from planner.result import Candidate, Side, Threshold, Verdict
 from planner.spec import Method
 from planner.units import format_count, format_gib
@@ -86,8 +87,7 @@ def thresholds(
     ask: Ask, candidates: tuple[Candidate, ...], chosen: Method | None, estimate: Estimator
 ) -> tuple[Threshold, ...]:
     """The nearest thresholds on every side: memory up and down, data, length up and down."""
-    ram = ask.cluster.host_memory_bytes
-    if ram is not None and any(one.estimate.host.required_bytes > ram for one in candidates):
+    if any(lacks_ram(one.estimate, ask.cluster) for one in candidates):
         return ()  # RAM decides here, and marks are of the card's memory
     found = {method: reach(ask, method, estimate) for method in ask.methods}
     reaches: Reaches = {method: one for method, one in found.items() if one is not None}

@@ -86,7 +86,8 @@ def offloaded(ask: Ask, methods: tuple[Method, ...], estimate: Estimator) -> Way
 
 def _has_ram(cluster: Cluster, one: Candidate) -> bool:
     """Whether machines with such cards are let with the RAM; where the user limits it, the verdict has looked."""
-    return one.estimate.host.required_bytes <= RAM_OF_A_CARD * cluster.gpus or cluster.host_memory_bytes is not None
+    needed = one.estimate.host.required_on(one.scenario.cluster)
+    return needed <= RAM_OF_A_CARD * cluster.gpus or cluster.host_memory_bytes is not None
 
 
 def may_offload(ask: Ask) -> bool:

@@ -13,9 +13,15 @@ def judge(estimate: Estimate, cluster: Cluster) -> Verdict:
     Source:    docs/glossary.md, fits / tight / does not fit
     Valid:     bytes per GPU of the fullest rank
     """
-    usable, ram = cluster.usable_bytes, cluster.host_memory_bytes
-    if ram is not None and estimate.host.required_bytes > ram:
+    usable = cluster.usable_bytes
+    if lacks_ram(estimate, cluster):
         return "does_not_fit"
     if estimate.peak.high_bytes <= usable:
         return "fits"
     return "tight" if estimate.peak.required_bytes <= usable else "does_not_fit"
+
+
+def lacks_ram(estimate: Estimate, cluster: Cluster) -> bool:
+    """Whether the user limits the RAM of a machine to less than the job needs there."""
+    ram = cluster.host_memory_bytes
+    return ram is not None and estimate.host.required_on(cluster) > ram

@@ -148,7 +148,7 @@ def candidate_document(candidate: Candidate) -> CandidateDocument:
         },
         "peak": _peak(candidate),
         "interval": None if estimate.basis is None else basis_document(estimate.basis),
-        "host": host_document(estimate.host),
+        "host": host_document(estimate.host, candidate.scenario.cluster),
         "phases": _phases(candidate),
         "verdict": candidate.verdict,
         "step": step_document(candidate.step),
@@ -156,12 +156,12 @@ def candidate_document(candidate: Candidate) -> CandidateDocument:
     }
 
 
-def host_document(host: Host) -> HostDocument:
+def host_document(host: Host, cluster: Cluster) -> HostDocument:
     """RAM of one machine, by what lies there."""
     return {
-        "required_bytes": host.required_bytes,
+        "required_bytes": host.required_on(cluster),
         "steady_bytes": host.steady_bytes,
-        "load_bytes": host.load,
+        "load_bytes": host.loading_on(cluster),
         "pinned_bytes": host.pinned,
         "nvme_bytes": host.nvme,
         "owners": {

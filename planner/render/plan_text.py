@@ -166,7 +166,7 @@ def breakdown(plan: Plan) -> Sheet:
         if any(counts) or attribute not in ELSEWHERE:
             tone: Tone = "strong" if attribute == "required_bytes" else ""
             rows.append(row((name, *(Cell(words.gib(count), tone) for count in counts))))
-    ram = [one.estimate.host.required_bytes for one in plan.candidates]
+    ram = [one.estimate.host.required_on(one.scenario.cluster) for one in plan.candidates]
     if any(count >= MUCH_RAM for count in ram) or plan.cluster.host_memory_bytes is not None:
         rows.append(row(("RAM of a machine", *(words.gib(count) for count in ram))))
     return Sheet("Memory at the peak", _by_candidate(plan, "GiB at the peak"), tuple(rows), rules=(len(OWNERS),))

@@ -19,6 +19,8 @@ Kernels = Literal["eager", "fused"]
 Loss = Literal["full", "chunked", "fused"]
 Sharding = Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp", "hsdp"]
 """``hsdp``: FSDP2 that shards inside each machine and replicates among machines."""
+SHARDS_WEIGHTS: tuple[Sharding, ...] = ("fsdp", "hsdp", "zero3")
+"""Kinds that divide weights among the ranks."""
 Offload = Literal["optimizer", "parameters", "activations"]
 OFFLOADS: tuple[Offload, ...] = ("optimizer", "parameters", "activations")
 """What may lie in memory beyond the GPU."""

@@ -21,7 +21,7 @@ def refuse_offload(chosen: Mapping[str, Any], behaviour: Behaviour) -> None:
     if {"optimizer", "parameters"} & set(offload):
         _refuse_states(offload, sharding, chosen)
         _refuse_optimizer(chosen)
-        if sharding == "fsdp" and behaviour.fsdp_version == 1:
+        if sharding in ("fsdp", "hsdp") and behaviour.fsdp_version == 1:
             raise UnsupportedScenario(
                 f"--offload {','.join(offload)} under FSDP of version 1 is not planned: use --sharding zero3, or "
                 "a stack with transformers 5"

@@ -12,6 +12,7 @@ from planner.spec import (
     MOMENTS,
     OFFLOADS,
     OPTIMIZERS,
+    SHARDS_WEIGHTS,
     Attend,
     Autocast,
     Behaviour,
@@ -107,9 +108,6 @@ planned."""
 
 _FILES = ("peft_config",)
 _FLOATS: Mapping[str, tuple[float, float]] = {"lora_alpha": (0.0, 1e9), "lora_dropout": (0.0, 0.99)}
-
-SHARDS_WEIGHTS = ("fsdp", "hsdp", "zero3")
-"""Kinds of sharding that divide weights among the ranks."""
 
 
 class _Question(NamedTuple):

@@ -9,8 +9,7 @@ from planner.closed_form.profile import profile_of
 from planner.closed_form.rank import divisible
 from planner.formulas.collectives import Axis, Exchange, Kind, ring_share
 from planner.result import Parameters
-from planner.spec import Scenario, TrainSpec
-from planner.stacks.resolve import SHARDS_WEIGHTS
+from planner.spec import SHARDS_WEIGHTS, Scenario, TrainSpec
 
 PACKED_BYTES = 0.5
 """Of a 4-bit parameter as it travels; its scales are not sharded."""

@@ -10,8 +10,7 @@ from types import MappingProxyType
 
 from planner.recommend.request import Ask, Setting
 from planner.recommend.single import PEFT_TARGETS
-from planner.spec import Method, TrainSpec
-from planner.stacks.resolve import SHARDS_WEIGHTS
+from planner.spec import SHARDS_WEIGHTS, Method, TrainSpec
 
 Settings = Mapping[str, Setting]
 Test = Callable[[TrainSpec], bool]

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
+from planner.hardware import load_gpu
 from planner.recommend.rules import RULES
 from planner.recommend.single import next_larger, settings_of
 from planner.recommend.whatif import QUALITY, Effect, WhatIf, money, what_if_for
 from planner.render.lines import Screen, plain
 from planner.render.whatif import what_if_lines, what_if_markdown
-from planner.spec import Job, TrainSpec
+from planner.spec import Cluster, Job, TrainSpec
 from tests.cli.conftest import Run
 from tests.explore.fakes import step_of
 from tests.recommend.fakes import ask, card
@@ -92,12 +93,22 @@ def _settings(one: Any) -> tuple[str, ...]:
 
 
 def test_the_sequences_of_a_step_are_kept_where_they_can_be() -> None:
-    shapes = list(settings_of(TrainSpec(method="lora", micro_batch_size=4, grad_accumulation=2), 1))
+    alone = Cluster(gpu=load_gpu("4090"))
+    shapes = list(settings_of(TrainSpec(method="lora", micro_batch_size=4, grad_accumulation=2), alone))
 
     assert {"micro_batch_size": 8, "grad_accumulation": 1} in shapes
     assert {"micro_batch_size": 2, "grad_accumulation": 4} in shapes
     assert {"micro_batch_size": 8} in shapes
     assert {"micro_batch_size": 2} in shapes
+
+
+@pytest.mark.parametrize(("gpus", "nodes", "hybrid"), [(8, 2, True), (8, 1, False), (1, 8, False)])
+def test_hybrid_shards_are_tried_where_several_machines_hold_several_cards(gpus: int, nodes: int, hybrid: bool) -> None:
+    cluster = Cluster(gpu=load_gpu("h100"), gpus=gpus, nodes=nodes)
+    tried = list(settings_of(TrainSpec(method="full", sharding="fsdp"), cluster))
+
+    assert {"sharding": "zero3"} in tried
+    assert ({"sharding": "hsdp"} in tried) is hybrid
 
 
 def test_the_next_larger_card_has_more_memory_and_no_card_lies_between() -> None:

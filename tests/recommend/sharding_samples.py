@@ -5,7 +5,7 @@ from typing import Any
 
 from planner.estimators import Estimator, timed
 from planner.recommend.rules import Case
-from planner.result import Estimate, Host, Memory, StepTime
+from planner.result import Estimate, Host, StepTime
 from planner.spec import Scenario
 from planner.units import GIB
 from tests.recommend.fakes import ask, by, card, case, fake_estimate, needs
@@ -36,14 +36,8 @@ def hosting(gib: int, **of: int) -> Estimator:
 
 
 def whole(gib: int) -> Estimator:
-    """An estimator with so much of an undivided model on each card."""
-
-    def estimate(scenario: Scenario) -> Estimate:
-        made = fake_estimate(scenario)
-        weights = gib * GIB // (1 if scenario.train.sharding == "ddp" else scenario.cluster.world_size)
-        return replace(made, phases={**made.phases, "load": Memory(weights=weights)})
-
-    return estimate
+    """An estimator with so much of an undivided 4-bit model, which transformers puts on each card."""
+    return hosting(0, whole=gib * GIB)
 
 
 def offloading(scenario: Scenario) -> Estimate:

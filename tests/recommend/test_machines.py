@@ -7,8 +7,11 @@ import pytest
 import planner
 from planner.errors import UsageError
 from planner.hardware import list_gpus, load_gpu
-from planner.recommend.cards import counts_of, in_one, is_let
+from planner.recommend.cards import counts_of, in_one, is_let, numbers
 from planner.recommend.request import Request, cluster_of
+from planner.recommend.rules import find
+from planner.spec import Scenario
+from tests.recommend.fakes import ask, card, case, needs
 
 GPUS = {gpu.id: gpu for gpu in list_gpus()}
 
@@ -79,3 +82,32 @@ def test_ways_out_of_several_machines_need_a_network(known: dict[str, Any]) -> N
 
     assert all(way.gpus <= 8 or known for way in own)
     assert bool(own) is bool(known), "405B in 4 bits asks for more than eight cards of 24 GB"
+
+
+def test_fewer_machines_are_tried_one_by_one_and_as_wide_as_the_users() -> None:
+    """48 cards are six machines of eight: three of these hold what two do not. Eight in four machines stay two wide."""
+    fewer = find("SHD012")
+    six = ask(gpu=card(80, network_bytes_per_s=400e9), gpus=48, settings={"sharding": "fsdp"})
+    four = ask(gpu=card(80, network_bytes_per_s=400e9), gpus=8, nodes=4, settings={"sharding": "fsdp"})
+    of_six = fewer.check(case(six, estimate=needs(lambda one: 1500 / one.cluster.world_size)))
+    seen: set[tuple[int, int]] = set()
+
+    def noting(one: Scenario) -> float:
+        seen.add((one.cluster.gpus, one.cluster.nodes))
+        return 70 if one.cluster.world_size == 8 else 90
+
+    fewer.check(case(four, estimate=needs(noting)))
+
+    assert of_six is not None
+    assert of_six.number == 24
+    assert seen == {(1, 1), (2, 1), (2, 2), (2, 3), (2, 4)}
+
+
+def test_numbers_are_those_of_full_machines() -> None:
+    one, several = numbers(GPUS["gb200"])
+
+    assert one == (1, 2, 3, 4)
+    assert several[:8] == (8, 12, 16, 20, 24, 28, 32, 48)
+    assert several[-1] == 1024
+    assert numbers(GPUS["rtx4090"])[1] == ()
+    assert numbers(GPUS["rtx4090"], network_gbps=25)[1][0] == 16

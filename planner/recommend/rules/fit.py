@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from planner.calibration import words_of
 from planner.recommend.rules.base import Case, Scope, largest_owner
+from planner.recommend.verdict import lacks_ram
 from planner.result import Reason
 from planner.stacks.resolve import option
 from planner.units import format_bytes
@@ -112,11 +113,16 @@ class NothingHelps:
     def check(self, case: Case) -> Reason | None:
         if case.chosen is not None or case.ways is None or case.ways:
             return None
+        cluster, needed = case.scenario.cluster, case.required
+        where = f"on a card of {format_bytes(case.usable)}"
+        if needed <= case.usable and lacks_ram(case.subject.estimate, cluster):
+            needed = case.subject.estimate.host.required_on(cluster)
+            where = f"of RAM in each machine, and {format_bytes(cluster.host_memory_bytes or 0)} may be taken"
         text = (
             f"nothing in the catalogue helps as asked: the nearest, {case.subject.method}, needs "
-            f"{format_bytes(case.required)} on a card of {format_bytes(case.usable)}"
+            f"{format_bytes(needed)} {where}"
         )
-        return Reason(code=self.code, text=text, number=case.required, unit="bytes", severity="warning")
+        return Reason(code=self.code, text=text, number=needed, unit="bytes", severity="warning")
 
 
 class PagedStates:

@@ -5,12 +5,9 @@ from typing import ClassVar
 from planner.formulas.collectives import ring_share
 from planner.recommend.rules.base import WORTH_A_LINE, Case, Scope, seconds
 from planner.result import Reason
-from planner.stacks.resolve import SHARDS_WEIGHTS
+from planner.spec import SHARDS_WEIGHTS
 from planner.throughput.exchanges import passes_of, stored_bytes
 from planner.units import GB, format_bytes
-
-PLACES_QUANTISED = 5
-"""The major version of transformers from which quantised weights go to the card, also for FSDP."""
 
 
 class QuantStorage:
@@ -60,18 +57,14 @@ class WholeAtLoad:
     scope: ClassVar[Scope] = "choice"
 
     def check(self, case: Case) -> Reason | None:
-        train, stack = case.train, case.scenario.stack
-        current = int(stack.versions.get("transformers", "0").partition(".")[0]) >= PLACES_QUANTISED
-        if not (train.quantized and train.sharding in SHARDS_WEIGHTS and current and case.is_choice):
+        host, cluster = case.subject.estimate.host, case.scenario.cluster
+        if not case.is_choice or host.loading_on(cluster) <= host.load:
             return None
-        whole = case.what_if(sharding="ddp", quant_storage="uint8", offload=()).phases["load"].weights
-        if whole + case.scenario.cluster.gpu.context_bytes <= case.usable:
-            return None
+        whole = host.whole
         text = (
             f"transformers puts all {format_bytes(whole)} of quantised weights on each card before "
-            f"{train.sharding} divides them, and {format_bytes(case.usable)} are usable: load them with "
-            f"device_map={{'': 'cpu'}}, which takes {format_bytes(whole * case.scenario.cluster.gpus)} of RAM in each "
-            "machine"
+            f"{case.train.sharding} divides them, and {format_bytes(case.usable)} are usable: load them with "
+            f"device_map={{'': 'cpu'}}, which takes {format_bytes(host.loading_on(cluster))} of RAM in each machine"
         )
         return Reason(code=self.code, text=text, number=whole, unit="bytes", severity="warning")
 
@@ -176,7 +169,7 @@ class WideShards:
 
     def check(self, case: Case) -> Reason | None:
         train = case.train
-        widened = train.sharding == "fsdp" and train.method == "full" and train.autocast != "none"
+        widened = train.shards_by_fsdp and train.method == "full" and train.autocast != "none"
         if not widened or train.weights_dtype == "fp32":
             return None
         if case.subject.verdict == "fits" and not case.is_choice:
@@ -185,7 +178,7 @@ class WideShards:
         if not case.noteworthy(saved):
             return None
         text = (
-            f"fsdp under {train.autocast} autocast trains fp32 shards of {train.weights_dtype} weights: "
+            f"{train.sharding} under {train.autocast} autocast trains fp32 shards of {train.weights_dtype} weights: "
             f"--autocast none lowers the requirement of full by {format_bytes(saved)} per card"
         )
         return Reason(code=self.code, text=text, number=saved, unit="bytes")

@@ -8,15 +8,13 @@ from planner.closed_form.parallel import is_divided
 from planner.cost import load_of
 from planner.errors import UnsupportedScenario
 from planner.estimators import timed
-from planner.recommend.cards import counts_of
+from planner.recommend.cards import numbers
 from planner.recommend.changes import RANKS
 from planner.recommend.offers import more_cards
-from planner.recommend.request import machines
 from planner.recommend.rules.base import WORTH_A_LINE, Case, Scope, percent, seconds
-from planner.recommend.verdict import judge
+from planner.recommend.verdict import judge, lacks_ram
 from planner.result import Candidate, Reason, StepTime, Way
-from planner.spec import Cluster
-from planner.stacks.resolve import SHARDS_WEIGHTS
+from planner.spec import SHARDS_WEIGHTS, Cluster
 from planner.units import format_bytes
 
 POOR = 0.5
@@ -175,15 +173,16 @@ class HostMemory:
     scope: ClassVar[Scope] = "each"
 
     def check(self, case: Case) -> Reason | None:
-        ram, host = case.scenario.cluster.host_memory_bytes, case.subject.estimate.host
-        if ram is None or host.required_bytes <= ram:
+        cluster, host = case.scenario.cluster, case.subject.estimate.host
+        if not lacks_ram(case.subject.estimate, cluster):
             return None
-        loads = host.load >= host.required_bytes
+        needed = host.required_on(cluster)
         text = (
-            f"{case.subject.method} needs {format_bytes(host.required_bytes)} of RAM in each machine"
-            f"{' while it loads' if loads else ''}, and {format_bytes(ram)} may be taken"
+            f"{case.subject.method} needs {format_bytes(needed)} of RAM in each machine"
+            f"{' while it loads' if host.steady_bytes < needed else ''}, and "
+            f"{format_bytes(cluster.host_memory_bytes or 0)} may be taken"
         )
-        return Reason(code=self.code, text=text, number=host.required_bytes, unit="bytes", severity="warning")
+        return Reason(code=self.code, text=text, number=needed, unit="bytes", severity="warning")
 
 
 class Offloaded:
@@ -204,7 +203,7 @@ class Offloaded:
             return None
         saved = -case.saved_by(offload=())
         took = "" if step is None else f", takes {seconds(step.parts['offload'])} of a step of {seconds(step.seconds)}"
-        ram = case.subject.estimate.host.required_bytes
+        ram = case.subject.estimate.host.required_on(case.scenario.cluster)
         text = (
             f"{' and '.join(train.offload)} in host memory spares {format_bytes(max(saved, 0))} per card{took}, and "
             f"asks for {format_bytes(ram)} of RAM in each machine"
@@ -265,10 +264,9 @@ def _larger(case: Case) -> Way | None:
 
 
 def _smaller(cluster: Cluster) -> Iterator[int]:
-    """Numbers of cards below those of the cluster: each within one machine, then full machines, doubled."""
-    gpu, world = cluster.gpu, cluster.world_size
-    yield from range(1, min(world, gpu.gpus_per_node + 1))
-    yield from (n for n in counts_of(gpu, world - 1, cluster.network_gbps) if n > gpu.gpus_per_node)
+    """Numbers of cards below those of the cluster: each within one of its machines, then so many of these."""
+    one, several = numbers(cluster.gpu, cluster.network_gbps, cluster.gpus)
+    yield from (count for count in (*one, *several) if count < cluster.world_size)
 
 
 def _on(case: Case, count: int) -> Candidate | None:
@@ -276,8 +274,8 @@ def _on(case: Case, count: int) -> Candidate | None:
     train = case.train
     if is_divided(train) or train.offload:
         return None
-    gpus, nodes = machines(case.scenario.cluster.gpu, count)
-    cluster = replace(case.scenario.cluster, gpus=gpus, nodes=nodes)
+    gpus = min(count, case.scenario.cluster.gpus)
+    cluster = replace(case.scenario.cluster, gpus=gpus, nodes=count // gpus)
     if count == 1:
         train = replace(train, sharding="none", quant_storage="uint8" if train.quantized else train.quant_storage)
     scenario = replace(case.scenario, cluster=cluster, train=train)
