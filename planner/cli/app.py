@@ -67,6 +67,13 @@ TRACE = (
     Option("device", "integer", "replay: which device, of a snapshot of several", metavar="N"),
 )
 
+REPORTED = (
+    Option("out", "text", "the page to write, for instance report.html", metavar="FILE"),
+    *(option for option in REQUEST if option is not FORMAT),
+    *DATA,
+    CONFIRM,
+)
+
 NEEDS = Option(
     "needs", "list", "exit with 4 unless this can run: local, gpu, traced, measure, hub, pictures", metavar="NAME"
 )
@@ -140,6 +147,7 @@ COMMANDS = (
     Subcommand("check", "Plan a trainer's own configuration as it stands: does it fit?", CHECKED),
     Subcommand("export", "Write what the plan recommends as a trainer's configuration or a scheduler's job.", EXPORTED),
     Subcommand("trace", "Run the real step on fake tensors: bytes of every owner at every moment.", (*REQUEST, *TRACE)),
+    Subcommand("report", "Write the whole answer as one HTML page: charts, tables, reasons, sources.", REPORTED),
     Subcommand("measure", "Take a few real steps on the device that is here, beside their prediction.", MEASURED),
     Subcommand("doctor", "Examine what is here: libraries, cards, environment, and what can run.", (NEEDS, FORMAT)),
     Subcommand(

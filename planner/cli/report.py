@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from planner.cli.files import has_folder
+from planner.cli.files import check_target
 from planner.cli.options import Values
 from planner.cli.output import write
 from planner.cli.plan import request_from
@@ -37,6 +37,5 @@ def _out(text: str | None) -> Path:
         raise UsageError("--out is missing: name the file to write, for instance --out report.html")
     if Path(text).suffix.lower() not in SUFFIXES:
         raise UsageError(f"--out {shown(text)}: a report is one HTML file: name it for instance report.html")
-    if not has_folder(text):
-        raise UsageError(f"--out {shown(text)}: no such folder")
+    check_target("--out", text)
     return Path(text)

@@ -174,7 +174,10 @@ def _largest(surface: Surface) -> str:
     cells = [cell for cell in surface.lane.cells if cell.seq_len in surface.lengths]
     said = ", ".join(f"{cell.fits or cell.tight:,} at {cell.seq_len:,} tokens" for cell in cells if cell.tight)
     if not said:
-        return "Nothing fits, even one sequence of the shortest length."
+        least = min(surface.points, key=lambda point: point.required_bytes)
+        return (
+            f"Nothing fits: even one sequence of {least.seq_len:,} tokens needs {words.gib(least.required_bytes)} GiB."
+        )
     return f"The largest micro-batch that fits is {said}."
 
 
@@ -184,11 +187,7 @@ def _largest(surface: Surface) -> str:
 def money_and_time(answer: RentAnswer, shown: list[Rental]) -> Html:
     """What offers cost, and how long they take."""
     run = has_run(answer)
-    sides = offers.sides(
-        _usd if run else _usd_per_million,
-        _hours if run else _tokens,
-        ("US$ of the run" if run else "US$ a million tokens", "hours" if run else "tokens a second"),
-    )
+    sides = SIDES_OF[run]
     keys = [Key("mark-chosen", "recommended"), Key("mark-dot", "measured and listed")]
     if any(estimated(one) for one in shown):
         keys.append(Key("mark-hollow", "time or price estimated"))
@@ -228,3 +227,10 @@ def _usd_per_million(one: Rental) -> Span:
 def _tokens(one: Rental) -> Span:
     pace = one.step.tokens_per_second
     return Span(pace, pace, pace, f"{pace:,.0f}/s")
+
+
+SIDES_OF = {
+    True: offers.sides(_usd, _hours, ("US$ of the run", "hours")),
+    False: offers.sides(_usd_per_million, _tokens, ("US$ a million tokens", "tokens a second")),
+}
+"""Money and time of a whole run; of a million tokens where nobody said how much there is."""
