@@ -40,7 +40,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     "why a message": ("why", MESSAGE, "--model", "8b", "--gpu", "4090", "--method", "qlora"),
 }
 
-ELSEWHERE = {"measure", "measurements", "trace"}
+ELSEWHERE = {"measure", "measurements", "report", "trace"}
 """Commands with tests of their own, since they take their time."""
 
 
