@@ -70,13 +70,26 @@ def refuse_objective(chosen: Mapping[str, Any], cluster: Cluster, stack: Behavio
         return
     if objective not in stack.objectives:
         known = ", ".join(stack.objectives)
+        trl = f" with trl {stack.versions['trl']}" if "trl" in stack.versions else ""
         raise UnsupportedScenario(
-            f"--objective {objective}: stack {stack.name} is planned for {known}: use --stack trl"
+            f"--objective {objective} is not planned for stack {stack.name}{trl} (only {known}): use --stack trl"
         )
+    _refuse_head(chosen)
     _refuse_reference(chosen)
     _refuse_beside(chosen)
     if objective == "grpo":
         _refuse_groups(chosen, cluster)
+
+
+def _refuse_head(chosen: Mapping[str, Any]) -> None:
+    """TRL's fused head is the only loss of these trainers, and takes the head's weight without its adapters."""
+    objective = chosen["objective"]
+    if chosen["loss"] != "fused":
+        raise UnsupportedScenario(
+            f"--loss {chosen['loss']} under --objective {objective}: TRL scores by its fused head: leave --loss out"
+        )
+    if any(target.rpartition(".")[2] == "lm_head" for target in chosen["lora_targets"]) and chosen["method"] != "full":
+        raise UnsupportedScenario(f"--lora-targets lm_head: TRL's trainer of {objective} refuses adapters on the head")
 
 
 def _refuse_reference(chosen: Mapping[str, Any]) -> None:

@@ -1,0 +1,97 @@
+"""Settings of preference and reinforcement learning: what a trainer takes when nothing is said, and what is refused."""
+
+from typing import Any
+
+import pytest
+
+from planner.cli.data import job_from
+from planner.errors import PlannerError, UnsupportedScenario, UsageError
+from planner.planning import plan_for, scenario
+from planner.spec import OBJECTIVE_SETTINGS, Job
+
+
+def train(method: str = "lora", gpus: int = 1, stack: str = "trl", **settings: Any) -> Any:
+    return scenario(model="llama-3.2-1b", gpu="h100", method=method, gpus=gpus, stack=stack, **settings).train  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("objective", "method", "reference"),
+    [("dpo", "full", "copy"), ("dpo", "lora", "base"), ("dpo", "qlora", "base"), ("grpo", "full", "none")],
+)
+def test_the_reference_is_the_trainers_own(objective: str, method: str, reference: str) -> None:
+    assert train(method, objective=objective).reference == reference
+
+
+def test_settings_act_beside_their_objective_only() -> None:
+    assert not set(OBJECTIVE_SETTINGS) & set(train().settings)
+    assert set(OBJECTIVE_SETTINGS) - set(train(objective="dpo").settings) == {"num_generations", "completion_len"}
+    assert set(OBJECTIVE_SETTINGS) <= set(train(objective="grpo").settings)
+
+
+def test_a_pair_is_two_sequences() -> None:
+    assert (train(objective="dpo", micro_batch_size=3).sequences, train(micro_batch_size=3).sequences) == (6, 3)
+
+
+def test_an_open_accumulation_makes_whole_groups() -> None:
+    """8 completions of a prompt: of 1, 4 and 8 at once, on one card and on four."""
+    found = [train(objective="grpo", micro_batch_size=size).grad_accumulation for size in (1, 4, 8)]
+
+    assert found == [8, 2, 1]
+    assert train(objective="grpo", gpus=4, micro_batch_size=1, sharding="ddp").grad_accumulation == 2
+
+
+def test_a_completion_leaves_room_for_its_prompt() -> None:
+    assert train(objective="grpo").completion_len == 512
+    assert train(objective="grpo", seq_len=600).completion_len == 300
+
+
+REFUSED: list[tuple[dict[str, Any], type[PlannerError], str]] = [
+    ({"objective": "kto"}, UsageError, "not one of sft, dpo, grpo"),
+    ({"objective": "dpo", "method": "full", "reference": "base"}, UsageError, "trains none"),
+    ({"objective": "grpo", "reference": "copy"}, UnsupportedScenario, "no second model beside adapters"),
+    ({"objective": "dpo", "stack": "hf"}, UnsupportedScenario, "not planned for stack hf"),
+    ({"objective": "dpo", "stack": "trl,trl=1.14"}, UnsupportedScenario, "with trl 1.14"),
+    ({"objective": "dpo", "loss": "full"}, UnsupportedScenario, "by its fused head"),
+    ({"objective": "dpo", "lora_targets": "q_proj,lm_head"}, UnsupportedScenario, "refuses adapters on the head"),
+    ({"objective": "dpo", "moments": "evaluation"}, UnsupportedScenario, "--moments evaluation under"),
+    ({"objective": "dpo", "gpus": 2, "tensor_parallel": 2}, UnsupportedScenario, "--tensor-parallel under"),
+    ({"objective": "dpo", "gpus": 2, "sharding": "zero3", "offload": "optimizer"}, UnsupportedScenario, "--offload"),
+    ({"objective": "grpo", "num_generations": 1}, UsageError, "take 2 or more"),
+    ({"objective": "grpo", "seq_len": 256, "completion_len": 256}, UnsupportedScenario, "leaves no prompt"),
+    ({"objective": "grpo", "micro_batch_size": 3, "grad_accumulation": 2}, UnsupportedScenario, "not whole groups"),
+    ({"objective": "grpo", "gpus": 2, "sharding": "fsdp"}, UnsupportedScenario, "of adapters under --sharding fsdp"),
+]
+
+
+@pytest.mark.parametrize(("settings", "kind", "message"), REFUSED)
+def test_what_the_trainer_or_the_plan_cannot_do_is_refused(
+    settings: dict[str, Any], kind: type[PlannerError], message: str
+) -> None:
+    with pytest.raises(kind, match=message) as refusal:
+        train(**settings)
+    assert "\n" not in str(refusal.value)
+
+
+# ---------------------------------------------------------------- tasks
+
+
+@pytest.mark.parametrize(("task", "objective"), [("sft", "sft"), ("dpo", "dpo"), ("rl", "grpo")])
+def test_a_task_means_its_objective(task: Any, objective: str) -> None:
+    found = plan_for(model="llama-3.2-1b", gpu="h100", method="lora", job=Job(task=task))
+
+    assert found.candidates[0].scenario.train.objective == objective
+    assert found.candidates[0].scenario.origins["objective"] == ("default" if task == "sft" else "plan")
+
+
+def test_the_users_objective_is_held_against_the_task() -> None:
+    found = plan_for(model="llama-3.2-1b", gpu="h100", method="lora", job=Job(task="rl"), objective="sft")
+
+    assert found.candidates[0].scenario.train.objective == "sft"
+
+
+@pytest.mark.parametrize("task", ["orpo", "kto", "ppo", "RLHF"])
+def test_other_trainers_are_not_taken_for_dpo_or_grpo(task: str) -> None:
+    with pytest.raises(UnsupportedScenario, match=f"--task {task.lower()} is not planned.*--objective"):
+        job_from({"task": task}, None)
+
+    assert job_from({"task": task, "objective": "dpo"}, None)[0].task in ("dpo", "rl")
