@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from planner.configs.axolotl_keys import ADAPTERS, QUANT, QUANT_IGNORED
 from planner.configs.keys import Keys
-from planner.errors import BrokenInput
+from planner.errors import BrokenInput, show
 from planner.recommend.request import Setting
 from planner.spec import Method
 
@@ -81,9 +81,9 @@ def _targets(keys: Keys) -> dict[str, Setting]:
     named = keys.take("lora_target_modules", "any", "lora_targets", [])
     if not every and not named:
         return {}
-    names = (named,) if isinstance(named, str) else tuple(named)
-    if not all(isinstance(name, str) for name in names):
-        raise BrokenInput(f"{keys.file}: lora_target_modules is not a name or a list of names")
+    names = (named,) if isinstance(named, str) else named
+    if not isinstance(names, tuple | list) or not all(isinstance(name, str) for name in names):
+        raise BrokenInput(f"{keys.file}: lora_target_modules {show(named)} is not a name or a list of names")
     if every:
         beyond = [name for name in names if name in TABLES or not name.replace("_", "").isalnum()]
         if beyond:
@@ -95,7 +95,7 @@ def _targets(keys: Keys) -> dict[str, Setting]:
             keys.tell("lora_target_modules", "unmodelled", sets="lora_targets", why="a pattern: name the modules")
             return {}
         return {"lora_targets": found}
-    return {"lora_targets": names}
+    return {"lora_targets": tuple(names)}
 
 
 def _is_name(text: str) -> bool:

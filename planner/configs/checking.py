@@ -16,7 +16,7 @@ from planner.hardware import list_classes
 from planner.planning import plan
 from planner.recommend.request import DEFAULT_STACK, Request, Setting, options
 from planner.result import Candidate, Plan, Way
-from planner.spec import MOMENT_SETTINGS, Method, Scenario, TrainSpec
+from planner.spec import MOMENT_SETTINGS, OFFLOADS, Method, Scenario, TrainSpec
 from planner.spec.training import NAMES
 from planner.stacks.rules import unset_settings
 
@@ -105,9 +105,9 @@ def combined(main: Understood, companions: Iterable[Understood]) -> Understood:
             mine, theirs = getattr(main, what), getattr(one, what)
             if None not in (mine, theirs) and mine != theirs:
                 raise _conflict(main, one, what, mine, theirs)
+        both = dict(main.settings)
         for name in main.settings.keys() & one.settings.keys():
-            if main.settings[name] != one.settings[name]:
-                raise _conflict(main, one, name, main.settings[name], one.settings[name])
+            both[name] = _agreed(main, one, name)
         main = replace(
             main,
             stack=main.stack or one.stack,
@@ -116,12 +116,22 @@ def combined(main: Understood, companions: Iterable[Understood]) -> Understood:
             method=main.method or one.method,
             gpus=main.gpus or one.gpus,
             nodes=main.nodes or one.nodes,
-            settings=with_fallbacks({**one.settings, **main.settings}, one.fallbacks),
+            settings=with_fallbacks({**one.settings, **both}, one.fallbacks),
             job={**one.job, **main.job},
             readings=(*main.readings, *one.readings),
             notes=(*main.notes, *one.notes),
         )
     return replace(main, settings=with_fallbacks(main.settings, main.fallbacks))
+
+
+def _agreed(main: Understood, other: Understood, name: str) -> Setting:
+    """What two files say of a setting, which has to be the same; the trainer's activations are no engine's states."""
+    mine, theirs = main.settings[name], other.settings[name]
+    if name == "offload" and isinstance(mine, tuple) and isinstance(theirs, tuple) and not set(mine) & set(theirs):
+        return tuple(one for one in OFFLOADS if one in (*mine, *theirs))
+    if mine != theirs:
+        raise _conflict(main, other, name, mine, theirs)
+    return mine
 
 
 def _conflict(main: Understood, other: Understood, what: str, mine: object, theirs: object) -> BrokenInput:
