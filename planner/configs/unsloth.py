@@ -32,6 +32,7 @@ from planner.configs.unsloth_keys import (
     SHORT,
     TRAINER_IGNORED,
     TRAINER_UNMODELLED,
+    UNNAMED,
     UNPATCHED,
 )
 from planner.configs.unsloth_studio import NAME, read_settings
@@ -238,16 +239,18 @@ def _missing(config: str, file: str) -> tuple[Reading, ...]:
 def _rest(keys: Keys, config: str, trainer: str) -> None:
     """What is left of every call."""
     for name in (LOADER, ADAPTERS):
-        keys.section(name).readings(MATTERS[name])
+        section = keys.section(name)
+        section.unmodelled(UNNAMED)
+        section.readings(MATTERS[name])
     if config:
         section = keys.section(config)
         section.unmodelled(SFT_UNMODELLED)
-        section.unmodelled({"*": "arguments without names", "**": "arguments that are computed"})
+        section.unmodelled(UNNAMED)
         section.ignore(*SFT_IGNORED, *DPO_IGNORED, *GRPO_IGNORED, *DATA, *LENGTHS, "embedding_learning_rate")
         section.readings(CONFIG_MATTERS)
     if trainer:
         section = keys.section(trainer)
-        section.unmodelled(TRAINER_UNMODELLED)
+        section.unmodelled({**TRAINER_UNMODELLED, **UNNAMED})
         section.ignore(*TRAINER_IGNORED)
         section.readings(TRAINER_MATTERS)
     keys.unmodelled({f"{SEEING}*": "a model that sees", "* [0-9]*": "a second call of its kind"})

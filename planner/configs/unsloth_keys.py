@@ -81,14 +81,15 @@ ADAPTERS_IGNORED = listed("""
 PARTS = ("finetune_language_layers", "finetune_attention_modules", "finetune_mlp_modules")
 """Switches of parts, which are on."""
 
+UNNAMED: Mapping[str, str] = {"[*]": "arguments without names", "[*][*]": "arguments that are computed"}
+"""Patterns of keys for what has no name: ``script.script_calls``."""
+
 TRAINER_UNMODELLED: Mapping[str, str] = {
     "peft_config": "adapters of TRL's: get_peft_model says Unsloth's",
     "optimizers": "an optimizer of the script's own",
     "ref_model": "a second model",
     "compute_metrics": "logits are gathered for metrics",
     "preprocess_logits_for_metrics": "logits are gathered for metrics",
-    "*": "arguments without names",
-    "**": "arguments that are computed",
 }
 TRAINER_IGNORED = listed("""
     model args tokenizer processing_class train_dataset eval_dataset data_collator formatting_func callbacks
