@@ -214,6 +214,18 @@ def test_closed_form_agrees_in_every_phase(model: str, loss: str) -> None:
 
 
 @needs_liger
+@pytest.mark.parametrize("stack", ["hf", "trl"])
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_closed_form_agrees_where_adapters_stay_eager(method: Method, stack: str) -> None:
+    # transformers and TRL put Liger's kernels beside PEFT's own adapters
+    asked = scenario(method, model="llama-3.1-8b", kernels="fused", stack=stack)
+    traced, closed = estimate(asked), closed_form(asked)
+
+    for name, memory in traced.phases.items():
+        assert closed.phases[name].total == pytest.approx(memory.total, rel=0.025), name
+
+
+@needs_liger
 def test_closed_form_copies_queries_and_keys_of_one_product() -> None:
     asked = scenario(model="phi-3.5-mini", kernels="fused", loss="fused", gradient_checkpointing=False)
     traced, closed = estimate(asked).phases["forward"], closed_form(asked).phases["forward"]
@@ -260,8 +272,11 @@ def test_missing_liger_is_named(monkeypatch: pytest.MonkeyPatch, settings: dict[
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_fused_adapters_are_in_no_library(method: Method) -> None:
+    asked = scenario(method, kernels="fused")
+    asked = replace(asked, stack=replace(asked.stack, fused_parts=("norm", "lora")))
+
     with pytest.raises(UnsupportedScenario, match="fused LoRA as in Unsloth, and none of the installed libraries"):
-        estimate(scenario(method, kernels="fused"))
+        estimate(asked)
 
 
 @needs_liger
