@@ -211,6 +211,14 @@ def number(flag: str, text: str) -> float:
     return float(text)
 
 
+def rate(flag: str, text: str) -> float:
+    """Gbit/s."""
+    try:
+        return number(flag, text)
+    except UsageError as error:
+        raise UsageError(f"{error}: write it in Gbit/s, for instance 100") from None
+
+
 def size(flag: str, text: str) -> int:
     """Bytes with their unit.
 

@@ -1,6 +1,6 @@
 """Parsed options to the library's ``Request``."""
 
-from planner.cli.options import Values, integer, number, profiles_dir, settings, size
+from planner.cli.options import Values, integer, profiles_dir, rate, settings, size
 from planner.errors import UnknownName, UsageError
 from planner.recommend.request import Request
 from planner.result import Evidence
@@ -23,7 +23,7 @@ def build_request(values: Values, *, command: str) -> Request:
         settings=settings(values),
         stack="trl" if values.get("stack") is None else str(values["stack"]),
         headroom_bytes=_headroom(values.get("headroom")),
-        network_gbps=None if values.get("network_gbps") is None else number("--network-gbps", values["network_gbps"]),
+        network_gbps=None if values.get("network_gbps") is None else rate("--network-gbps", values["network_gbps"]),
         host_memory_bytes=None if values.get("host_memory") is None else size("--host-memory", values["host_memory"]),
         profiles_dir=profiles_dir(values),
         evidence=check_evidence(values.get("evidence")),

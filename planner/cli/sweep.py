@@ -5,7 +5,7 @@ from typing import Any
 
 from planner.cli.data import job_from
 from planner.cli.interruption import Interruption
-from planner.cli.options import Option, Values, integer, number, profiles_dir, size
+from planner.cli.options import Option, Values, integer, number, profiles_dir, rate, size
 from planner.cli.output import complain, note, write
 from planner.cli.progress import Progress
 from planner.cli.row_file import RowFile
@@ -127,7 +127,7 @@ def build_grid(values: Values) -> Grid:
         settings=dict(_settings(values)),
         stacks=values.get("stack") or (),
         headroom_bytes=0 if values.get("headroom") is None else size("--headroom", values["headroom"]),
-        network_gbps=None if values.get("network_gbps") is None else number("--network-gbps", values["network_gbps"]),
+        network_gbps=None if values.get("network_gbps") is None else rate("--network-gbps", values["network_gbps"]),
         host_memory_bytes=None if values.get("host_memory") is None else size("--host-memory", values["host_memory"]),
         profiles_dir=profiles_dir(values),
         job=job,

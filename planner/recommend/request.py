@@ -1,12 +1,11 @@
 """A question as it was asked (``Request``), with its names resolved (``Ask``), and as the command that asks it."""
 
 import json
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast, get_args
+from typing import Any, NamedTuple, get_args
 
 from planner.errors import UsageError, show
 from planner.peft_config import adapter_text, method_of
@@ -112,13 +111,35 @@ ON_MACHINES = ("network_gbps", "host_memory")
 """Arguments about machines that library functions take among their settings."""
 
 
-def _amount(memory: Setting) -> int:
+class OnMachines(NamedTuple):
+    """What a library function was told about machines, and the settings of training beside it."""
+
+    network_gbps: float | None
+    host_memory_bytes: int | None
+    settings: Mapping[str, Any]
+
+
+def on_machines(settings: Mapping[str, Any]) -> OnMachines:
+    """Arguments about machines apart from those of training; the request checks the network."""
+    memory = settings.get("host_memory")
+    return OnMachines(
+        settings.get("network_gbps"),
+        None if memory is None else amount("--host-memory", memory),
+        {name: value for name, value in settings.items() if name not in ON_MACHINES},
+    )
+
+
+def amount(option: str, memory: object) -> int:
     """Bytes, as a number or with their unit."""
     if isinstance(memory, str):
         return parse_bytes(memory)
     if isinstance(memory, bool) or not isinstance(memory, int):
-        raise UsageError(f"--host-memory {show(memory)} is no amount of memory: write it with its unit, such as 64GiB")
+        raise UsageError(f"{option} {show(memory)} is no amount of memory: write it with its unit, such as 64GiB")
     return memory
+
+
+MOST_GBPS = 1_000_000
+"""Of a machine's network adapters together; the fastest that are let have 3,200."""
 
 
 def request_of(
@@ -143,18 +164,18 @@ def request_of(
     >>> request_of(model="8b", gpu="4090", method="lora", headroom="1KiB", settings={}).headroom_bytes
     1024
     """
-    memory = settings.get("host_memory")
+    told = on_machines(settings)
     return Request(
         model=model,
         gpu=gpu,
         gpus=gpus,
         nodes=nodes,
         methods=(method,) if isinstance(method, str) else tuple(dict.fromkeys(method or ())),
-        settings={name: value for name, value in settings.items() if name not in ON_MACHINES},
+        settings=told.settings,
         stack=stack,
-        headroom_bytes=headroom if isinstance(headroom, int) else parse_bytes(headroom),
-        network_gbps=cast("float | None", settings.get("network_gbps")),  # checked with the request
-        host_memory_bytes=None if memory is None else _amount(memory),
+        headroom_bytes=amount("--headroom", headroom),
+        network_gbps=told.network_gbps,
+        host_memory_bytes=told.host_memory_bytes,
         profiles_dir=None if profiles_dir is None else Path(profiles_dir),
         evidence=evidence,
         confirm=confirm,
@@ -233,8 +254,10 @@ def check_request(request: Request) -> None:
     if request.headroom_bytes < 0:
         raise UsageError(f"--headroom {show(request.headroom_bytes)}B is negative: it is memory to leave free")
     rate = request.network_gbps
-    if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf):
-        raise UsageError(f"--network-gbps {show(request.network_gbps)} is not a rate above 0: write for instance 100")
+    if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate <= MOST_GBPS):
+        raise UsageError(
+            f"--network-gbps {show(rate)} is not a rate above 0 and up to {MOST_GBPS:,} Gbit/s: write for instance 100"
+        )
     if request.host_memory_bytes is not None and request.host_memory_bytes < 0:
         raise UsageError(f"--host-memory {show(request.host_memory_bytes)}B is negative: it is what the job may take")
     if request.evidence not in get_args(Evidence):

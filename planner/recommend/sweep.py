@@ -17,13 +17,21 @@ from planner.hardware import list_gpus, load_gpu
 from planner.recommend.candidates import scenario as scenario_of
 from planner.recommend.candidates import weighed
 from planner.recommend.informed import informed
-from planner.recommend.request import DEFAULT_STACK, Ask, Request, Setting, check_request, cluster_of
+from planner.recommend.request import (
+    DEFAULT_STACK,
+    Ask,
+    Request,
+    Setting,
+    amount,
+    check_request,
+    cluster_of,
+    on_machines,
+)
 from planner.recommend.shared import shared_estimator
 from planner.result import Candidate
 from planner.spec import METHODS, NO_JOB, Cluster, Gpu, Job, Method
 from planner.stacks.resolve import checked
 from planner.stacks.rules import load_stack
-from planner.units import parse_bytes
 
 T = TypeVar("T")
 
@@ -155,7 +163,8 @@ def _check(grid: Grid) -> None:
         for value in values:
             checked(name, value)
     for gpus, nodes in product(grid.counts, grid.nodes):
-        check_request(_request(grid, Asked("", "", gpus, nodes, grid.methods[0], grid.stacks[0], ())))
+        one = _request(grid, Asked("", "", gpus, nodes, grid.methods[0], grid.stacks[0], ()))
+        check_request(replace(one, methods=grid.methods))
 
 
 def _card(name: str, profiles_dir: Path | None) -> Gpu:
@@ -248,17 +257,21 @@ def sweep_for(
 ) -> Iterator[Row]:
     """``planner.sweep(model="all", gpu=["4090", "h100"], gpus=[1, 2], seq_len=[2048, 4096])``: a list is alternatives.
 
-    Names and values are looked at before the first row; rows are made as they are asked for.
+    Names and values are looked at before the first row; rows are made as they are asked for. ``network_gbps`` and
+    ``host_memory`` are of all machines.
     """
+    told = on_machines(settings)
     grid = grid_of(
         models=_listed(model),
         gpus=_listed(gpu),
         counts=_listed(gpus),
         nodes=_listed(nodes),
         methods=_listed(method) if method else (),
-        settings={name: _listed(value) for name, value in settings.items()},
+        settings={name: _listed(value) for name, value in told.settings.items()},
         stacks=_listed(stack),
-        headroom_bytes=headroom if isinstance(headroom, int) else parse_bytes(headroom),
+        headroom_bytes=amount("--headroom", headroom),
+        network_gbps=told.network_gbps,
+        host_memory_bytes=told.host_memory_bytes,
         profiles_dir=None if profiles_dir is None else Path(profiles_dir),
         job=job,
     )

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from planner.result import Candidate
-from planner.spec import Gpu
+from planner.spec import Cluster, Gpu
 from planner.units import GIB, MIB, format_bytes
 from planner.why.known import Known, matches
 from planner.why.message import Amount, Failure
@@ -29,7 +29,7 @@ def clues(failure: Failure, candidate: Candidate | None) -> tuple[Clue, ...]:
         *_verdict(candidate),
         *_outside(failure, gpu),
         *_fragmentation(failure),
-        *_others(failure, gpu),
+        *_others(failure, candidate.scenario.cluster if candidate else None),
         *_context(failure, gpu),
         *_limit(failure),
         *_other_card(failure, gpu),
@@ -115,11 +115,11 @@ def _fragmentation(failure: Failure) -> Iterator[Clue]:
     yield Clue(code="WHY005", text=text, bytes=idle.middle)
 
 
-def _others(failure: Failure, gpu: Gpu | None) -> Iterator[Clue]:
-    """WHY006: what other processes and a display held."""
+def _others(failure: Failure, cluster: Cluster | None) -> Iterator[Clue]:
+    """WHY006: what other processes and a display held; among several cards NCCL, too, where nobody counted it."""
     if failure.total is None or failure.free is None:
         return
-    own = failure.process.middle if failure.process else _own(failure, gpu)
+    own = failure.process.middle if failure.process else _own(failure, cluster.gpu if cluster else None)
     if own is None:
         return
     held = failure.total.middle - failure.free.middle - own
@@ -127,7 +127,9 @@ def _others(failure: Failure, gpu: Gpu | None) -> Iterator[Clue]:
         return
     named = ", ".join(f"process {pid} {format_bytes(count.middle)}" for pid, count in failure.others)
     who = f" ({named})" if named else ""
-    text = f"other processes or a display held {format_bytes(held)} of the card{who}: plan with --headroom, or end them"
+    several = cluster is not None and cluster.world_size > 1 and failure.process is None
+    whose = "other processes, a display or NCCL" if several else "other processes or a display"
+    text = f"{whose} held {format_bytes(held)} of the card{who}: plan with --headroom, or end them"
     yield Clue(code="WHY006", text=text, bytes=held)
 
 

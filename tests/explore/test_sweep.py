@@ -166,3 +166,29 @@ def test_rows_are_made_as_they_are_asked_for() -> None:
 
     assert next(rows(grid)).asked.model == grid.models[0]  # and returns at once, not in half a minute
     assert planner.__version__
+
+
+def test_the_library_sweeps_over_machines_as_a_plan_takes_them() -> None:
+    asked: dict[str, Any] = {"model": "8b", "gpu": "4090", "gpus": 16, "method": "full", "network_gbps": 100}
+    (row,) = sweep_for(**asked, host_memory="64GiB")
+    planned = planner.plan(**asked, host_memory="64GiB")
+
+    assert row.candidate is not None
+    assert row.candidate.scenario.cluster == replace(planned.cluster, gpu=row.candidate.scenario.cluster.gpu)
+    assert row.candidate.scenario.cluster.host_memory_bytes == 64 * 2**30
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"headroom": True}, {"headroom": 1.5}, {"host_memory": 2.5}, {"network_gbps": "fast"}, {"network_gbps": [1, 2]}],
+)
+def test_amounts_of_machines_are_checked_before_the_first_row(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=next(iter(wrong)).replace("_", "-")):
+        sweep_for(model="8b", gpu="4090", **wrong)
+    with pytest.raises(UsageError, match=next(iter(wrong)).replace("_", "-")):
+        planner.plan(model="8b", gpu="4090", **wrong)
+
+
+def test_every_method_of_a_grid_is_looked_at() -> None:
+    with pytest.raises(UsageError, match="dora"):
+        grid_of(models=["8b"], gpus=["4090"], methods=["lora", "dora"])  # type: ignore[list-item]

@@ -99,6 +99,22 @@ def test_before_torch_named_processes_a_context_is_taken_for_ours() -> None:
     assert crowded.bytes == pytest.approx((23.69 - 11.81 / 1024 - 22.50) * GIB - 430 * MIB, abs=0.01 * GIB)
 
 
+def test_among_several_cards_it_may_be_nccl_unless_the_process_was_counted() -> None:
+    several = candidate(scenario(model="8b", gpu="4090", gpus=2, method="qlora"))
+    crowded = TORCH_1_8.replace("512.81 MiB free", "11.81 MiB free")
+    unnamed, counted, alone = (
+        told(crowded, "WHY006", several),
+        told(TORCH_2_9, "WHY006", several),
+        told(crowded, "WHY006"),
+    )
+
+    assert unnamed is not None
+    assert unnamed.text.startswith("other processes, a display or NCCL held")
+    assert counted is not None
+    assert "NCCL" not in counted.text
+    assert alone is None or "NCCL" not in alone.text
+
+
 def test_what_is_ours_outside_of_torch() -> None:
     found = told(TORCH_2_9.replace("this process has 21.88", "this process has 23.10"), "WHY007", candidate())
 
