@@ -71,8 +71,8 @@ def read(document: Document) -> Understood:
     }
     settings |= _checkpoints(keys, method, settings)
     settings |= _objective(keys) | _evaluation(keys, settings)
-    if not fused.cut:
-        _wide_embeddings(keys, method, settings)
+    if fused.liger_head and not engines.files:
+        _wide_tables(keys, method, settings)
     job = _job(keys)
     keys.ignore(*ROWS, why="the table of tokens grows by a few rows")
     keys.unmodelled(UNMODELLED)
@@ -158,16 +158,15 @@ def _attention(keys: Keys) -> dict[str, Setting]:
     return {"attention": kind}
 
 
-def _wide_embeddings(keys: Keys, method: Method, settings: Mapping[str, Setting]) -> None:
-    """Full fine-tuning without FlashAttention, FSDP or the cut loss keeps embeddings, norms and head in fp32.
+def _wide_tables(keys: Keys, method: Method, settings: Mapping[str, Setting]) -> None:
+    """Full fine-tuning without FlashAttention keeps tables and norms in fp32; Liger's head there is not planned.
 
-    axolotl 0.19 loaders/model.py, _configure_embedding_dtypes: it widens them, and narrows them for these only.
+    axolotl 0.19 loaders/model.py, _configure_embedding_dtypes: the cut loss, FSDP and adapters narrow them, too.
     """
-    narrow = settings.get("attention") == "flash" or str(settings.get("sharding", "")).endswith("sdp")
-    if method != "full" or narrow or settings.get("weights_dtype") == "fp32":
-        return
-    why = "without FlashAttention axolotl keeps embeddings, norms and head in fp32: set flash_attention_2"
-    keys.tell("attn_implementation", "unmodelled", sets="attention", why=why)
+    narrow = settings.get("attention") == "flash" or settings.get("sharding", "none") not in ("none", "ddp")
+    if method == "full" and not narrow and settings.get("weights_dtype") != "fp32":
+        why = "Liger's head on a table in fp32, which axolotl keeps without FlashAttention: set flash_attention_2"
+        keys.tell("attn_implementation", "unmodelled", sets="attention", why=why)
 
 
 # ---------------------------------------------------------------- checkpoints, objective, evaluation

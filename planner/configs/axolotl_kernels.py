@@ -22,11 +22,11 @@ CHUNKS = 8
 
 
 class Fused(NamedTuple):
-    """Settings of kernels, what the stack's text has to name for them, and whether the loss is the cut one."""
+    """Settings of kernels, what the stack's text has to name for them, and whether Liger's head computes the loss."""
 
     settings: dict[str, Setting]
     plugins: tuple[str, ...]
-    cut: bool
+    liger_head: bool
 
 
 def kernels(keys: Keys, method: Method) -> Fused:
@@ -43,7 +43,7 @@ def kernels(keys: Keys, method: Method) -> Fused:
     elif adapted is not None:
         found["kernels"] = "fused" if adapted else "eager"
     named = [name for name, there in (("liger", parts), ("liger_loss", head)) if there]
-    return Fused(found, tuple(f"{name}={LIGER_VERSION}" for name in named), cut=loss == "fused" and not head)
+    return Fused(found, tuple(f"{name}={LIGER_VERSION}" for name in named), liger_head=head)
 
 
 def _plugins(keys: Keys) -> list[str]:

@@ -95,17 +95,17 @@ def _refuse(chosen: Chosen) -> None:
     if train.optimizer == "adamw_8bit" and train.shards_by_fsdp and not train.uses_adapters:
         raise UnsupportedScenario("axolotl refuses bitsandbytes' 8-bit AdamW under FSDP: use --optimizer adamw")
     _refuse_kernels(chosen)
-    if _keeps_tables_wide(chosen):
+    if _heads_a_wide_table(chosen):
         raise UnsupportedScenario(
-            "axolotl keeps embeddings, norms and head in fp32 here, which is not planned: use --attention flash, "
-            "--sharding fsdp, or --loss fused"
+            "axolotl keeps embeddings and head in fp32 here, on which Liger's head is not planned: "
+            "use --attention flash, or --stack axolotl"
         )
 
 
-def _keeps_tables_wide(chosen: Chosen) -> bool:
+def _heads_a_wide_table(chosen: Chosen) -> bool:
     train = chosen.train
-    wide = train.method == "full" and train.attention != "flash" and not train.shards_by_fsdp
-    return wide and train.weights_dtype != "fp32" and not (train.loss == "fused" and not _names(chosen, "liger_loss"))
+    wide = train.method == "full" and train.attention != "flash" and train.sharding in ("none", "ddp")
+    return wide and train.weights_dtype != "fp32" and train.loss == "fused" and _names(chosen, "liger_loss")
 
 
 def _refuse_kernels(chosen: Chosen) -> None:

@@ -190,8 +190,7 @@ def test_kernels_and_losses(keys: dict[str, Any], settings: dict[str, Any], stac
         ({"plugins": ["somebody.Plugin"], **FLASH}, "plugins"),
         ({"optimizer": "adamw_torch_4bit", **FLASH}, "optimizer"),
         ({"optimizer": "adamw_torch_8bit", **FLASH}, "optimizer"),
-        ({}, "attn_implementation"),
-        ({"attn_implementation": "sdpa"}, "attn_implementation"),
+        ({"plugins": [LIGER], "liger_fused_linear_cross_entropy": True}, "attn_implementation"),
         ({"attn_implementation": "xformers", **LORA}, "attn_implementation"),
         ({**LORA, "load_in_4bit": True}, "load_in_4bit"),
         ({**LORA, "adapter": "llama-adapter"}, "adapter"),
@@ -212,14 +211,16 @@ def test_what_is_not_modelled_is_told(keys: dict[str, Any], key: str) -> None:
     assert unmodelled(read(keys)) == {key}
 
 
-def test_full_fine_tuning_keeps_tables_wide_unless_something_narrows_them() -> None:
+def test_ligers_head_on_a_wide_table_is_not_planned_unless_something_narrows_it() -> None:
     """loaders/model.py, _configure_embedding_dtypes."""
-    assert unmodelled(read({"attn_implementation": "sdpa", "plugins": [CUT]})) == set()
-    assert (
-        unmodelled(read({"attn_implementation": "sdpa", "fsdp_version": 2, "fsdp_config": {"offload_params": False}}))
-        == set()
-    )
-    assert unmodelled(read({"attn_implementation": "sdpa", "bf16": False})) == set()
+    head = {"plugins": [LIGER], "liger_fused_linear_cross_entropy": True, "attn_implementation": "sdpa"}
+
+    assert unmodelled(read(head)) == {"attn_implementation"}
+    assert unmodelled(read(head, FLASH)) == set()
+    assert unmodelled(read(head, LORA)) == set()
+    assert unmodelled(read(head, fsdp_version=2, fsdp_config={"offload_params": False})) == set()
+    assert unmodelled(read(head, deepspeed="zero2.json")) == set()
+    assert unmodelled(read(head, bf16=False)) == set()
 
 
 @pytest.mark.parametrize(
@@ -370,6 +371,7 @@ KERNELS = [
     {"method": "lora", "attention": "sdpa", "lora_rank": 64, "lora_dropout": 0.1},
     {"method": "lora", "weights_dtype": "fp16", "autocast": "fp16"},
     {"method": "full", "weights_dtype": "fp32", "autocast": "none", "attention": "sdpa"},
+    {"method": "full", "attention": "sdpa"},
     {"method": "lora", "offload": ("activations",), "gradient_checkpointing": False},
     {"method": "full", "offload": ("activations",), "gradient_checkpointing": True},
     *({"method": "lora", "optimizer": name} for name in ("adamw_foreach", "adafactor", "sgd", "lion", "lion_8bit")),
@@ -423,7 +425,10 @@ def test_an_export_that_is_checked_is_the_same_run(case: dict[str, Any]) -> None
         ({"method": "full", "kernels": "fused"}, "axolotl,liger=0.8"),
         ({"method": "qlora", "quant": "int8"}, "--kernels eager"),
         ({"method": "full", "weights_dtype": "fp32", "autocast": "bf16"}, "dtype it computes in"),
-        ({"method": "full", "attention": "sdpa"}, "--attention flash"),
+        (
+            {"method": "full", "attention": "sdpa", "loss": "fused", "stack": "axolotl,liger_loss=0.8"},
+            "--attention flash",
+        ),
         (
             {"method": "lora", "offload": ("activations",), "gradient_checkpointing": True, "stack": OLDER},
             "--no-gradient-checkpointing",
@@ -498,9 +503,12 @@ STRANGE: tuple[Any, ...] = (
 )
 
 
+KINDS: tuple[dict[str, Any], ...] = ({}, QLORA, {"fsdp_config": {"fsdp_version": 2}})
+
+
 @pytest.mark.parametrize("name", sorted({*MATTER, *UNMODELLED}))
 def test_a_strange_value_is_read_or_refused_in_one_line(name: str) -> None:
-    for value, kind in product(STRANGE, ({}, QLORA, {"fsdp_config": {"fsdp_version": 2}})):
+    for value, kind in product(STRANGE, KINDS):
         document = Document(path=Path("sft.yml"), data={**BASE, **kind, name: value}, format="yaml")
         try:
             told = {one.key.partition(".")[0] for one in axolotl.read(document).readings}

@@ -336,9 +336,12 @@ STRANGE: tuple[Any, ...] = (
 )
 
 
+KINDS: tuple[dict[str, Any], ...] = ({}, {"finetuning_type": "full"}, {"quantization_bit": 4}, {"stage": "dpo"})
+
+
 @pytest.mark.parametrize("name", sorted({*MATTER, *UNMODELLED}))
 def test_a_strange_value_is_read_or_refused_in_one_line(name: str) -> None:
-    for value, kind in product(STRANGE, ({}, {"finetuning_type": "full"}, {"quantization_bit": 4}, {"stage": "dpo"})):
+    for value, kind in product(STRANGE, KINDS):
         document = Document(path=Path("sft.yaml"), data={**BASE, **kind, name: value}, format="yaml")
         try:
             told = {one.key.partition(".")[0] for one in llamafactory.read(document).readings}
