@@ -74,9 +74,9 @@ def refuse_objective(chosen: Mapping[str, Any], cluster: Cluster, stack: Behavio
         raise UnsupportedScenario(
             f"--objective {objective} is not planned for stack {stack.name}{trl} (only {known}): use --stack trl"
         )
+    _refuse_beside(chosen)
     _refuse_head(chosen)
     _refuse_reference(chosen)
-    _refuse_beside(chosen)
     if objective == "grpo":
         _refuse_groups(chosen, cluster)
 
