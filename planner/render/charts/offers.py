@@ -8,7 +8,9 @@ from planner.recommend.rental import Rental
 from planner.render.charts.look import NARROW, Look, Spec, along, down, layered, rules, texts
 from planner.render.rent import estimated
 
-PITCH, HEAD, FOOT = 38, 26, 24
+HEAD, FOOT, LINE = 26, 24, 15
+"""Pixels above the first row and below the last, and of a line of words."""
+
 GAP = 0.16
 """Between the two scales, as a share of one of them."""
 
@@ -32,7 +34,7 @@ class Side(NamedTuple):
 
 def offers(shown: Sequence[Rental], chosen: Rental | None, sides: tuple[Side, Side], look: Look, width: int) -> Spec:
     """Each offer in a row: its name, then where it stands in money and in time."""
-    height = HEAD + PITCH * len(shown) + FOOT
+    height = HEAD + _pitch(width) * len(shown) + FOOT
     layers = [layer for side in sides for layer in _side(side, shown, chosen, look, width, height)]
     return layered(look, layers, width, height, {"left": 6, "right": 6, "top": 0, "bottom": 0})
 
@@ -58,7 +60,8 @@ def _side(
     yield rules(marks, {"x": _across(), "y": {"value": HEAD}, "y2": {"value": height - FOOT}}, look.line)
     yield texts(marks, {"x": _across(), "y": {"value": height - FOOT + 12}}, look.soft)
     yield texts([{"x": side.start, "text": side.title}], {"x": _across(), "y": {"value": 10}}, look.soft, align="left")
-    rows = [_row(one, span, place, side, scale) for place, (one, span) in enumerate(zip(shown, spans, strict=True))]
+    dots = [HEAD + _pitch(width) * (place + 1) - 11 for place in range(len(shown))]
+    rows = [_row(*of, side, scale, width) for of in zip(shown, spans, dots, strict=True)]
     for kind in (True, False):
         of_kind = [row for row, one in zip(rows, shown, strict=True) if (one is chosen) == kind]
         if of_kind:
@@ -66,15 +69,20 @@ def _side(
             yield from _words(of_kind, kind, look, height, named=not side.start)
 
 
-def _row(one: Rental, span: Span, place: int, side: Side, scale: "Scale") -> Spec:
+def _pitch(width: int) -> int:
+    """Pixels from one offer to the next: on a phone its name has a line of its own."""
+    return 38 if width >= NARROW else 38 + LINE
+
+
+def _row(one: Rental, span: Span, dot: int, side: Side, scale: "Scale", width: int) -> Spec:
     """Where an offer stands on one scale, and what is written there."""
-    dot = HEAD + PITCH * place + 27
     return {
         "x": side.start + scale.at(span.value),
         "low": side.start + scale.at(span.low),
         "high": side.start + scale.at(span.high),
         "y": dot,
-        "above": dot - 15,
+        "above": dot - LINE,
+        "top": dot - LINE if width >= NARROW else dot - 2 * LINE,
         "left": side.start,
         "right": side.start + 1,
         "number": span.text,
@@ -100,9 +108,9 @@ def _marks(rows: list[Spec], chosen: bool, look: Look, height: int) -> Iterator[
 def _words(rows: list[Spec], chosen: bool, look: Look, height: int, *, named: bool) -> Iterator[Spec]:
     """The number at the right end of a row; at the left end of the first scale the offer's name."""
     weight = "bold" if chosen else "normal"
-    ends = [("right", "number"), *([("left", "name")] if named else [])]
-    for end, field in ends:
-        written = [{"x": row[end], "above": row["above"], "text": row[field]} for row in rows]
+    ends = [("right", "number", "above"), *([("left", "name", "top")] if named else [])]
+    for end, field, level in ends:
+        written = [{"x": row[end], "above": row[level], "text": row[field]} for row in rows]
         place = {"x": _across(), "y": down("above", height)}
         yield texts(written, place, look.ink, align=end, fontWeight=weight)
 

@@ -22,7 +22,7 @@ def phases(candidate: Candidate, look: Look, width: int, height: int) -> Spec:
     plain, peak = _sums(candidate)
     layers = [
         _bars(candidate, look, across, top),
-        *(_card(usable, top, look) if line else []),
+        *(_card(usable, top, look, first=estimate.phases[names[0]].total) if line else []),
         texts(plain, sums, look.soft, dy=-9),
         *haloed([peak], sums, look, dy=-9),
     ]
@@ -59,6 +59,10 @@ def _sums(candidate: Candidate) -> tuple[list[Spec], Spec]:
     return plain, {"stack": words.phase(peak.phase), "gib": peak.required_bytes / GIB, "text": text}
 
 
+CLOSE = 0.12
+"""Two things nearer than this share of the picture's height have no room for the words of both."""
+
+
 def _stacks(names: list[str], look: Look, width: int) -> Spec:
     """Phases from left to right; where there is little room their words stand below each other, or at a slant."""
     crowded = width / len(names) < CROWDED
@@ -83,11 +87,14 @@ CROWDED = 55
 """Pixels of a phase below which its name is set at a slant."""
 
 
-def _card(usable: int, top: float, look: Look) -> list[Spec]:
-    """The card's line across, named at its left end."""
+def _card(usable: int, top: float, look: Look, *, first: int) -> list[Spec]:
+    """The card's line across, named at its left end where the sum of the ``first`` stack does not stand there."""
     row = {"gib": usable / GIB, "text": f"{words.gib(usable)} GiB usable"}
     place = {"y": up(look, "gib", top, TITLE)}
+    line = rules([row], place, look.edge, 1.5)
+    if abs(usable - first) / GIB < CLOSE * top:
+        return [line]
     return [
-        rules([row], place, look.edge, 1.5),
+        line,
         *haloed([row], {**place, "x": {"value": 4}}, look, look.edge, align="left", dy=-9),
     ]

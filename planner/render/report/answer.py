@@ -27,13 +27,23 @@ def header(report: Report) -> Html:
     return element(
         "header",
         element("p", f"Fine-tuning plan · {made}", class_="eyebrow"),
-        element("h1", headline(report)),
+        element("h1", _unbroken(headline(report), plan.model.name)),
         element("p", lead(report), class_="lead"),
         element("dl", (_fact(*fact) for fact in facts(report)), class_="facts"),
         _asked(plan.recommendation.command),
         element("p", f"On {hardware}, with {software}; {plan_text.evidence(plan)}.", class_="faint"),
         element("p", f"Trained on {plan_text.data(plan)}.", class_="faint") if plan.dataset is not None else None,
     )
+
+
+def _unbroken(text: str, name: str) -> list[Child]:
+    """A sentence in which a short name stays on one line."""
+    before, found, after = text.partition(name if len(name) <= LONGEST_NAME else "\0")
+    return [before, element("span", found, class_="whole") if found else None, after]
+
+
+LONGEST_NAME = 22
+"""Letters that a phone has room for in a heading."""
 
 
 def method_words(candidate: Candidate) -> str:
@@ -61,8 +71,8 @@ def lead(report: Report) -> str:
     needed, usable = words.gib(peak.required_bytes), words.usable(report.plan.cluster)
     bounds = f"between {words.gib(peak.low_bytes)} and {words.gib(peak.high_bytes)}, {words_of(one.estimate.basis)}"
     if report.plan.recommendation.candidate is None:
-        nearest = f"{method_words(one)} comes nearest: it needs {needed} GiB where {card} offers {usable}"
-        return f"{nearest}; {bounds}. {_way_out(report.plan)}"
+        nearest = f"{method_words(one)} comes nearest: it" if len(report.plan.candidates) > 1 else "It"
+        return f"{nearest} needs {needed} GiB where {card} offers {usable}; {bounds}. {_way_out(report.plan)}"
     tight = " The card ends within that interval, so it may run out of memory." if one.verdict == "tight" else ""
     return f"It needs {needed} of the {usable} GiB that {card} offers: {bounds}.{tight} {_pace(one)}"
 
