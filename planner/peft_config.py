@@ -30,6 +30,10 @@ PEFT_TYPES = tuple(_TYPES.split())
 """peft 0.21 utils/peft_types.py, PeftType."""
 
 
+LARGEST = 10**9
+"""No rank and no scale is as large."""
+
+
 def read_adapter(path: str | Path) -> dict[str, object]:
     """The fields of an ``adapter_config.json``, or of the one in a directory, with a known ``peft_type``.
 
@@ -151,7 +155,23 @@ def checked(fields: Mapping[str, object], where: str) -> dict[str, object]:
     if any(len(text) > PATTERN_LIMIT for text in _texts(fields)):
         raise BrokenInput(f"{where}: holds a text of more than {PATTERN_LIMIT} characters")
     _refuse(fields, where)
+    if kind.upper() == "LORA":
+        _check_lora(fields, where)
     return {**fields, "peft_type": kind.upper()}
+
+
+def _check_lora(fields: Mapping[str, object], where: str) -> None:
+    """Raise ``BrokenInput`` where a field that we take is no number, or no names."""
+    for name, kinds in (("r", int), ("lora_alpha", int | float), ("lora_dropout", int | float)):
+        value = fields.get(name, 0)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not abs(value) < LARGEST:
+            raise BrokenInput(f"{where}: {name} is {show(value)}, not a number")
+    for name in ("target_modules", "modules_to_save"):
+        value = fields.get(name)
+        names = value if isinstance(value, list) else []
+        pattern = name == "target_modules" and isinstance(value, str)
+        if value is not None and not pattern and (value != names or not all(isinstance(one, str) for one in names)):
+            raise BrokenInput(f"{where}: {name} is {show(value)}, not names of modules")
 
 
 def _texts(value: object) -> list[str]:

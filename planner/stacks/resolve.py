@@ -275,7 +275,7 @@ def _adopt(chosen: dict[str, Any], origins: dict[str, Origin]) -> None:
     for name, value in lora_settings(json.loads(chosen["peft_config"])).items():
         if origins[name] == "user":
             raise UsageError(f"{option(name)} stands in --peft-config already: give one of them")
-        chosen[name], origins[name] = value, "user"
+        chosen[name], origins[name] = value if isinstance(value, tuple) else checked(name, value), "user"
 
 
 def _settle(
