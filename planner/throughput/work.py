@@ -10,6 +10,7 @@ from planner.closed_form.exchange import model_exchanges
 from planner.closed_form.parallel import is_divided, kinds_of_rank
 from planner.closed_form.profile import ProfileKey, key_of, loss_tape_of, profile_of, recipe_of
 from planner.closed_form.shared import question_of
+from planner.closed_form.zero import as_deepspeed
 from planner.formulas.adapters import adapters
 from planner.formulas.blocks import block_tape
 from planner.formulas.collectives import Exchange
@@ -108,7 +109,11 @@ class Counts(NamedTuple):
 
 
 def work_of(scenario: Scenario, estimate: Estimate, load: Load | None = None) -> Work:
-    """The step's work, at the load that data make or at full sequences; of a divided model that of the busiest rank."""
+    """The step's work, at the load that data make or at full sequences; of a divided model that of the busiest rank.
+
+    In the dtypes that the engine makes of it, as its bytes are counted.
+    """
+    scenario = as_deepspeed(scenario)
     train = scenario.train
     tokens, attended = load or Load(train.tokens, train.seq_len)
     paged = _paged(scenario, estimate)

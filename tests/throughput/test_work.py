@@ -380,3 +380,15 @@ def test_updates_are_divided_where_states_are(sharding: str, share: int) -> None
     e = 4 if sharding == "zero1" else 2  # ZeRO steps on fp32 copies
 
     assert one.updated == pytest.approx((e * (20 + 3)) * TOTAL / share)
+
+
+@pytest.mark.parametrize("sharding", ["zero1", "zero2", "zero3"])
+def test_deepspeeds_engine_computes_in_its_own_dtypes(sharding: str) -> None:
+    """It casts fp32 adapters to 16 bits and leaves autocast out: no kernel casts anything, as for the bytes."""
+    shared: dict[str, Any] = {"gpus": 2, "sharding": sharding}
+    asked = work("lora", adapter_dtype="fp32", autocast="bf16", **shared)
+    narrow = work("lora", adapter_dtype="bf16", autocast="none", **shared)
+    by_torch = work("lora", adapter_dtype="fp32", autocast="bf16", gpus=2, sharding="ddp")
+
+    assert (asked.moved, asked.kernels, asked.wide_products) == (narrow.moved, narrow.kernels, 0)
+    assert asked.moved < by_torch.moved
