@@ -18,7 +18,8 @@ from planner.recommend.names import understand
 from planner.recommend.recipe import recipe
 from planner.recommend.request import Request, command
 from planner.result import Candidate, Plan
-from planner.spec import Scenario
+from planner.spec import Job, Scenario
+from planner.spec.job import OBJECTIVE_OF
 from planner.stacks.resolve import option
 from planner.units import format_gib
 
@@ -102,11 +103,17 @@ def chosen_of(found: Plan, asked: Request, dataset: str) -> Chosen:
         candidate=candidate,
         plan=found,
         request=asked,
-        recipe=recipe(candidate.scenario, found.job),
+        recipe=recipe(candidate.scenario, _job(found.job, candidate.scenario)),
         model=model,
         dataset=dataset,
         heading=_heading(found, candidate, asked),
     )
+
+
+def _job(job: Job, scenario: Scenario) -> Job:
+    """The job as its objective has it: pairs and samples want other rates than texts, whatever the task was called."""
+    tasks = {objective: task for task, objective in OBJECTIVE_OF.items()}
+    return replace(job, task=tasks.get(scenario.train.objective, job.task))
 
 
 def _heading(found: Plan, candidate: Candidate, asked: Request) -> tuple[str, ...]:

@@ -1,8 +1,11 @@
 """Every run that TRL, accelerate and DeepSpeed can express comes back from its files as the same scenario and bytes."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -181,6 +184,16 @@ def test_rate_and_schedule_are_the_recipes_with_their_sources() -> None:
     assert chosen.recipe.learning_rate.source.split(";")[0] in written
 
 
+@pytest.mark.parametrize(("objective", "rate"), [("dpo", 5e-6), ("grpo", 1e-5)])
+def test_pairs_and_samples_have_rates_of_their_own(objective: str, rate: float) -> None:
+    settings: dict[str, Any] = {"num_generations": 4} if objective == "grpo" else {}
+    written, _ = leave("trl", request("lora", objective=objective, **settings), trl)
+
+    said = yaml.safe_load(text(written, f"{objective}.yaml"))
+
+    assert said["learning_rate"] <= 10 * rate, "far below what texts want"
+
+
 def test_one_card_is_one_process_on_any_machine() -> None:
     written, _ = leave("trl", request("lora"), trl)
 
@@ -208,3 +221,95 @@ def test_the_script_is_python_and_its_reasons_are_comments() -> None:
     compile(script, "train.py", "exec")
     assert script.endswith(TRAIN)
     assert all(line.startswith("#") for line in script.removesuffix(TRAIN).splitlines())
+
+
+# ---------------------------------------------------------------- the libraries' own parsers
+
+
+PARSED = [
+    ("full", {"sharding": "fsdp", "gpus": 8}),
+    ("qlora", {"sharding": "fsdp", "gpus": 2}),
+    ("full", {"sharding": "zero3", "gpus": 8, "offload": ("optimizer", "parameters")}),
+    ("lora", {"sharding": "ddp", "gpus": 2}),
+    ("full", {"sharding": "fsdp", "gpus": 8, "context_parallel": 2, "attention": "sdpa"}),
+    ("full", {"sharding": "fsdp", "gpus": 8, "stack": "trl,fsdp=1"}),
+]
+
+
+def save(folder: Path, written: Written) -> None:
+    for file in written.files:
+        (folder / file.name).write_text(file.text, encoding="utf-8")
+
+
+@pytest.mark.torch
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(find_spec("accelerate") is None, reason="not installed: accelerate")
+@pytest.mark.parametrize(("method", "settings"), PARSED, ids=str)
+def test_accelerates_own_launcher_reads_its_file(tmp_path: Path, method: str, settings: dict[str, Any]) -> None:
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser  # noqa: PLC0415
+
+    written, ours = leave("trl", request(method, **settings), trl)
+    save(tmp_path, written)
+    options = ["--config_file", str(tmp_path / "accelerate.yaml"), "train.py"]
+
+    said = _validate_launch_command(launch_command_parser().parse_args(options))[0]
+
+    train = ours.train
+    assert said.num_processes == settings["gpus"]
+    assert said.use_fsdp == train.shards_by_fsdp
+    assert said.use_deepspeed == train.sharding.startswith("zero")
+    assert said.multi_gpu == (train.sharding == "ddp")
+    if train.shards_by_fsdp:
+        assert int(said.fsdp_version) == ours.stack.fsdp_version
+    if train.context_parallel > 1:
+        assert (said.use_parallelism_config, said.parallelism_config_cp_size) == (True, 2)
+    if train.sharding.startswith("zero"):
+        assert said.deepspeed_config_file == "ds_config.json"
+
+
+@pytest.mark.torch
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(find_spec("trl") is None, reason="not installed: trl")
+@pytest.mark.parametrize(
+    ("objective", "method"), [("sft", "full"), ("sft", "qlora"), ("dpo", "lora"), ("grpo", "lora")]
+)
+def test_trls_own_parser_reads_its_file(tmp_path: Path, objective: str, method: str) -> None:
+    import importlib  # noqa: PLC0415
+
+    settings: dict[str, Any] = {} if objective == "sft" else {"objective": objective}
+    if objective == "grpo":
+        settings["num_generations"] = 4
+    written, ours = leave("trl", request(method, **settings), trl)
+    save(tmp_path, written)
+    parser = importlib.import_module(f"trl.scripts.{objective}").make_parser()
+    options = ["--config", str(tmp_path / f"{objective}.yaml"), "--use_cpu", "true", "--output_dir", str(tmp_path)]
+
+    _, training, model, data, left = parser.parse_args_and_config(options, return_remaining_strings=True)
+
+    assert left == ["--num_processes", "1", "--gpu_ids", "0"], "for accelerate"
+    assert data.datasets[0].data_files == "data.jsonl"
+    assert training.per_device_train_batch_size == ours.train.micro_batch_size
+    assert training.gradient_accumulation_steps == ours.train.grad_accumulation
+    assert training.gradient_checkpointing == ours.train.gradient_checkpointing
+    assert (training.optim.value, training.bf16) == ("adamw_torch_fused", True)
+    assert (model.dtype, model.attn_implementation) == ("bfloat16", "flash_attention_2")
+    assert (model.use_peft, model.load_in_4bit) == (method != "full", method == "qlora")
+    if method != "full":
+        assert (model.lora_r, model.lora_target_modules) == (ours.train.lora_rank, "all-linear")
+
+
+@pytest.mark.torch
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="not installed: deepspeed")
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_deepspeeds_own_schema_reads_its_file(stage: int) -> None:
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig  # noqa: PLC0415
+
+    settings: dict[str, Any] = {"offload": ("optimizer",), "zero_buckets": "deepspeed"}
+    written, _ = leave("deepspeed", request("full", gpus=8, sharding=f"zero{stage}", **settings), deepspeed)
+    said = json.loads(text(written, "ds_config.json"))["zero_optimization"]
+
+    found = DeepSpeedZeroConfig(**said)
+
+    assert (found.stage, found.offload_optimizer.device) == (stage, "cpu")
+    assert found.reduce_bucket_size == deepspeed.BUCKETS["reduce_bucket_size"]

@@ -59,7 +59,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     LlamaForCausalLM(config).save_pretrained(found / "model")
     texts = [{"text": " ".join(f"w{row * place % 60}" for place in range(5 + row))} for row in range(8)]
     pairs = [{"prompt": f"w{row}", "chosen": "w1 w2 w3", "rejected": "w4 w5"} for row in range(8)]
-    for name, rows in (("texts.jsonl", texts), ("pairs.jsonl", pairs)):
+    prompts = [{"prompt": f"w{row} w{row + 1}"} for row in range(8)]
+    for name, rows in (("texts.jsonl", texts), ("pairs.jsonl", pairs), ("prompts.jsonl", prompts)):
         (found / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return found
 
@@ -128,6 +129,20 @@ def test_trl_trains_on_pairs(home: Path, tmp_path: Path) -> None:
     assert found.launch == "trl dpo --config dpo.yaml"
     assert "rewards/margins" in wrote
     check_adapter(home, tmp_path / "output")
+
+
+def test_trl_trains_on_samples(home: Path, tmp_path: Path) -> None:
+    lengths = {"num_generations": 2, "completion_len": 8, "seq_len": 32}
+    found = exported(home, tmp_path, "trl", rows="prompts.jsonl", objective="grpo", **lengths)
+    reward = "def length(completions, **_):\n    return [float(len(one)) for one in completions]\n"
+    (tmp_path / "rewards.py").write_text(reward, encoding="utf-8")
+
+    settings = ("--attn_implementation", "sdpa", "--use_cpu", "true", "--max_steps", "2")
+    wrote = launch(tmp_path, found, *settings, "--reward_funcs", "rewards.length")
+
+    assert found.launch == "trl grpo --config grpo.yaml"
+    assert "train_loss" in wrote
+    assert (tmp_path / "output" / "adapter_model.safetensors").exists()
 
 
 def test_accelerate_trains_what_was_planned(home: Path, tmp_path: Path) -> None:
