@@ -165,7 +165,7 @@ class Job:
             if self.reference is not None or self.passes == REFERENCE_PASS:
                 begin("loss")
 
-        return [model.register_forward_pre_hook(before), model.register_forward_hook(after)]
+        return [model.register_forward_pre_hook(before, prepend=True), model.register_forward_hook(after)]
 
 
 def assemble(
@@ -177,12 +177,13 @@ def assemble(
     adapter: Mapping[str, object] | None = None,
     after_materialising: Callable[[Any], Any] | None = None,
     around_optimizer: Callable[[Any, Any], Any] | None = None,
+    around_reference: Callable[[Any], Any] | None = None,
 ) -> Job:
     """The job of a scenario with its tensors at ``place``, of the first ``layers`` layers when not of all.
 
     ``after_materialising`` may divide the model's parameters in place before the optimizer sees them, and returns what
     the loop calls: the model, or a wrapper around it. ``around_optimizer`` makes DeepSpeed's engine of both, which
-    divides them.
+    divides them; ``around_reference`` divides a second model.
     """
     train = scenario.train
     check_kernels(scenario, real=place.real)
@@ -200,6 +201,8 @@ def assemble(
     if not train.shards_by_fsdp and around_optimizer is None:  # whose own mixed precision takes its place
         for one in (model, reference) if reference is not None else (model,):
             wrap_autocast(one, scenario, place.name)  # accelerator.py, _prepare_fsdp2 and _prepare_deepspeed
+    if reference is not None and around_reference is not None:
+        reference = around_reference(reference)
     called = model if after_materialising is None else after_materialising(model)
     optimizer = make_optimizer(train.optimizer, model.named_parameters(), decayed_names(model))
     if around_optimizer is None:
@@ -225,9 +228,9 @@ def _base(scenario: Scenario, place: Place, attention: str, layers: int | None) 
 
 
 def _reference(scenario: Scenario, place: Place, attention: str, layers: int | None) -> Any:  # an nn.Module
-    """A second model, in evaluation mode; raise ``UnsupportedScenario`` where it would be divided among ranks."""
+    """A second model, in evaluation mode; raise ``UnsupportedScenario`` where DeepSpeed would take it."""
     sharding = scenario.train.sharding
-    if sharding not in ("none", "ddp"):
+    if sharding.startswith("zero"):
         raise UnsupportedScenario(
             f"--reference copy under --sharding {sharding} cannot be traced: use --evidence closed-form"
         )

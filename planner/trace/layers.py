@@ -98,5 +98,8 @@ def tells_layers_apart(scenario: Scenario, adapter: Mapping[str, object] | None)
 
 
 def crosses_layers(scenario: Scenario) -> bool:
-    """Whether an engine puts tensors of all layers into one: DeepSpeed's flat weights, gradients and buckets."""
-    return scenario.train.sharding.startswith("zero")
+    """Whether an engine puts tensors of all layers into one: DeepSpeed's flat weights, gradients and buckets, and what
+    FSDP2 gathers of a reference that is one unit.
+    """
+    train = scenario.train
+    return train.sharding.startswith("zero") or (train.shards_by_fsdp and train.reference == "copy")

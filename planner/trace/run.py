@@ -63,6 +63,7 @@ def record(
             adapter=adapter,
             after_materialising=sharding.wrap,
             around_optimizer=sharding.around,
+            around_reference=sharding.second,
         )
         recorder = Recorder(
             hidden=semantics.hidden,

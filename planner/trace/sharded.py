@@ -51,14 +51,16 @@ from planner.trace.zero import zero_engine
 class Engine(NamedTuple):
     """What a sharding engine does to a traced job.
 
-    ``wrap`` and ``around`` are ``assemble``'s ``after_materialising`` and ``around_optimizer``, ``seed`` adds the
-    buffers that stand from the start, and under ``watched`` the recorder knows what the engine allocates.
+    ``wrap``, ``around`` and ``second`` are ``assemble``'s ``after_materialising``, ``around_optimizer`` and
+    ``around_reference``, ``seed`` adds the buffers that stand from the start, and under ``watched`` the recorder knows
+    what the engine allocates.
     """
 
     wrap: Callable[[Any], Any] | None = None
     seed: Callable[[Recorder, Job], None] = lambda _recorder, _job: None
     watched: Callable[[Recorder, Job], AbstractContextManager[Any]] = lambda _recorder, _job: nullcontext()
     around: Callable[[Any, Any], Any] | None = None
+    second: Callable[[Any], Any] | None = None
 
 
 @contextmanager
@@ -103,13 +105,21 @@ def _fsdp(train: TrainSpec, layout: Layout, mode: Any) -> Engine:
     accelerator = _accelerator(train, mesh_of(layout))  # before any fake mode: a mesh computes
 
     def wrap(model: Any) -> Any:
+        return divided(model, lambda: fsdp2_prepare_model(accelerator, model))
+
+    def second(model: Any) -> Any:
+        from trl.models.utils import prepare_fsdp  # noqa: PLC0415  (only where there is a reference)
+
+        return divided(model, lambda: prepare_fsdp(model, accelerator))
+
+    def divided(model: Any, divide: Callable[[], Any]) -> Any:
         with ExitStack() as stack:
             for context in (mode, Answering(), _named_as_quantised(model), parts_on_demand(), meshes_of_real_ranks()):
                 stack.enter_context(context)
             stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")  # accelerate tells about replicated 4-bit weights; so does the plan
             try:
-                return fsdp2_prepare_model(accelerator, model)
+                return divide()
             except (ValueError, TypeError, AttributeError, NotImplementedError, AssertionError) as error:
                 raise UnsupportedScenario(
                     f"fully_shard cannot divide {type(model).__name__}: {first_line(error)}; "
@@ -121,7 +131,7 @@ def _fsdp(train: TrainSpec, layout: Layout, mode: Any) -> Engine:
         with _communication(recorder), _quantisation_restored() if train.quantized else nullcontext():
             yield
 
-    return Engine(wrap, watched=watched)
+    return Engine(wrap, watched=watched, second=second)
 
 
 def mesh_of(layout: Layout) -> Any:

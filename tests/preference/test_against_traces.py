@@ -49,6 +49,7 @@ CASES = [
     case("lora", "dpo", gradient_checkpointing=False, lora_dropout=0.1),
     case("full", "dpo", gpus=4, sharding="ddp"),
     case("lora", "dpo", gpus=4, sharding="fsdp"),
+    case("full", "dpo", gpus=4, sharding="fsdp"),
     case("full", "grpo"),
     case("full", "grpo", reference="copy", weights_dtype="fp32", micro_batch_size=8),
     case("lora", "grpo", reference="base"),
