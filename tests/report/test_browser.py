@@ -106,7 +106,8 @@ def test_the_schemes_differ_and_paper_is_white(browser: Browser, files: dict[str
         found[name] = browser.run(f"[{paper}, {ink}]")
 
     assert found["light"] != found["dark"]
-    assert found["printed from dark"] == found["light"]
+    assert found["printed from dark"][0] == "rgb(255, 255, 255)"
+    assert found["printed from dark"][1] != found["dark"][1]
     assert len(set(found["dark"])) == 2
 
 
