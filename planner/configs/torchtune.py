@@ -66,7 +66,7 @@ def read(document: Document) -> Understood:
     keys.ignore(*LEGACY, why="torchtune 0.6.1 does not read it")
     readings = keys.readings([key.name for key in SETTINGS] + list(UNMODELLED))
     for one in readings:
-        if one.fate == "used" and refers(one.value):
+        if one.fate != "ignored" and refers(one.value):
             raise BrokenInput(f"{one.file}: {one.key} {show(one.value)} asks for what is not in the file: write it out")
     notes = (() if "seq_len" in settings else (NO_LENGTH,)) + (() if layers else (GATHERED,))
     return Understood(
