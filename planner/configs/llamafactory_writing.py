@@ -61,10 +61,9 @@ def _refuse(chosen: Chosen) -> None:
         )
     if train.uses_adapters and train.adapter_dtype != "fp32":
         raise UnsupportedScenario("llamafactory cannot express --adapter-dtype bf16: it makes what is trained fp32")
-    if train.uses_adapters and train.weights_dtype != "bf16":
+    if train.uses_adapters and train.weights_dtype == "fp32":
         raise UnsupportedScenario(
-            f"llamafactory cannot express --weights-dtype {train.weights_dtype}: it loads weights as they are stored, "
-            "which is --weights-dtype bf16"
+            "llamafactory cannot express --weights-dtype fp32: it loads weights as they are stored, in 16 bits"
         )
     if train.method == "full" and train.weights_dtype == "bf16" and train.sharding == "zero3":
         raise UnsupportedScenario("llamafactory refuses pure bf16 under ZeRO-3: use --weights-dtype fp32")
