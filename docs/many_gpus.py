@@ -67,7 +67,7 @@ TOLD = (
         "2024-03",
         asks("llama-2-70b", "4090", 2, "qlora", {"seq_len": 512, "micro_batch_size": 2, "sharding": "fsdp", **IN_RAM}),
         "their RAM is the peak of loading, with a script of their own that reads 16-bit weights; ours that of today's "
-        "libraries, which pack them tensor by tensor on the card",
+        "libraries, with which each rank packs a model of its own, in RAM where its card is too small for it",
     ),
     Told(
         "70B, QLoRA, two cards of 24 GB, weights in host memory, 2 x 2048 tokens",
