@@ -3,6 +3,7 @@
 # make test    everything that has to hold, with the versions of constraints.txt
 # make validate   trace the whole grid again, hold the closed form against it, write both down (about an hour; it goes on
 #              where it was stopped)
+# make fuzz    damage files and have every reader read them, for a minute (FUZZ_SECONDS); findings become tests
 # make clean   forget the environment
 #
 # PIP_ARGS goes to every pip install. torch comes from where pip looks; for its small CPU build from elsewhere:
@@ -10,6 +11,7 @@
 
 ARGS     ?= --model 70b --gpu 4090
 PIP_ARGS ?=
+FUZZ_SECONDS ?= 60
 PYTHON   ?=
 
 VENV := .venv
@@ -19,7 +21,7 @@ NOTHING_FITS := 4
 GRID := tests/traced/grid.jsonl
 SHARDED := tests/traced/sharded.jsonl
 
-.PHONY: plan test validate clean
+.PHONY: plan test validate fuzz clean
 
 plan: $(VENV)/installed
 	@$(VENV)/bin/plan $(ARGS) || { code=$$?; [ $$code -eq $(NOTHING_FITS) ] || exit $$code; }
@@ -37,6 +39,9 @@ validate: $(VENV)/installed-for-tests
 	$(VENV)/bin/plan validate --against sharded --out $(SHARDED).part
 	mv $(SHARDED).part $(SHARDED)
 	$(VENV)/bin/python docs/generate.py
+
+fuzz: $(VENV)/installed-for-tests
+	$(VENV)/bin/python -m fuzz --seconds $(FUZZ_SECONDS)
 
 clean:
 	rm -rf $(VENV)

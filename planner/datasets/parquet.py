@@ -48,13 +48,26 @@ def parquet_rows(path: Path, budget: Budget) -> Source:
 
 
 def _sizes(file: Any, names: list[str]) -> list[int]:  # noqa: ANN401  (pyarrow has no types of ours)
-    """Unpacked bytes of the columns in question, by row group."""
-    found = []
-    for number in range(file.metadata.num_row_groups):
-        group = file.metadata.row_group(number)
-        columns = (group.column(index) for index in range(group.num_columns))
-        found.append(sum(one.total_uncompressed_size for one in columns if one.path_in_schema.split(".")[0] in names))
-    return found
+    """Unpacked bytes of the columns in question, by row group; their share is that in the first one."""
+    metadata = file.metadata
+    totals = [metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups)]
+    share = 1.0 if not totals or set(names) == set(file.schema_arrow.names) else _share(file, names)
+    return [round(total * share) for total in totals]
+
+
+def _share(file: Any, names: list[str]) -> float:  # noqa: ANN401
+    """How much of the first row group the columns take.
+
+    Reading comes first: it refuses damaged statistics, of which asking for a column's metadata ends the process
+    (pyarrow 26).
+    """
+    next(file.iter_batches(batch_size=1, row_groups=[0]), None)
+    group = file.metadata.row_group(0)
+    columns = [group.column(index) for index in range(group.num_columns)]
+    sizes: list[tuple[bool, int]] = [
+        (one.path_in_schema.split(".")[0] in names, one.total_uncompressed_size) for one in columns
+    ]
+    return sum(size for named, size in sizes if named) / max(sum(size for _, size in sizes), 1)
 
 
 def _clusters(
