@@ -7,7 +7,8 @@ FullyShardedDataParallelPlugin, DeepSpeedPlugin and ParallelismConfig.
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from planner.configs.accelerate_fsdp import fsdp_settings
+from planner.configs.accelerate_fsdp import MATTER as FSDP_MATTER
+from planner.configs.accelerate_fsdp import fsdp_settings, is_section
 from planner.configs.deepspeed import AUTO
 from planner.configs.document import Document
 from planner.configs.hf_script import script_options, trainer_files
@@ -71,8 +72,12 @@ class Part(NamedTuple):
 
 
 def read(document: Document) -> Understood:
-    """What accelerate's configuration says; a trainer's own file says the rest."""
-    return launched(Keys(document), "accelerate")
+    """What accelerate's configuration says, or a section of it alone, which TrainingArguments may name."""
+    keys = Keys(document)
+    if "distributed_type" in keys or not is_section(keys):
+        return launched(keys, "accelerate")
+    settings, version = fsdp_settings(keys, version=2, wraps=True)
+    return Understood(format="accelerate", settings=settings, fsdp=version, readings=keys.readings(FSDP_MATTER))
 
 
 def launched(keys: Keys, form: str, **absent: Any) -> Understood:  # noqa: ANN401  (values of a file)

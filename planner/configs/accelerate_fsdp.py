@@ -39,6 +39,11 @@ MATTER = (
 )  # fmt: skip
 
 
+def is_section(keys: Keys) -> bool:
+    """Whether these are FSDP's own keys, without a launcher's."""
+    return any(prefix + name in keys for name in (*MATTER, *IGNORED) for prefix in ("", PREFIX))
+
+
 class Section:
     """Keys that may have a prefix."""
 

@@ -93,7 +93,8 @@ FORMATS = (
         "accelerate",
         "accelerate",
         "compute_environment distributed_type num_processes num_machines machine_rank mixed_precision fsdp_config "
-        "deepspeed_config",
+        "deepspeed_config fsdp_version fsdp_transformer_layer_cls_to_wrap transformer_layer_cls_to_wrap "
+        "auto_wrap_policy reshard_after_forward backward_prefetch cpu_ram_efficient_loading",
         companion=True,
     ),
     _format(

@@ -189,13 +189,13 @@ def _deepspeed(keys: Keys) -> Trained:
 def _fsdp(keys: Keys) -> Trained:
     """FSDP as ``true``, or by its options in words, with a section for the rest."""
     words = _options(keys)
-    if isinstance(keys.peek("fsdp_config"), str):
-        keys.tell("fsdp_config", "unmodelled", why="FSDP's settings in another file: put them here")
-        return Trained({"sharding": "fsdp"}, {}, fsdp=2)
     strategy = next((word for word in words if word not in ("auto_wrap", "offload")), "")
+    keys.ignore("fsdp_min_num_params", "fsdp_transformer_layer_cls_to_wrap", why="layers are units of FSDP")
+    if isinstance(keys.peek("fsdp_config"), str):
+        moved: dict[str, Setting] = {"offload": ("optimizer", "parameters")} if "offload" in words else {}
+        return Trained(moved, {}, files={"fsdp_config": keys.take("fsdp_config", "text", "sharding")})
     section = keys.section("fsdp_config")
     settings, version = fsdp_settings(section, version=2, wraps=True, sharding=strategy, offload="offload" in words)
-    keys.ignore("fsdp_min_num_params", "fsdp_transformer_layer_cls_to_wrap", why="layers are units of FSDP")
     return Trained(settings, {}, fsdp=version)
 
 

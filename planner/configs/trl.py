@@ -110,7 +110,9 @@ def _told(keys: Keys, objective: Objective, kind: str | None) -> list[str]:
             "" if "max_prompt_length" in keys else f"; prompts are planned with {PROMPT} tokens: --seq-len says both"
         )
         return [f"read as trl grpo{stated}"]
-    return [f"read as trl {objective}: --trainer sft, dpo or grpo says another"] if kind is None else []
+    if objective == "dpo" and kind is None:
+        return ["read as trl dpo: --trainer sft, dpo or grpo says another"]
+    return []
 
 
 # ---------------------------------------------------------------- what each trainer has

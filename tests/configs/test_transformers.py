@@ -122,6 +122,20 @@ def test_fsdps_offloading_stands_in_either_place() -> None:
     assert read(fsdp=True, fsdp_config={"cpu_offload": True}).settings["offload"] == ("optimizer", "parameters")
 
 
+def test_fsdps_settings_in_a_file_are_read_beside_the_arguments(tmp_path: Path) -> None:
+    section = {"transformer_layer_cls_to_wrap": ["Qwen3DecoderLayer"], "version": 2, "reshard_after_forward": False}
+    (tmp_path / "fsdp.json").write_text(json.dumps(section), encoding="utf-8")
+    arguments = {**BASE, "fsdp": "full_shard auto_wrap offload", "fsdp_config": "fsdp.json"}
+    (tmp_path / "args.json").write_text(json.dumps(arguments), encoding="utf-8")
+
+    found, documents = understand_files([tmp_path / "args.json"])
+
+    assert [one.name for one in documents] == ["args.json", "fsdp.json"]
+    assert (found.settings["sharding"], found.settings["reshard_after_forward"], found.fsdp) == ("fsdp", False, 2)
+    assert found.settings["offload"] == ("optimizer", "parameters")
+    assert fates(found, "unknown") == fates(found, "unmodelled") == set()
+
+
 def test_deepspeed_stands_in_the_arguments_or_in_a_file_beside_them(tmp_path: Path) -> None:
     engine = {"zero_optimization": {"stage": 2, "reduce_bucket_size": "auto"}, "bf16": {"enabled": True}}
     inside = read(deepspeed=engine)

@@ -241,3 +241,11 @@ def test_behaviours_differ_when_their_versions_do() -> None:
     assert old != new
     assert load_stack("hf,transformers=4.48.1").behaviour == old
     assert len({old, new, load_stack("trl").behaviour}) == 3
+
+
+def test_fsdps_version_stands_beside_packages() -> None:
+    assert load_stack("trl,fsdp=1").behaviour.fsdp_version == 1
+    assert load_stack("trl,transformers=4.57,fsdp=2").behaviour.fsdp_version == 2
+    assert "fsdp" not in load_stack("trl,fsdp=1").behaviour.versions, "it is no package"
+    with pytest.raises(UsageError, match="write fsdp=1 or fsdp=2"):
+        load_stack("trl,fsdp=3")
