@@ -1,0 +1,3 @@
+"""Scripts among the cases are data: they are read, never run."""
+
+collect_ignore_glob = ["cases/*"]
