@@ -4,7 +4,6 @@ The trace of a processor runs the same kernels; the closed form counts a GPU's, 
 """
 
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +44,7 @@ CASES = [
     Case("dpo", "lora", (("precompute_ref_log_probs", True),), (("reference", "none"),)),
     Case("dpo", "full", (("gradient_checkpointing", False),), (("gradient_checkpointing", False),)),
     Case("dpo", "lora", (("gradient_checkpointing", False),), (("gradient_checkpointing", False),)),
+    Case("dpo", "qlora", (("model_init_kwargs", trainers.BF16),), (("weights_dtype", "bf16"),)),
     Case("grpo", "full"),
     Case("grpo", "full", (("beta", 0.04),), (("reference", "copy"),)),
     Case("grpo", "lora", (("beta", 0.04),), (("reference", "base"),)),
@@ -64,13 +64,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trainers.folder_of(tmp_path_factory.mktemp("tiny"))
 
 
-@cache
+RUNS: dict[str, trainers.Measured] = {}
+
+
 def ran(case: Case, folder: Path) -> trainers.Measured:
-    make = trainers.dpo_trainer if case.objective == "dpo" else trainers.grpo_trainer
-    return trainers.measured(make(folder, case.method, **dict(case.arguments)))
+    if case.title not in RUNS:
+        make = trainers.dpo_trainer if case.objective == "dpo" else trainers.grpo_trainer
+        RUNS[case.title] = trainers.measured(make(folder, case.method, **dict(case.arguments)))
+    return RUNS[case.title]
 
 
-@cache
 def scenario_of(case: Case) -> Scenario:
     sampled: Mapping[str, Any] = (
         {} if case.objective == "dpo" else {"num_generations": GROUP, "completion_len": COMPLETION}

@@ -14,11 +14,14 @@ from planner.stacks import resolve
 from tests.estimators.real import largest_sum
 
 torch: Any = pytest.importorskip("torch")
+pytest.importorskip("bitsandbytes")
 transformers: Any = pytest.importorskip("transformers")
 tokenizers: Any = pytest.importorskip("tokenizers")
 datasets: Any = pytest.importorskip("datasets")
 peft: Any = pytest.importorskip("peft")
 trl: Any = pytest.importorskip("trl")
+
+from planner.trace.run import quantisation_states  # noqa: E402
 
 SEQ_LEN, COMPLETION, GROUP, BATCH = 32, 8, 2, 2
 
@@ -102,6 +105,7 @@ def dpo_trainer(path: Path, method: str, **arguments: object) -> Any:
         args=trl.DPOConfig(output_dir=str(path / "out"), **given),
         train_dataset=datasets.Dataset.from_list([row] * 8),
         peft_config=_lora(method),
+        quantization_config=_four_bits() if method == "qlora" else None,
     )
 
 
@@ -126,6 +130,16 @@ def grpo_trainer(path: Path, method: str, **arguments: object) -> Any:
 
 
 FP32 = {"dtype": "float32"}
+BF16 = {"dtype": "bfloat16"}
+
+
+def _four_bits() -> Any:
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
 
 
 def _lora(method: str) -> Any:
@@ -158,7 +172,8 @@ def measured(trainer: Any) -> Measured:
     trainer.train()
     second = trainer.ref_model
     return Measured(
-        weights=sum(one.nbytes for one in trainer.model.parameters()),
+        weights=sum(one.nbytes for one in trainer.model.parameters())
+        + sum(scales.nbytes for _, scales in quantisation_states(trainer.model)),
         reference=0 if second is None else sum(one.nbytes for one in second.parameters()),
         gradients=found["gradients"],
         optimizer=found["optimizer"],
