@@ -33,7 +33,7 @@ from planner.estimators import measured_here  # noqa: E402
 
 WIDTH = "80"
 os.environ["SOURCE_DATE_EPOCH"] = "1795651200"  # 26 November 2026: prices age, pages do not
-SHOWN = (ROOT / "README.md", DOCS / "quickstart.md", DOCS / "json-schema.md")
+SHOWN = (ROOT / "README.md", DOCS / "quickstart.md", DOCS / "json-schema.md", DOCS / "api.md")
 SECTION = re.compile(r"(<!-- begin: (\w+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
 PYTHON = re.compile(r"(```python\n)(.*?)(```)", re.DOTALL)
 CONSOLE = re.compile(r"(?:<!-- keep: (\w+ [\d\s-]+) -->\n)?(```console\n)(.*?)(```)", re.DOTALL)
