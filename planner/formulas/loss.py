@@ -222,6 +222,12 @@ def unsloth_fused(head: Head, *, free: int) -> LossBytes:
 def unsloth_chunks(t: int, vocabulary: int, free: int) -> int:
     """Into how many chunks Unsloth cuts ``t`` tokens with ``free`` bytes left on the card.
 
+    Shapes:    logits (t, V), 16 bytes for each of them, held against half of what is free and at most 4 GiB
+    Formula:   n = 4*ceil(16*t*V / min(free/2, 4 GiB) / 4), at most t; 1 where all fits
+    Source:    unsloth_zoo 2026.10 fused_losses/cross_entropy_loss.py, get_chunk_size
+    Valid:     unsloth 2025.9 and newer
+    Excludes:  a target that the environment sets
+
     >>> unsloth_chunks(8192, 128256, 40 * 2**30), unsloth_chunks(512, 32000, 40 * 2**30)
     (4, 1)
     """

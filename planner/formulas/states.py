@@ -85,6 +85,7 @@ def dequantized_bytes(numel: int, e: int, *, nested: bool) -> int:
     Formula:   e*numel (+ 4*numel/64)
     Source:    bitsandbytes 0.50 functional.py, dequantize_4bit
     Valid:     NF4 and FP4 with block size 64
+    Excludes:  the packed tensor itself
 
     >>> dequantized_bytes(6400, 2, nested=True)
     13200

@@ -177,7 +177,7 @@ def test_a_mended_stack_reaches_old_records(monkeypatch: pytest.MonkeyPatch) -> 
         ("model.config", {"model_type": 3}, "no model can be built from the configuration"),
         ("model.differs", 3, "not one that this version knows"),
         ("stack.name", "megatron", "no rules for stack 'megatron'"),
-        ("stack.differs", {"kbit_upcast": "some"}, "kbit_upcast 'some' is not one of none, norms, all"),
+        ("stack.differs", {"kbit_upcast": "some"}, "kbit_upcast 'some' is not one of none, norms, experts, all"),
         ("stack.versions", {"torch": 3}, r"Behaviour.versions.torch 3 is not text"),
         ("train", None, "TrainSpec None is not an object"),
         ("model", [], "not one that this version knows"),
