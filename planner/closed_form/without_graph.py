@@ -93,10 +93,11 @@ def cache_bytes(only: Step, tokens: int, *, sliding: bool = False) -> int:
     model = only.scenario.model
     return sum(
         count
-        * _key_values(
-            only,
+        * layer_cache_bytes(
             block.attention,
-            cached_tokens(tokens=tokens, window=block.attention.window if sliding else None),
+            b=only.b,
+            tokens=cached_tokens(tokens=tokens, window=block.attention.window if sliding else None),
+            e=_cache_element(only),
         )
         for block, count in zip(model.blocks, model.block_counts, strict=True)
     )
@@ -108,7 +109,7 @@ def _beside_cache(only: Step, spec: Attention, tokens: int) -> int:
     """
     if spec.latent is not None:
         return only.b * tokens * _expanded_bytes(only, spec, spec.latent)
-    cached = _key_values(only, spec, tokens)
+    cached = layer_cache_bytes(spec, b=only.b, tokens=tokens, e=_cache_element(only))
     repeats = only.scenario.train.attention == "eager" or only.profile.recipe.repeats_kv
     groups = spec.num_attention_heads // spec.num_key_value_heads
     return cached * groups if repeats and groups > 1 else cached // 2
@@ -129,19 +130,19 @@ def _expanded_bytes(only: Step, spec: Attention, latent: Latent) -> int:
     return spec.num_attention_heads * max(expanded, branch)
 
 
-def _key_values(only: Step, spec: Attention, tokens: int) -> int:
+def layer_cache_bytes(spec: Attention, *, b: int, tokens: int, e: int) -> int:
     """One layer's cache; latent attention keeps its compressed vectors, as one head.
 
     transformers 5.23 models/deepseek_v3/modeling_deepseek_v3.py, DeepseekV3Attention.forward.
     """
     latent = spec.latent
     return key_value_bytes(
-        b=only.b,
+        b=b,
         tokens=tokens,
         heads=spec.num_key_value_heads if latent is None else 1,
         key_dim=spec.head_dim if latent is None else latent.kv_lora_rank,
         value_dim=spec.head_dim if latent is None else latent.qk_rope_head_dim,
-        e=_cache_element(only),
+        e=e,
     )
 
 

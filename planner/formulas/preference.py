@@ -29,14 +29,14 @@ def rollout_bytes(*, rows: int, s: int, completion: int, referred: bool) -> int:
 def cached_reads(*, prompt: int, tokens: int) -> int:
     """Positions that decoding reads from a cache, over all of its passes.
 
-    Shapes:    pass i of c reads the keys and values of prompt + i positions
-    Formula:   sum over i < c of (p + i) = c*p + c*(c-1)/2
+    Shapes:    the pass of token i, from the second on, reads those of prompt + i positions, its own too
+    Formula:   sum over 0 < i < c of (p + i) = (c-1)*p + c*(c-1)/2
     Source:    transformers 5.23 generation/utils.py, _sample: the first token comes from the prompt's own pass
     Valid:     without sliding windows
     Excludes:  the prompt's pass
 
-    >>> cached_reads(prompt=10, tokens=3)
-    21
+    >>> cached_reads(prompt=10, tokens=3)  # 11 + 12
+    23
     """
     passes = max(tokens - 1, 0)
     return passes * prompt + passes * (passes + 1) // 2

@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 from planner.closed_form.profile import ProfileKey, key_of, loss_tape_of, profile_of, recipe_of
 from planner.closed_form.reference import without_adapters
+from planner.closed_form.without_graph import layer_cache_bytes
 from planner.formulas.adapters import adapters
 from planner.formulas.blocks import block_tape
 from planner.formulas.collectives import exchange_seconds
 from planner.formulas.flops import attention_flops, dequant_bytes
-from planner.formulas.moments import cached_tokens, key_value_bytes
+from planner.formulas.moments import cached_tokens
 from planner.formulas.params import active_params, computed_in_vain, model_params, outer_params
 from planner.formulas.preference import cached_reads
 from planner.formulas.traffic import moved
@@ -176,24 +177,17 @@ def generation_seconds(scenario: Scenario, rates: Rates, *, prompt: float, gathe
     if not later:
         return first + whole
     reads = cached_reads(prompt=round(prompt), tokens=train.completion_len) / later
-    cached = rows * sum(_cache_of(scenario, round(reads)))
+    cached = rows * _cache_of_sequence(scenario, round(reads))
     return whole + first + later * pass_seconds(one, rates, rows, 0.0, rows, each, cached)
 
 
-def _cache_of(scenario: Scenario, positions: int) -> list[int]:
-    """Bytes of keys and values of one sequence, by kind of layer."""
+def _cache_of_sequence(scenario: Scenario, positions: int) -> int:
+    """Bytes of keys and values of one sequence in all layers."""
     model, e = scenario.model, FLOAT_BYTES["bf16"] if scenario.train.weights_dtype != "fp32" else FLOAT_BYTES["fp32"]
-    return [
+    return sum(
         count
-        * key_value_bytes(
-            b=1,
-            tokens=cached_tokens(tokens=positions, window=block.attention.window),
-            heads=block.attention.num_key_value_heads if block.attention.latent is None else 1,
-            key_dim=block.attention.head_dim if block.attention.latent is None else block.attention.latent.kv_lora_rank,
-            value_dim=block.attention.head_dim
-            if block.attention.latent is None
-            else block.attention.latent.qk_rope_head_dim,
-            e=e,
+        * layer_cache_bytes(
+            block.attention, b=1, tokens=cached_tokens(tokens=positions, window=block.attention.window), e=e
         )
         for block, count in zip(model.blocks, model.block_counts, strict=True)
-    ]
+    )
