@@ -16,11 +16,22 @@ from planner.configs.axolotl_keys import (
     QUANT,
     TRAINING,
 )
-from planner.configs.hf_write import DEEPSPEED, because, dataset_file, deepspeed_keys, refuse, said
+from planner.configs.hf_write import (
+    DEEPSPEED,
+    PORT,
+    TRAINED_WHOLE,
+    dataset_file,
+    deepspeed_keys,
+    flash_setup,
+    learning_lines,
+    refuse,
+    rslora_lines,
+    said,
+    why_of_adapters,
+)
 from planner.configs.keys import Key
 from planner.configs.written import Chosen, File, Line, Written, comments, json_text, yaml_text
 from planner.errors import UnsupportedScenario
-from planner.recommend.sourced import Advice
 
 NAME = "sft.yml"
 HELD_OUT = 0.05
@@ -55,7 +66,7 @@ def write(chosen: Chosen) -> Written:
         *_engine(chosen),
         *_data(chosen),
         *_evaluation(chosen),
-        *_recipe(chosen),
+        *learning_lines(chosen, scheduler="lr_scheduler", warmup="warmup_ratio", epochs="num_epochs"),
         Line("output_dir", "output"),
     ]
     text = yaml_text(chosen.heading, lines) + "".join(f"{line}\n" for line in _missing(chosen))
@@ -138,7 +149,7 @@ def _model(chosen: Chosen) -> list[Line]:
 
 
 def _adapters(chosen: Chosen) -> list[Line]:
-    train, recipe = chosen.train, chosen.recipe
+    train = chosen.train
     in_8_bits = train.quantized and train.quant == "int8"
     lines = [
         Line("adapter", "qlora" if train.quantized and not in_8_bits else "lora"),
@@ -149,18 +160,12 @@ def _adapters(chosen: Chosen) -> list[Line]:
         lines.append(Line("bnb_config_kwargs", {key.name: key.write(getattr(train, key.setting)) for key in QUANT}))
     if train.lora_alpha != int(train.lora_alpha):
         raise UnsupportedScenario(f"axolotl cannot express --lora-alpha {train.lora_alpha}: it wants a whole number")
-    advised = {
-        "lora_r": recipe.rank if recipe.rank is not None and recipe.rank.value == train.lora_rank else None,
-        "lora_alpha": recipe.alpha if recipe.alpha is not None and recipe.alpha.value == train.lora_alpha else None,
-    }
-    whys = {name: "" if advice is None else because(advice) for name, advice in advised.items()}
-    lines += [Line(line.key, int(line.value), line.why) for line in said(ADAPTERS, chosen, whys)]
-    lines += said(ADAPTERS, chosen, {"lora_dropout": ""})
-    lines += _targets(chosen)
-    if recipe.rslora is not None and advised["lora_alpha"] is not None:
-        lines.append(Line("peft_use_rslora", bool(recipe.rslora.value), because(recipe.rslora)))
+    rank, alpha = why_of_adapters(chosen)
     return [
         *lines,
+        *said(ADAPTERS, chosen, {"lora_r": rank, "lora_alpha": alpha, "lora_dropout": ""}),
+        *_targets(chosen),
+        *rslora_lines(chosen, "peft_use_rslora"),
         Line("peft_autocast_adapter_dtype", train.adapter_dtype == "fp32", "adapters in fp32, or as loaded"),
     ]
 
@@ -172,7 +177,7 @@ def _targets(chosen: Chosen) -> list[Line]:
     else:
         lines = [Line("lora_target_modules", list(train.lora_targets))]
     if train.modules_to_save:
-        lines.append(Line("lora_modules_to_save", list(train.modules_to_save), "trained whole, beside the adapters"))
+        lines.append(Line("lora_modules_to_save", list(train.modules_to_save), TRAINED_WHOLE))
     return lines
 
 
@@ -274,7 +279,7 @@ def _launch(chosen: Chosen) -> str:
     per_node = cluster.world_size // cluster.nodes
     return (
         f"axolotl train {NAME} --launcher torchrun -- --nnodes {cluster.nodes} --nproc_per_node {per_node} "
-        "--rdzv_endpoint $MAIN_IP:29500"
+        f"--rdzv_endpoint $MAIN_IP:{PORT}"
     )
 
 
@@ -284,7 +289,7 @@ def _setup(chosen: Chosen) -> tuple[str, ...]:
     wanted = ['pip install "axolotl[deepspeed]"'] if train.sharding.startswith("zero") else []
     if train.loss == "fused" and not _names(chosen, "liger_loss"):
         wanted.append(CUT_INSTALL)
-    return (*wanted, *(("pip install flash-attn==2.8.3 --no-build-isolation",) if train.attention == "flash" else ()))
+    return (*wanted, *flash_setup(chosen, "==2.8.3"))
 
 
 # ---------------------------------------------------------------- data and advice
@@ -314,21 +319,3 @@ def _evaluation(chosen: Chosen) -> list[Line]:
         Line("evals_per_epoch", 1),
         Line("eval_batch_size", train.eval_batch_size),
     ]
-
-
-def _recipe(chosen: Chosen) -> list[Line]:
-    """What learning feels: rate, schedule, warmup and epochs, each with its source."""
-    recipe, job = chosen.recipe, chosen.plan.job
-    counted = chosen.candidate.cost is not None
-    epochs = Line("num_epochs", job.epochs, "as planned") if counted else _advised("num_epochs", recipe.epochs)
-    return [
-        _advised("learning_rate", recipe.learning_rate),
-        _advised("lr_scheduler", recipe.scheduler),
-        _advised("warmup_ratio", recipe.warmup),
-        _advised("weight_decay", recipe.weight_decay),
-        epochs,
-    ]
-
-
-def _advised(name: str, advice: Advice) -> Line:
-    return Line(name, advice.value, because(advice))

@@ -73,20 +73,31 @@ def model_lines(chosen: Chosen) -> list[Line]:
 
 
 def _adapter_lines(chosen: Chosen) -> list[Line]:
-    recipe, train = chosen.recipe, chosen.train
-    rank, alpha = recipe.rank, recipe.alpha
-    whys = {
-        "lora_r": because(rank) if rank is not None and rank.value == train.lora_rank else "",
-        "lora_alpha": because(alpha) if alpha is not None and alpha.value == train.lora_alpha else "",
-        "lora_dropout": "",
-        "lora_target_modules": "",
-    }
+    rank, alpha = why_of_adapters(chosen)
+    whys = {"lora_r": rank, "lora_alpha": alpha, "lora_dropout": "", "lora_target_modules": ""}
     lines = [Line("use_peft", value=True), *said(arguments.LORA, chosen, whys)]
-    if train.modules_to_save:
-        lines += said(arguments.LORA, chosen, {"lora_modules_to_save": "trained whole, beside the adapters"})
-    if recipe.rslora is not None and alpha is not None and alpha.value == train.lora_alpha:
-        lines.append(Line("use_rslora", bool(recipe.rslora.value), because(recipe.rslora)))
-    return lines
+    if chosen.train.modules_to_save:
+        lines += said(arguments.LORA, chosen, {"lora_modules_to_save": TRAINED_WHOLE})
+    return [*lines, *rslora_lines(chosen, "use_rslora")]
+
+
+TRAINED_WHOLE = "trained whole, beside the adapters"
+
+
+def why_of_adapters(chosen: Chosen) -> tuple[str, str]:
+    """Why rank and alpha have their values; empty where these are not what the recipe advises."""
+    recipe, train = chosen.recipe, chosen.train
+    pairs = ((recipe.rank, train.lora_rank), (recipe.alpha, train.lora_alpha))
+    rank, alpha = ("" if advice is None or advice.value != value else because(advice) for advice, value in pairs)
+    return rank, alpha
+
+
+def rslora_lines(chosen: Chosen, name: str) -> list[Line]:
+    """How adapters are scaled, which the recipe advises together with its alpha."""
+    advice, alpha = chosen.recipe.rslora, chosen.recipe.alpha
+    if advice is None or alpha is None or alpha.value != chosen.train.lora_alpha:
+        return []
+    return [Line(name, bool(advice.value), because(advice))]
 
 
 def _quant_lines(chosen: Chosen) -> list[Line]:
@@ -134,19 +145,21 @@ def _evaluation_lines(chosen: Chosen) -> list[Line]:
 
 
 def recipe_lines(chosen: Chosen) -> list[Line]:
-    """What learning feels: rate, schedule, warmup and epochs, each with its source."""
-    recipe, job = chosen.recipe, chosen.plan.job
+    """What learning feels, under the names of TrainingArguments."""
     warmup = "warmup_steps" if _newer(chosen, 5) else "warmup_ratio"
+    return learning_lines(chosen, scheduler="lr_scheduler_type", warmup=warmup, epochs="num_train_epochs")
+
+
+def learning_lines(chosen: Chosen, *, scheduler: str, warmup: str, epochs: str) -> list[Line]:
+    """What learning feels: rate, schedule, warmup and epochs, each with its source; names where trainers differ."""
+    recipe, job = chosen.recipe, chosen.plan.job
     counted = chosen.candidate.cost is not None
-    epochs = (
-        Line("num_train_epochs", job.epochs, "as planned") if counted else _advised("num_train_epochs", recipe.epochs)
-    )
     return [
         _advised("learning_rate", recipe.learning_rate),
-        _advised("lr_scheduler_type", recipe.scheduler),
+        _advised(scheduler, recipe.scheduler),
         _advised(warmup, recipe.warmup),
         _advised("weight_decay", recipe.weight_decay),
-        epochs,
+        Line(epochs, job.epochs, "as planned") if counted else _advised(epochs, recipe.epochs),
     ]
 
 
@@ -272,13 +285,30 @@ def launch_options(chosen: Chosen) -> str:
     """What each of several machines adds to the command."""
     if chosen.scenario.cluster.nodes == 1:
         return ""
-    return " --machine_rank $MACHINE_RANK --main_process_ip $MAIN_IP --main_process_port 29500"
+    return f" --machine_rank $MACHINE_RANK --main_process_ip $MAIN_IP --main_process_port {PORT}"
 
 
-def setup(chosen: Chosen) -> tuple[str, ...]:
-    """Packages that these settings need besides the stack's own."""
+PORT = 29500
+"""Where the ranks of several machines meet: torchrun's own. torch 2.13 distributed/run.py."""
+
+
+def rendezvous(chosen: Chosen) -> list[str]:
+    """What each of several machines says to torchrun."""
+    nodes = chosen.scenario.cluster.nodes
+    if nodes == 1:
+        return []
+    return ["--nnodes", str(nodes), "--rdzv_backend", "c10d", "--rdzv_endpoint", f"$MAIN_IP:{PORT}"]
+
+
+def setup(chosen: Chosen, *first: str) -> tuple[str, ...]:
+    """Packages that these settings need besides the stack's own, those of a trainer ``first``."""
     train = chosen.train
-    wanted = ["deepspeed"] if train.sharding.startswith("zero") else []
+    wanted = [*first, *(["deepspeed"] if train.sharding.startswith("zero") else [])]
     wanted += ["liger-kernel"] if train.kernels == "fused" else []
-    commands = [f"pip install {' '.join(wanted)}"] if wanted else []
-    return (*commands, *(("pip install flash-attn --no-build-isolation",) if train.attention == "flash" else ()))
+    return (*((f"pip install {' '.join(wanted)}",) if wanted else ()), *flash_setup(chosen))
+
+
+def flash_setup(chosen: Chosen, pin: str = "") -> tuple[str, ...]:
+    """FlashAttention, which is built against the torch that is there."""
+    wanted = chosen.train.attention == "flash"
+    return (f"pip install flash-attn{pin} --no-build-isolation",) if wanted else ()

@@ -8,13 +8,17 @@ from typing import Any
 from planner.configs.hf_write import (
     ACCELERATE,
     DEEPSPEED,
-    because,
+    PORT,
+    TRAINED_WHOLE,
     dataset_file,
     launcher_files,
     recipe_lines,
     refuse,
+    rslora_lines,
     said,
+    setup,
     training_lines,
+    why_of_adapters,
 )
 from planner.configs.keys import Key
 from planner.configs.llamafactory_keys import ATTENTION, DATA, LORA, QUANT
@@ -94,25 +98,22 @@ def _model(chosen: Chosen) -> list[Line]:
 
 
 def _adapters(chosen: Chosen) -> list[Line]:
-    train, recipe = chosen.train, chosen.recipe
+    train = chosen.train
     if train.lora_alpha != int(train.lora_alpha):
         raise UnsupportedScenario(
             f"llamafactory cannot express --lora-alpha {train.lora_alpha}: it wants a whole number"
         )
     targets = "all" if train.lora_targets == ("all-linear",) else ",".join(train.lora_targets)
-    rank, alpha = recipe.rank, recipe.alpha
-    planned = alpha is not None and alpha.value == train.lora_alpha
+    rank, alpha = why_of_adapters(chosen)
     lines = [
-        Line("lora_rank", train.lora_rank, because(rank) if rank is not None and rank.value == train.lora_rank else ""),
-        Line("lora_alpha", int(train.lora_alpha), because(alpha) if alpha is not None and planned else ""),
+        Line("lora_rank", train.lora_rank, rank),
+        Line("lora_alpha", int(train.lora_alpha), alpha),
         *said(LORA, chosen, {"lora_dropout": ""}),
         Line("lora_target", targets),
     ]
     if train.modules_to_save:
-        lines.append(Line("additional_target", ",".join(train.modules_to_save), "trained whole, beside the adapters"))
-    if recipe.rslora is not None and planned:
-        lines.append(Line("use_rslora", bool(recipe.rslora.value), because(recipe.rslora)))
-    return lines
+        lines.append(Line("additional_target", ",".join(train.modules_to_save), TRAINED_WHOLE))
+    return [*lines, *rslora_lines(chosen, "use_rslora")]
 
 
 def _quant(chosen: Chosen) -> list[Line]:
@@ -157,7 +158,7 @@ def _launch(chosen: Chosen) -> str:
     if chosen.gpus == 1 and chosen.train.sharding == "none":
         return f"CUDA_VISIBLE_DEVICES=0 llamafactory-cli train {NAME}"
     per_node = cluster.world_size // cluster.nodes
-    several = f"NNODES={cluster.nodes} NODE_RANK=$MACHINE_RANK MASTER_ADDR=$MAIN_IP MASTER_PORT=29500 "
+    several = f"NNODES={cluster.nodes} NODE_RANK=$MACHINE_RANK MASTER_ADDR=$MAIN_IP MASTER_PORT={PORT} "
     cards = f"FORCE_TORCHRUN=1 NPROC_PER_NODE={per_node} {several if cluster.nodes > 1 else ''}"
     return f"{cards}llamafactory-cli train {NAME}"
 
@@ -166,10 +167,7 @@ def _setup(chosen: Chosen) -> tuple[str, ...]:
     """Packages that these settings need besides LLaMA-Factory's own."""
     train = chosen.train
     wanted = ["bitsandbytes"] if train.quantized or "8bit" in train.optimizer or "paged" in train.optimizer else []
-    wanted += ["deepspeed"] if train.sharding.startswith("zero") else []
-    wanted += ["liger-kernel"] if train.kernels == "fused" else []
-    commands = [f"pip install {' '.join(wanted)}"] if wanted else []
-    return (*commands, *(("pip install flash-attn --no-build-isolation",) if train.attention == "flash" else ()))
+    return setup(chosen, *wanted)
 
 
 # ---------------------------------------------------------------- data

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from planner.configs.hf_write import rendezvous
 from planner.configs.torchtune_keys import (
     ATTENTION,
     CHUNKED,
@@ -27,9 +28,6 @@ CHECKPOINT = "model"
 
 WARMUP_STEPS = 100
 """Of the shipped recipes; taken where nobody said how much data there is."""
-
-PORT = 29500
-"""torchrun's own for a rendezvous: torch 2.6 distributed/run.py."""
 
 
 def write(chosen: Chosen) -> Written:
@@ -58,12 +56,9 @@ def recipe_name(chosen: Chosen) -> str:
 
 
 def _launch(chosen: Chosen) -> str:
-    cluster = chosen.scenario.cluster
-    words = ["tune", "run"]
-    if cluster.nodes > 1:
-        words += ["--nnodes", str(cluster.nodes), "--rdzv_backend", "c10d", "--rdzv_endpoint", f"$MAIN_IP:{PORT}"]
+    words = ["tune", "run", *rendezvous(chosen)]
     if chosen.gpus > 1:
-        words += ["--nproc_per_node", str(cluster.gpus)]
+        words += ["--nproc_per_node", str(chosen.scenario.cluster.gpus)]
     return " ".join([*words, recipe_name(chosen), "--config", FILE])
 
 

@@ -3,7 +3,14 @@
 import json
 from collections.abc import Iterable, Iterator
 
-from planner.configs.hf_write import MISSING_DATASET, dataset_file, recipe_lines, refuse
+from planner.configs.hf_write import (
+    MISSING_DATASET,
+    dataset_file,
+    flash_setup,
+    recipe_lines,
+    refuse,
+    rendezvous,
+)
 from planner.configs.script import Expression
 from planner.configs.transformers_keys import TRAINING
 from planner.configs.unsloth_keys import CHECKPOINTS, OF_ADAPTERS
@@ -12,9 +19,6 @@ from planner.errors import UnsupportedScenario
 from planner.spec import TrainSpec
 
 FILE = "train.py"
-PORT = 29500
-"""torchrun's own for a rendezvous: torch 2.13 distributed/run.py."""
-
 DTYPES = {"bf16": "torch.bfloat16", "fp16": "torch.float16", "fp32": "torch.float32"}
 SEED = 3407
 """Of Unsloth's own scripts."""
@@ -31,7 +35,7 @@ def write(chosen: Chosen) -> Written:
         files=(File(FILE, "\n".join(_lines(chosen)) + "\n"),),
         configs=(FILE,),
         launch=_launch(chosen),
-        setup=("pip install flash-attn --no-build-isolation",) if chosen.train.attention == "flash" else (),
+        setup=flash_setup(chosen),
         gpus=chosen.gpus,
         nodes=cluster.nodes,
         packages=PACKAGES,
@@ -39,13 +43,9 @@ def write(chosen: Chosen) -> Written:
 
 
 def _launch(chosen: Chosen) -> str:
-    cluster = chosen.scenario.cluster
     if chosen.gpus == 1:
         return f"python {FILE}"
-    words = ["torchrun", "--nproc_per_node", str(cluster.gpus)]
-    if cluster.nodes > 1:
-        words += ["--nnodes", str(cluster.nodes), "--rdzv_backend", "c10d", "--rdzv_endpoint", f"$MAIN_IP:{PORT}"]
-    return " ".join([*words, FILE])
+    return " ".join(["torchrun", "--nproc_per_node", str(chosen.scenario.cluster.gpus), *rendezvous(chosen), FILE])
 
 
 def _refuse(train: TrainSpec) -> None:
