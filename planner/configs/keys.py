@@ -153,7 +153,8 @@ class Keys:
             elif not any(told.startswith(f"{self._prefix}{name}.") for told in self._told):
                 near = nearest(name, matter, count=1)
                 meant = near or nearest(name, self._known, count=1)
-                why = f"did you mean {meant[0]}?" if meant else "no key of this trainer that we know"
+                slip = bool(meant) and meant[0] != name  # the same name: a key of another of this trainer's runs
+                why = f"did you mean {meant[0]}?" if slip else "no key of this trainer that we know"
                 self.tell(name, "unmodelled" if near else "unknown", why=why)
         order = {key: place for place, key in enumerate(self._data)}
         return tuple(sorted(self._told.values(), key=lambda one: order.get(one.key.partition(".")[0], len(order))))

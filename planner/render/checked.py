@@ -78,9 +78,10 @@ def _unset(found: Checked) -> Sheet:
 
 def _warned(found: Checked) -> Sheet:
     left = (*found.understood.of("unmodelled"), *found.understood.of("unknown"))
+    columns = (Column("key"), Column("value", wraps=True), Column("why", wraps=True))
     return Sheet(
-        title="not understood" if left else "",
-        columns=(Column("key"), Column("value", wraps=True), Column("why", wraps=True)),
+        title="not understood" if left else "notes on the files",
+        columns=columns if left else (),
         rows=tuple(row([Cell(_key(one, files=False), "warn"), _shown(one.value), one.why]) for one in left),
         notes=tuple(printable(note) for note in found.understood.notes),
     )
