@@ -30,7 +30,7 @@ from planner.configs.hf_write import (
     why_of_adapters,
 )
 from planner.configs.keys import Key
-from planner.configs.written import Chosen, File, Line, Written, comments, json_text, yaml_text
+from planner.configs.written import Chosen, File, Line, Written, json_text, yaml_text
 from planner.errors import UnsupportedScenario
 
 NAME = "sft.yml"
@@ -69,7 +69,7 @@ def write(chosen: Chosen) -> Written:
         *learning_lines(chosen, scheduler="lr_scheduler", warmup="warmup_ratio", epochs="num_epochs"),
         Line("output_dir", "output"),
     ]
-    text = yaml_text(chosen.heading, lines) + "".join(f"{line}\n" for line in _missing(chosen))
+    text = yaml_text(chosen.heading, lines, _missing(chosen))
     engine = (File(DEEPSPEED, json_text(deepspeed_keys(chosen))),) if zero else ()
     return Written(
         files=(File(NAME, text), *engine),
@@ -307,7 +307,7 @@ def _missing(chosen: Chosen) -> list[str]:
     """What nobody has said, and axolotl asks for."""
     if chosen.dataset:
         return []
-    return comments(["datasets: [{path: ..., type: chat_template}]  # set this before you start: nobody named one"])
+    return ["datasets: [{path: ..., type: chat_template}]  # set this before you start: nobody named one"]
 
 
 def _evaluation(chosen: Chosen) -> list[Line]:

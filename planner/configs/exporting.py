@@ -135,20 +135,23 @@ def _heading(found: Plan, candidate: Candidate, asked: Request) -> tuple[str, ..
 
 def hold_against(written: Written, chosen: Chosen, target: Target) -> None:
     """Read the files back; raise ``UnsupportedScenario`` for the first setting that did not survive."""
-    texts = {file.name: file.text for file in written.files}
-    documents = tuple(parse_document(texts[name], name) for name in written.configs)
-    main, *companions = (read_as(one, format_of(one)) for one in documents)
-    asked = replace(
-        chosen.request, settings=written.settings, methods=(), gpus=written.gpus, nodes=written.nodes, stack=""
-    )
-    back = request_of_files(combined(main, companions), documents, asked).request
-    ask, _ = understand(back)
-    lost = differences(chosen.scenario, scenario_of(ask, back.methods[0]))
+    lost = differences(chosen.scenario, read_back(written, chosen.request))
     if lost:
         name, (ours, theirs) = next(iter(lost.items()))
         raise UnsupportedScenario(
             f"{target.name} cannot express {option(name)} {show(ours)}: its files would mean {show(theirs)}"
         )
+
+
+def read_back(written: Written, request: Request) -> Scenario:
+    """The run that the files describe, on the hardware of ``request``."""
+    texts = {file.name: file.text for file in written.files}
+    documents = tuple(parse_document(texts[name], name) for name in written.configs)
+    main, *companions = (read_as(one, format_of(one)) for one in documents)
+    asked = replace(request, settings=written.settings, methods=(), gpus=written.gpus, nodes=written.nodes, stack="")
+    back = request_of_files(combined(main, companions), documents, asked).request
+    ask, _ = understand(back)
+    return scenario_of(ask, back.methods[0])
 
 
 def differences(ours: Scenario, theirs: Scenario) -> dict[str, tuple[Any, Any]]:
@@ -175,9 +178,5 @@ def _requirements(chosen: Chosen, written: Written) -> File:
     """The versions that the plan describes."""
     versions = chosen.scenario.stack.versions
     names = written.packages or tuple(versions)
-    pins = [f"{PACKAGES.get(name, name)}=={versions[name]}.*" for name in versions if name in names]
+    pins = [f"{name}=={versions[name]}.*" for name in versions if name in names]
     return File("requirements.txt", "\n".join(["# the versions that the plan describes", *pins]) + "\n")
-
-
-PACKAGES: Mapping[str, str] = {}
-"""Names on the package index where they differ from the stack's."""

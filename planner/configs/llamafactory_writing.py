@@ -22,7 +22,7 @@ from planner.configs.hf_write import (
 )
 from planner.configs.keys import Key
 from planner.configs.llamafactory_keys import ATTENTION, DATA, LORA, QUANT
-from planner.configs.written import Chosen, File, Line, Written, comments, json_text, yaml_text
+from planner.configs.written import Chosen, File, Line, Written, json_text, yaml_text
 from planner.errors import UnsupportedScenario
 
 NAME, DATASETS, ENTRY = "sft.yaml", "dataset_info.json", "train"
@@ -42,7 +42,7 @@ def write(chosen: Chosen) -> Written:
         *recipe_lines(chosen),
         Line("output_dir", "output"),
     ]
-    text = yaml_text(chosen.heading, lines) + "".join(f"{line}\n" for line in _missing(chosen))
+    text = yaml_text(chosen.heading, lines, _missing(chosen))
     engine = _engine(chosen)
     return Written(
         files=(File(NAME, text), *engine, *_dataset(chosen)),
@@ -202,4 +202,4 @@ def _missing(chosen: Chosen) -> list[str]:
     """What nobody has said, and LLaMA-Factory asks for."""
     if chosen.dataset:
         return []
-    return comments([f"dataset:  # set this before you start: an entry of {DATASETS}; nobody named one"])
+    return [f"dataset:  # set this before you start: an entry of {DATASETS}; nobody named one"]

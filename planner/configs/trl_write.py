@@ -13,7 +13,7 @@ from planner.configs.hf_write import (
     several,
     training_lines,
 )
-from planner.configs.written import Chosen, File, Line, Written, comments, yaml_text
+from planner.configs.written import Chosen, File, Line, Written, yaml_text
 from planner.errors import UnsupportedScenario
 
 BETA = 0.04
@@ -27,11 +27,10 @@ def write(chosen: Chosen) -> Written:
     name = f"{kind}.yaml"
     lines = [*_data_lines(chosen), *model_lines(chosen), *_own_lines(chosen), *training_lines(chosen)]
     lines += [*recipe_lines(chosen), Line("output_dir", "output"), *_launch_lines(chosen)]
-    text = yaml_text(chosen.heading, lines)
-    missing = _missing(chosen)
+    text = yaml_text(chosen.heading, lines, _missing(chosen))
     beside = launcher_files(chosen) if several(chosen) else ()
     return Written(
-        files=(File(name, text + "".join(f"{line}\n" for line in missing)), *beside),
+        files=(File(name, text), *beside),
         configs=(name, *(file.name for file in beside)),
         launch=f"trl {kind} --config {name}{launch_options(chosen)}",
         setup=setup(chosen),
@@ -52,7 +51,7 @@ def _missing(chosen: Chosen) -> list[str]:
     wanted = [] if chosen.dataset else [f"dataset_name:  # {MISSING_DATASET}"]
     if chosen.train.objective == "grpo":
         wanted.append("reward_funcs:  # set this before you start: what rewards a completion, as in accuracy_reward")
-    return comments(wanted)
+    return wanted
 
 
 def _own_lines(chosen: Chosen) -> list[Line]:

@@ -92,8 +92,8 @@ class Line:
     why: str = ""
 
 
-def yaml_text(heading: Sequence[str], lines: Iterable[Line]) -> str:
-    """YAML with a heading and a comment behind each line that has a reason.
+def yaml_text(heading: Sequence[str], lines: Iterable[Line], missing: Sequence[str] = ()) -> str:
+    """YAML with a heading and a comment behind each line that has a reason; ``missing``: what the user has to say.
 
     >>> print(yaml_text(["a run"], [Line("lora_r", 16, "holds 2M tokens"), Line("targets", ["q_proj"])]), end="")
     # a run
@@ -101,7 +101,7 @@ def yaml_text(heading: Sequence[str], lines: Iterable[Line]) -> str:
     targets: [q_proj]
     """
     body = [_yaml_line(line) for line in lines if line.value is not None]
-    return "\n".join([*comments(heading), *body]) + "\n"
+    return "\n".join([*comments(heading), *body, *comments(missing)]) + "\n"
 
 
 def comments(heading: Sequence[str], mark: str = "# ") -> list[str]:

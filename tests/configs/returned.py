@@ -4,14 +4,9 @@ from dataclasses import replace
 from typing import Any
 
 from planner.closed_form import estimate
-from planner.configs.checking import combined, request_of_files
-from planner.configs.document import parse_document
 from planner.configs.exporting import TARGETS, chosen_of
-from planner.configs.formats import format_of, read_as
 from planner.configs.written import Written
 from planner.planning import plan
-from planner.recommend.candidates import scenario as scenario_of
-from planner.recommend.names import understand
 from planner.recommend.request import Request
 from planner.spec import Job, Scenario
 
@@ -37,17 +32,6 @@ def leave(target: str, asked: Request, writer: Any) -> tuple[Written, Scenario]:
     found = plan(asked)
     chosen = chosen_of(found, asked, "data.jsonl")
     return writer.write(chosen), chosen.scenario
-
-
-def come_back(written: Written, asked: Request) -> Scenario:
-    """What the files say, on the same cards."""
-    texts = {file.name: file.text for file in written.files}
-    documents = tuple(parse_document(texts[name], name) for name in written.configs)
-    main, *companions = (read_as(one, format_of(one)) for one in documents)
-    said = replace(asked, settings=written.settings, methods=(), gpus=written.gpus, nodes=written.nodes, stack="")
-    back = request_of_files(combined(main, companions), documents, said).request
-    ask, _ = understand(back)
-    return scenario_of(ask, back.methods[0])
 
 
 def peak(scenario: Scenario) -> int:

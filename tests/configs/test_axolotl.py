@@ -16,13 +16,13 @@ from planner.configs.axolotl_adapters import matrices_of
 from planner.configs.axolotl_keys import CUT, IGNORED, LIGER, MATTER, ROWS, UNMODELLED
 from planner.configs.checking import understand_files
 from planner.configs.document import Document, parse_document
-from planner.configs.exporting import differences
+from planner.configs.exporting import differences, read_back
 from planner.configs.shipped import SHIPPED
 from planner.configs.understood import Understood
 from planner.errors import BrokenInput, PlannerError, UnsupportedScenario
 from planner.recommend.request import Request
 from planner.spec import Job
-from tests.configs.returned import come_back, leave, peak, request
+from tests.configs.returned import leave, peak, request
 
 NAMES = Path(__file__).parent / "names"
 VERSION = "0.19.0"
@@ -412,7 +412,7 @@ def asked(case: dict[str, Any]) -> Request:
 @pytest.mark.parametrize("case", [*ONE, *KERNELS, *SEVERAL], ids=str)
 def test_an_export_that_is_checked_is_the_same_run(case: dict[str, Any]) -> None:
     written, ours = leave("axolotl", asked(case), axolotl)
-    theirs = come_back(written, asked(case))
+    theirs = read_back(written, asked(case))
 
     assert differences(ours, theirs) == {}
     assert theirs.cluster == ours.cluster

@@ -12,13 +12,13 @@ import pytest
 import yaml
 
 from planner.configs import accelerate, deepspeed, trl
-from planner.configs.exporting import differences
+from planner.configs.exporting import differences, read_back
 from planner.configs.hf_script import TRAIN
 from planner.configs.written import Written
 from planner.errors import UnsupportedScenario
 from planner.recommend.request import Request
 from planner.spec import Job
-from tests.configs.returned import come_back, leave, peak, request
+from tests.configs.returned import leave, peak, request
 
 WRITERS: dict[str, Any] = {"trl": trl, "accelerate": accelerate, "deepspeed": deepspeed}
 SHARDINGS = {1: ("none", "zero2"), 2: ("ddp", "fsdp", "zero1", "zero3"), 8: ("fsdp", "zero2", "zero3")}
@@ -105,7 +105,7 @@ def named(one: object) -> str:
 def test_it_comes_back_as_the_same_scenario_and_bytes(target: str, asked: Request) -> None:
     written, ours = leave(target, asked, WRITERS[target])
 
-    theirs = come_back(written, asked)
+    theirs = read_back(written, asked)
 
     assert differences(ours, theirs) == {}
     if not asked.stack:
@@ -139,7 +139,7 @@ def test_a_setting_without_a_key_is_told_when_the_files_are_read_back() -> None:
 
     written, ours = leave("trl", asked, trl)
 
-    assert differences(ours, come_back(written, asked)) == {"loss": ("full", "fused")}
+    assert differences(ours, read_back(written, asked)) == {"loss": ("full", "fused")}
 
 
 # ---------------------------------------------------------------- what is in the files

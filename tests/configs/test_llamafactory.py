@@ -14,7 +14,7 @@ import yaml
 from planner.configs import llamafactory
 from planner.configs.checking import understand_files
 from planner.configs.document import Document, parse_document
-from planner.configs.exporting import differences
+from planner.configs.exporting import differences, read_back
 from planner.configs.llamafactory_keys import IGNORED, MATTER, UNMODELLED
 from planner.configs.transformers_keys import IGNORED as TRAINING_IGNORED
 from planner.configs.transformers_keys import UNMODELLED as TRAINING_UNMODELLED
@@ -22,7 +22,7 @@ from planner.configs.understood import Understood
 from planner.errors import BrokenInput, PlannerError, UnsupportedScenario
 from planner.recommend.request import Request
 from planner.spec import Job
-from tests.configs.returned import come_back, leave, peak, request
+from tests.configs.returned import leave, peak, request
 
 NAMES = Path(__file__).parent / "names"
 VERSION = "0.9.5"
@@ -247,7 +247,7 @@ def asked(case: dict[str, Any]) -> Request:
 @pytest.mark.parametrize("case", [*ONE, *SEVERAL], ids=str)
 def test_an_export_that_is_checked_is_the_same_run(case: dict[str, Any]) -> None:
     written, ours = leave("llamafactory", asked(case), llamafactory)
-    theirs = come_back(written, asked(case))
+    theirs = read_back(written, asked(case))
 
     assert differences(ours, theirs) == {}
     assert theirs.cluster == ours.cluster

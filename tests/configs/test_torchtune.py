@@ -12,7 +12,7 @@ import yaml
 from planner.catalog import find_name, load_model
 from planner.configs import torchtune
 from planner.configs.document import parse_document
-from planner.configs.exporting import differences, export
+from planner.configs.exporting import differences, export, read_back
 from planner.configs.references import resolved
 from planner.configs.torchtune_keys import COMPONENTS, LOOPS
 from planner.configs.torchtune_models import BUILDERS, builders_for, built
@@ -23,7 +23,7 @@ from planner.formulas.counts import lora_linear_params
 from planner.recommend.request import Request
 from planner.spec import Job
 from tests.configs.fates import classified
-from tests.configs.returned import come_back, leave, peak, request
+from tests.configs.returned import leave, peak, request
 
 NAMES = (Path(__file__).parent / "names" / "torchtune.txt").read_text(encoding="utf-8").split()
 """torchtune 0.6.1: top keys that recipes which train read or ship with, and arguments of builders."""
@@ -293,7 +293,7 @@ def named(asked: Request) -> str:
 @pytest.mark.parametrize("asked", GRID, ids=named)
 def test_what_leaves_comes_back_with_the_same_bytes(asked: Request) -> None:
     written, left = leave("torchtune", asked, torchtune)
-    back = come_back(written, asked)
+    back = read_back(written, asked)
 
     assert differences(left, back) == {}
     assert peak(left) == peak(back)

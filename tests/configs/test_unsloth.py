@@ -10,14 +10,14 @@ import yaml
 
 from planner.configs import unsloth
 from planner.configs.document import parse_document
-from planner.configs.exporting import differences, export
+from planner.configs.exporting import differences, export, read_back
 from planner.configs.formats import format_of
 from planner.configs.script import Expression, script_calls
 from planner.configs.understood import Understood
 from planner.errors import BrokenInput, UnsupportedScenario
 from planner.recommend.request import Request
 from planner.spec import Job
-from tests.configs.returned import come_back, leave, peak, request
+from tests.configs.returned import leave, peak, request
 
 NAMES = (Path(__file__).parent / "names" / "unsloth.txt").read_text(encoding="utf-8").split()
 """unsloth 2026.10.9: arguments of from_pretrained and get_peft_model, and keys of Studio (unsloth_cli/config.py)."""
@@ -333,7 +333,7 @@ def named(asked: Request) -> str:
 @pytest.mark.parametrize("asked", GRID, ids=named)
 def test_what_leaves_comes_back_with_the_same_bytes(asked: Request) -> None:
     written, left = leave("unsloth", asked, unsloth)
-    back = come_back(written, asked)
+    back = read_back(written, asked)
 
     assert differences(left, back) == {}
     assert peak(left) == peak(back)
