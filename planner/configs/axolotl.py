@@ -21,7 +21,7 @@ from planner.configs.axolotl_keys import (
     TRAINING,
     UNMODELLED,
 )
-from planner.configs.axolotl_writing import write
+from planner.configs.axolotl_write import write
 from planner.configs.deepspeed import engine
 from planner.configs.document import Document
 from planner.configs.keys import Keys

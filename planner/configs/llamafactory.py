@@ -21,7 +21,7 @@ from planner.configs.llamafactory_keys import (
     QUANT,
     UNMODELLED,
 )
-from planner.configs.llamafactory_writing import write
+from planner.configs.llamafactory_write import write
 from planner.configs.transformers import training
 from planner.configs.understood import Understood
 from planner.errors import BrokenInput
@@ -34,7 +34,7 @@ ALL = "all"
 LORA_RANK = 8
 """hparams/finetuning_args.py, LoraArguments; alpha is twice the rank unless it is given."""
 
-FULL_RANK: Mapping[str, str] = {
+UNMODELLED_METHODS: Mapping[str, str] = {
     "freeze": "only the last layers are trained",
     "oft": "orthogonal matrices instead of LoRA's",
 }
@@ -84,7 +84,7 @@ def _method(keys: Keys) -> Method:
     if kind == "full":
         return "full"
     if kind != "lora":
-        why = FULL_RANK.get(kind, "of this key we model lora and full")
+        why = UNMODELLED_METHODS.get(kind, "of this key we model lora and full")
         keys.tell("finetuning_type", "unmodelled", sets="method", why=why)
     if bits is None:
         return "lora"

@@ -25,12 +25,14 @@ from planner.configs.torchtune_keys import (
     UNMODELLED,
 )
 from planner.configs.torchtune_models import Built, built
-from planner.configs.torchtune_recipe import write as write
+from planner.configs.torchtune_write import write
 from planner.configs.understood import Understood
 from planner.errors import BrokenInput, UnsupportedScenario, show
 from planner.formulas.adapters import ALL_LINEAR
 from planner.recommend.request import Setting
 from planner.spec import Method
+
+__all__ = ["read", "write"]
 
 NAME = "torchtune"
 
