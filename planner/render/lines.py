@@ -241,10 +241,14 @@ def fold(command: str, width: int) -> list[str]:
 
 
 def _pieces(command: str, width: int) -> Iterator[str]:
-    """Options with their values; what is too long for a line without its value, which may be quoted."""
+    """Options with their values; of what is too long for a line each word, unless it may be quoted."""
     for piece in printable(command).replace(" --", "\n--").split("\n"):
         flag, blank, value = piece.partition(" ")
-        if len(piece) + INDENT + 2 > width and piece.startswith("--") and blank:
+        if len(piece) + INDENT + 2 <= width:
+            yield piece
+        elif piece.startswith("--") and blank:
             yield from (flag, value)
+        elif not set("'\"\\") & set(piece):
+            yield from piece.split(" ")
         else:
             yield piece

@@ -5,15 +5,14 @@ import io
 import json
 from collections.abc import Mapping
 
-from planner.cli import main
 from tests.docs.published import FILES, Keys, described, printed
-from tests.docs.test_schemas import CALLS, KEPT
+from tests.docs.test_schemas import CALLS, KEPT, asked
 
 
 def _printed(name: str) -> Keys:
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
-        main([*CALLS[name], "--format", "json"])
+        asked(name)
     text = output.getvalue()
     return printed(json.loads(text.splitlines()[0] if name.startswith("sweep") else text))
 

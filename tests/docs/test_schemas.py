@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -30,6 +31,11 @@ CALLS: dict[str, tuple[str, ...]] = {
     "sweep": ("sweep", "--model", "1b", "--gpu", "4090", "--method", "lora"),
     "sweep of nothing": ("sweep", "--model", "8b", "--gpu", "4090", "--method", "full", "--weights-dtype", "fp16"),
     "dataset": ("dataset", "docs/examples/conversions.jsonl"),
+    "check": ("check", "fuzz/seeds/axolotl.yaml", "--gpu", "24gb"),
+    "check of what fits nowhere": ("check", "fuzz/seeds/axolotl.yaml", "--gpu", "24gb", "--model", "70b"),
+    "check without a card": ("check", "fuzz/seeds/trl.yaml"),
+    "export": ("export", "trl", "--model", "1b", "--gpu", "4090", "--out", "FOLDER"),
+    "export of a job": ("export", "slurm", "--model", "1b", "--gpu", "4090", "--out", "FOLDER"),
     "compare": ("compare", "--model", "8b", "--gpu", "4090"),
     "explain memory": ("explain", "memory", "--model", "8b", "--gpu", "4090"),
     "explain interval": ("explain", "interval", "--model", "8b", "--gpu", "4090"),
@@ -43,8 +49,15 @@ CALLS: dict[str, tuple[str, ...]] = {
 }
 
 
+def asked(name: str) -> int:
+    """Run a command; what it writes goes to a folder that is gone afterwards."""
+    with TemporaryDirectory() as folder:
+        words = [f"{folder}/run" if word == "FOLDER" else word for word in CALLS[name]]
+        return main([*words, "--format", "json"])
+
+
 def answer(name: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    code = main([*CALLS[name], "--format", "json"])
+    code = asked(name)
     captured = capsys.readouterr()
     assert (code in (0, 4), captured.err) == (True, "")
     found: dict[str, Any] = json.loads(captured.out.splitlines()[0] if name.startswith("sweep") else captured.out)
