@@ -9,6 +9,7 @@ from typing import Any
 
 from planner.recommend.recipe import Recipe
 from planner.recommend.request import Request, Setting
+from planner.render.sheet import printable
 from planner.result import Candidate, Plan
 from planner.spec import Scenario, TrainSpec
 
@@ -105,11 +106,22 @@ def yaml_text(heading: Sequence[str], lines: Iterable[Line], missing: Sequence[s
 
 
 def comments(heading: Sequence[str], mark: str = "# ") -> list[str]:
-    """The lines as comments, folded; an empty one parts two paragraphs."""
+    r"""The lines as comments, folded between words; an empty one parts two paragraphs.
+
+    Names of files stand in them, and what ends a line for YAML would end the comment.
+
+    >>> comments(["data\u2028lora_r: 64"])
+    ['# data\\u2028lora_r: 64']
+    """
     found: list[str] = []
     for line in heading:
-        found += [mark + part for part in wrap(line, COMMENT_WIDTH)] or [mark.rstrip()]
+        parts = wrap(line, COMMENT_WIDTH, break_on_hyphens=False, break_long_words=False)
+        found += [mark + _visible(part) for part in parts] or [mark.rstrip()]
     return found
+
+
+def _visible(text: str) -> str:
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def _yaml_line(line: Line) -> str:
