@@ -22,7 +22,7 @@ from planner.configs.axolotl_keys import (
     UNMODELLED,
 )
 from planner.configs.axolotl_write import write
-from planner.configs.deepspeed import engine
+from planner.configs.deepspeed import named_engine
 from planner.configs.document import Document
 from planner.configs.keys import Keys
 from planner.configs.transformers import checkpoints
@@ -35,7 +35,6 @@ __all__ = ["read", "write"]
 
 PREFERENCES: Mapping[str, str] = {"dpo": "dpo", "ipo": "dpo", "grpo": "grpo"}
 """``rl`` in our words: ipo is DPO with another loss of the same bytes."""
-
 
 CONTEXT = ("context_parallel_size", "sequence_parallel_degree")
 """Ranks that share a sequence, by the newer name and by the older."""
@@ -70,7 +69,7 @@ def read(document: Document) -> Understood:
         **engines.settings,
     }
     settings |= _checkpoints(keys, method, settings)
-    settings |= _objective(keys) | _evaluation(keys, settings)
+    settings |= _objective(keys, method) | _evaluation(keys, settings)
     if fused.liger_head and not engines.files:
         _wide_tables(keys, method, settings)
     job = _job(keys)
@@ -202,7 +201,7 @@ def _names(value: Setting | None) -> tuple[str, ...]:
     return value if isinstance(value, tuple) else ()
 
 
-def _objective(keys: Keys) -> dict[str, Setting]:
+def _objective(keys: Keys, method: Method) -> dict[str, Setting]:
     """What the step optimises; other trainers than DPO's and GRPO's step otherwise."""
     kind = keys.take("rl", "text", "objective")
     if kind is None:
@@ -216,17 +215,17 @@ def _objective(keys: Keys) -> dict[str, Setting]:
         if keys.take("precompute_ref_log_probs", "flag", "reference", absent=False):
             found["reference"] = "none"
         return found
-    return found | _groups(keys.section("trl"))
+    return found | _groups(keys.section("trl"), method)
 
 
-def _groups(section: Keys) -> dict[str, Setting]:
+def _groups(section: Keys, method: Method) -> dict[str, Setting]:
     """GRPO's own keys; completions that a server makes are not planned."""
     found: dict[str, Setting] = {}
     for name, setting in (("num_generations", "num_generations"), ("max_completion_length", "completion_len")):
         if name in section:
             found[setting] = section.take(name, "whole", setting)
-    if beta := section.take("beta", "number", "reference", 0.0):
-        found["reference"] = "base" if beta else "none"
+    if section.take("beta", "number", "reference", 0.0):
+        found["reference"] = "copy" if method == "full" else "base"
     section.unmodelled({"use_vllm": "vLLM makes the completions", "use_liger_loss": "Liger's loss", "vllm_*": "vLLM"})
     section.ignore("*", why="neither memory nor time of a step feels it")
     return found
@@ -271,7 +270,7 @@ def _engine(keys: Keys) -> Engines:
         raise BrokenInput(f"{keys.file}: deepspeed and fsdp cannot be used together")
     if keys.peek("deepspeed"):
         keys.ignore("fsdp_version", "fsdp", "fsdp_config", why="DeepSpeed divides the run")
-        return _deepspeed(keys)
+        return Engines(**named_engine(keys)._asdict())
     keys.ignore("deepspeed", why="it is empty")
     if not sharded:
         keys.ignore("fsdp", "fsdp_config", "fsdp_version", why="there is no fsdp_config")
@@ -285,16 +284,6 @@ def _engine(keys: Keys) -> Engines:
         section, version=2 if version == 2 else 1, wraps=True, sharding=strategy, offload="offload" in words
     )
     return Engines(settings=settings, fsdp=version)
-
-
-def _deepspeed(keys: Keys) -> Engines:
-    """A file's name, or DeepSpeed's keys themselves."""
-    if isinstance(keys.peek("deepspeed"), str):
-        return Engines(files={"deepspeed": keys.take("deepspeed", "text", "sharding")})
-    section = keys.section("deepspeed")
-    found = engine(section)
-    section.readings()
-    return Engines(settings=found.settings, fallbacks=found.fallbacks)
 
 
 def _meshed(found: Engines, shard: int | None, replicate: int | None, context: int) -> Engines:

@@ -117,10 +117,11 @@ ADAMW = ("adam", "adamw", "fusedadam")
 
 
 class Engine(NamedTuple):
-    """What DeepSpeed's keys set; ``fallbacks`` yield to the trainer's own."""
+    """What DeepSpeed's keys set, or the file that does; ``fallbacks`` yield to the trainer's own."""
 
     settings: Mapping[str, Setting]
     fallbacks: Mapping[str, Setting]
+    files: Mapping[str, str] = {}
 
 
 def read(document: Document) -> Understood:
@@ -130,6 +131,16 @@ def read(document: Document) -> Understood:
     return Understood(
         format="deepspeed", settings=found.settings, fallbacks=found.fallbacks, readings=keys.readings(MATTER)
     )
+
+
+def named_engine(keys: Keys) -> Engine:
+    """What a trainer's key ``deepspeed`` says: the name of a file, or DeepSpeed's keys themselves."""
+    if isinstance(keys.peek("deepspeed"), str):
+        return Engine({}, {}, {"deepspeed": keys.take("deepspeed", "text", "sharding")})
+    section = keys.section("deepspeed")
+    found = engine(section)
+    section.readings()
+    return found
 
 
 def engine(keys: Keys) -> Engine:

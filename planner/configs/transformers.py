@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from planner.configs.accelerate_fsdp import fsdp_settings
-from planner.configs.deepspeed import engine
+from planner.configs.deepspeed import named_engine
 from planner.configs.document import Document
 from planner.configs.keys import Keys
 from planner.configs.model_arguments import MATTER as MODEL_MATTER
@@ -169,21 +169,13 @@ def _accelerator(keys: Keys) -> None:
 def _engines(keys: Keys) -> Trained:
     """FSDP or DeepSpeed, where TrainingArguments themselves name them."""
     if keys.peek("deepspeed"):
-        return _deepspeed(keys)
+        found = named_engine(keys)
+        return Trained(found.settings, {}, found.fallbacks, found.files)
     keys.ignore("deepspeed", why="it is empty")
     if keys.peek("fsdp"):
         return _fsdp(keys)
     keys.ignore("fsdp", "fsdp_config", "fsdp_min_num_params", "fsdp_transformer_layer_cls_to_wrap", why="fsdp is off")
     return Trained({}, {})
-
-
-def _deepspeed(keys: Keys) -> Trained:
-    if isinstance(keys.peek("deepspeed"), str):
-        return Trained({}, {}, files={"deepspeed": keys.take("deepspeed", "text", "sharding")})
-    section = keys.section("deepspeed")
-    found = engine(section)
-    section.readings()
-    return Trained(found.settings, {}, fallbacks=found.fallbacks)
 
 
 def _fsdp(keys: Keys) -> Trained:

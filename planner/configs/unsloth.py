@@ -21,7 +21,6 @@ from planner.configs.unsloth_keys import (
     ADAPTERS_IGNORED,
     ADAPTERS_MATTER,
     ADAPTERS_UNMODELLED,
-    CHECKPOINTS,
     EMBEDDINGS,
     LOADER_IGNORED,
     LOADER_MATTERS,
@@ -29,11 +28,11 @@ from planner.configs.unsloth_keys import (
     OF_ADAPTERS,
     OF_LOADER,
     PARTS,
-    SHORT,
     TRAINER_IGNORED,
     TRAINER_UNMODELLED,
     UNNAMED,
     UNPATCHED,
+    checkpointing,
 )
 from planner.configs.unsloth_studio import NAME, read_settings
 from planner.configs.unsloth_write import write
@@ -188,11 +187,10 @@ def _checkpoints(sections: list[Keys], settings: Mapping[str, Setting]) -> dict[
     word = next((one for one in said if one is not None), None)
     if word is None:
         return {}
-    found = CHECKPOINTS.get(word.strip().lower() if isinstance(word, str) else word)
+    found = checkpointing(word, settings.get("seq_len"))
     if found is None:
         raise BrokenInput(f"{sections[0].file}: use_gradient_checkpointing {show(word)} is not unsloth, True or False")
-    short = isinstance(settings.get("seq_len"), int) and int(settings["seq_len"]) < SHORT  # type: ignore[arg-type]
-    return {"gradient_checkpointing": found[0], "offload": () if short else found[1]}
+    return found
 
 
 # ---------------------------------------------------------------- the trainer

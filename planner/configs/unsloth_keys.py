@@ -5,6 +5,8 @@ from typing import Any
 
 from planner.configs.keys import Key, listed
 from planner.configs.model_arguments import DTYPES
+from planner.recommend.request import Setting
+from planner.stacks.resolve import OFFLOADED_FROM
 
 OF_LOADER = (
     Key("dtype", "weights_dtype", "text", DTYPES),
@@ -33,8 +35,20 @@ CHECKPOINTS: Mapping[Any, tuple[bool, tuple[str, ...]]] = {
 }
 """``use_gradient_checkpointing``: whether layers are computed again, and whether their inputs wait in RAM."""
 
-SHORT = 512
-"""Tokens below which ``unsloth`` means plain checkpoints: models/_utils.py, apply_unsloth_gradient_checkpointing."""
+
+def checkpointing(word: Any, seq_len: Setting | None) -> dict[str, Setting] | None:  # noqa: ANN401  (a file's value)
+    """What a word for checkpoints means to a sequence of ``seq_len``; ``None`` for a word that Unsloth does not have.
+
+    >>> checkpointing("unsloth", 256)
+    {'gradient_checkpointing': True, 'offload': ()}
+    """
+    said = word.strip().lower() if isinstance(word, str) else word
+    found = CHECKPOINTS.get(said) if isinstance(said, str | int) else None
+    if found is None:
+        return None
+    short = isinstance(seq_len, int) and seq_len < OFFLOADED_FROM
+    return {"gradient_checkpointing": found[0], "offload": () if short else found[1]}
+
 
 LOADER_MATTERS = (
     "model_name", "max_seq_length", "load_in_4bit", "load_in_8bit", "load_in_16bit", "full_finetuning",

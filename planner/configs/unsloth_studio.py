@@ -9,7 +9,7 @@ from planner.configs.document import Document
 from planner.configs.keys import Key, Keys, listed
 from planner.configs.transformers_keys import OPTIMIZERS
 from planner.configs.understood import Understood
-from planner.configs.unsloth_keys import CHECKPOINTS, SHORT
+from planner.configs.unsloth_keys import checkpointing
 from planner.errors import BrokenInput, show
 from planner.recommend.request import Setting
 from planner.spec import Method
@@ -100,11 +100,10 @@ def _method(keys: Keys) -> Method:
 
 def _checkpoints(keys: Keys, settings: Mapping[str, Setting]) -> dict[str, Setting]:
     word = keys.take("gradient_checkpointing", "any", "gradient_checkpointing", "unsloth")
-    found = CHECKPOINTS.get(word.strip().lower() if isinstance(word, str) else word)
+    found = checkpointing(word, settings["seq_len"])
     if found is None:
         raise BrokenInput(f"{keys.file}: training.gradient_checkpointing {show(word)} is not unsloth, true or none")
-    short = isinstance(settings["seq_len"], int) and settings["seq_len"] < SHORT
-    return {"gradient_checkpointing": found[0], "offload": () if short else found[1]}
+    return found
 
 
 def _adapters(keys: Keys, method: Method) -> dict[str, Setting]:

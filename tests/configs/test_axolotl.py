@@ -150,6 +150,17 @@ def test_weights_take_the_dtype_of_the_computation(keys: dict[str, Any], setting
     [
         (LORA, {}, "axolotl"),
         ({**LORA, "rl": "dpo"}, {"kernels": "eager", "objective": "dpo"}, "axolotl"),
+        (
+            {**LORA, "rl": "grpo", "trl": {"beta": 0.04}},
+            {"kernels": "eager", "objective": "grpo", "reference": "base"},
+            "axolotl",
+        ),
+        (
+            {"rl": "grpo", "trl": {"beta": 0.04}},
+            {"kernels": "eager", "objective": "grpo", "reference": "copy"},
+            "axolotl",
+        ),
+        ({**LORA, "rl": "grpo", "trl": {"beta": 0}}, {"kernels": "eager", "objective": "grpo"}, "axolotl"),
         ({**LORA, "trust_remote_code": True}, {"kernels": "eager"}, "axolotl"),
         ({**LORA, "lora_mlp_kernel": False}, {"kernels": "eager"}, "axolotl"),
         (

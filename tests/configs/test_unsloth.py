@@ -290,6 +290,8 @@ def test_studio_says_what_it_says() -> None:
     assert unmodelled(studio(lora={"use_dora": True})) == {"lora.use_dora"}
     with pytest.raises(BrokenInput, match="training_type 'half' is neither lora nor full"):
         studio(training={"training_type": "half"})
+    with pytest.raises(BrokenInput, match="is not unsloth, true or none"):
+        studio(training={"gradient_checkpointing": ["unsloth"]})
 
 
 # ---------------------------------------------------------------- exports
