@@ -21,7 +21,6 @@ TRL_RUNNING = 10 * 4
 CHUNK_TOKENS = 256
 """Tokens per checkpointed chunk of the head. trl 1.7 trainer/sft_trainer.py, _CHUNKED_LM_HEAD_CHUNK_SIZE."""
 
-
 OUTPUT_CHUNKS = 8
 """torchtune 0.6 modules/loss/ce_chunked_output_loss.py, num_output_chunks."""
 

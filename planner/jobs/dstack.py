@@ -5,7 +5,7 @@ Its runner says which machine of several this is: DSTACK_NODE_RANK and DSTACK_MA
 
 from planner.configs.written import Chosen, File, Written, comments
 from planner.jobs.cards import SOLD, known
-from planner.jobs.needs import Needs, exports, items, needs_of, reasons, run_name, setup_lines
+from planner.jobs.needs import SHARED_GB, Needs, exports, items, needs_of, reasons, run_name, setup_lines
 
 FILE = "task.dstack.yml"
 PYTHON = "3.12"
@@ -40,7 +40,3 @@ def _resources(needs: Needs) -> list[str]:
         f"  disk: {needs.disk_gb}GB..",
         f"  shm_size: {SHARED_GB}GB",
     ]
-
-
-SHARED_GB = 16
-"""Shared memory of the container, through which ranks of one machine exchange data. Ours."""

@@ -9,7 +9,7 @@ from typing import Any
 from planner.configs.written import Chosen, File, Written, comments
 from planner.errors import UnsupportedScenario
 from planner.jobs.cards import PRODUCTS, known
-from planner.jobs.needs import Needs, exports, needs_of, reasons, run_name, setup_lines
+from planner.jobs.needs import SHARED_GB, Needs, exports, needs_of, reasons, run_name, setup_lines
 
 FILE = "job.yaml"
 IMAGE = "python:3.12"
@@ -17,9 +17,6 @@ IMAGE = "python:3.12"
 
 FILES, WORK = "/files", "/work"
 """Where the ConfigMap lies, and where the run works: a ConfigMap cannot be written to."""
-
-SHARED_GB = 16
-"""Of /dev/shm, through which ranks of one machine exchange data. Ours."""
 
 VARIABLES = (("MACHINE_RANK", "$JOB_COMPLETION_INDEX"),)
 """The first pod of an Indexed Job has the index 0 in its name: its address is no variable of the cluster's."""

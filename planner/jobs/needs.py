@@ -17,6 +17,8 @@ HOURS_MARGIN = 1.5
 """On the upper bound of the run's hours: a limit that ends a run too early costs all of it. Ours."""
 CPUS_PER_GPU = 8
 """Processor cores for each card, of a data loader that is not to wait. Ours."""
+SHARED_GB = 16
+"""Of /dev/shm, through which ranks of one machine exchange data. Ours."""
 
 GB = 10**9
 
@@ -71,13 +73,17 @@ def reasons(chosen: Chosen, needs: Needs) -> list[str]:
 
 
 def run_name(chosen: Chosen) -> str:
+    """What the run is called in every tool: its method and its model."""
+    return plain_name(f"{chosen.candidate.method}-{chosen.plan.model.name}")
+
+
+def plain_name(text: str) -> str:
     """A name that every tool takes: letters, digits and dashes, no more than 40.
 
-    >>> re.sub(r"[^a-z0-9]+", "-", "Llama 3.1/8B".lower())
-    'llama-3-1-8b'
+    >>> plain_name("QLoRA-Llama 3.1/8B ")
+    'qlora-llama-3-1-8b'
     """
-    text = re.sub(r"[^a-z0-9]+", "-", f"{chosen.candidate.method}-{chosen.plan.model.name}".lower())
-    return text[:40].strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", text.lower())[:40].strip("-")
 
 
 def setup_lines(written: Written) -> list[str]:

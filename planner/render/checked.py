@@ -11,15 +11,14 @@ from planner.render.config_document import CheckDocument, ConfigDocument, KeyDoc
 from planner.render.lines import EMPTY, Line, Screen, paragraph
 from planner.render.machine import plan_document
 from planner.render.markdown import plan_markdown, sheet_markdown
-from planner.render.sheet import Cell, Column, Sheet, Tone, printable, row
+from planner.render.sheet import Cell, Column, Sheet, printable, row
 from planner.render.terminal import plan_lines, sheets_lines
+from planner.result import Verdict
 from planner.units import format_gib
 
-VERDICTS: Mapping[str, tuple[str, Tone]] = {
-    "fits": ("fits", "good"),
-    "tight": ("is tight", "warn"),
-    "does_not_fit": ("does not fit", "bad"),
-}
+VERBS: Mapping[Verdict, str] = {"fits": "fits", "tight": "is tight", "does_not_fit": "does not fit"}
+"""Verdicts as a sentence has them."""
+
 LONGEST = 60
 """Characters of a value in a table."""
 
@@ -41,7 +40,7 @@ def sentence(found: Checked) -> str:
     peak, cluster = found.candidate.estimate.peak, found.candidate.scenario.cluster
     names = " with ".join(printable(one.name) for one in found.documents)
     return (
-        f"{names} {VERDICTS[found.candidate.verdict][0]}: {found.candidate.method} of {found.plan.model.name} "
+        f"{names} {VERBS[found.candidate.verdict]}: {found.candidate.method} of {found.plan.model.name} "
         f"needs {format_gib(peak.required_bytes)} of {format_gib(cluster.usable_bytes)} GiB on {words.cards(cluster)}"
     )
 

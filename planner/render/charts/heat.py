@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from itertools import pairwise
 
+from planner.recommend.frontier import Cell
 from planner.recommend.surface import Point, Surface
 from planner.render import words
 from planner.render.charts.look import STEPS, Look, Spec, along, layered, texts, told
@@ -132,9 +133,7 @@ def _names(surface: Surface, look: Look) -> Iterator[Spec]:
     above, below = [], []
     rows = len(surface.batches)
     for across, length in enumerate(surface.lengths):
-        cell = most[length]
-        largest = f"{cell.fits:,}" if cell.fits else f"({cell.tight:,})" if cell.tight else "–"
-        above.append({"x": across + 0.5, "y": rows, "text": largest})
+        above.append({"x": across + 0.5, "y": rows, "text": largest(most[length])})
         below.append({"x": across + 0.5, "y": 0, "text": short(length)})
     side = [{"x": 0, "y": up + 0.5, "text": f"{batch:,}"} for up, batch in enumerate(surface.batches)]
     yield texts(above, POINT, look.ink, dy=-10, fontWeight="bold")
@@ -145,6 +144,11 @@ def _names(surface: Surface, look: Look) -> Iterator[Spec]:
         [{"x": len(surface.lengths), "y": 0, "text": "tokens in a sequence"}], POINT, look.soft, dy=27, align="right"
     )
     yield texts([{"x": 0, "y": 0, "text": "micro-batch"}], POINT, look.soft, dy=27, dx=-LEFT, align="left")
+
+
+def largest(cell: Cell) -> str:
+    """The largest micro-batch that fits; in brackets one that fits by the best estimate only."""
+    return f"{cell.fits:,}" if cell.fits else f"({cell.tight:,})" if cell.tight else "–"
 
 
 def brief_gib(count: int) -> str:

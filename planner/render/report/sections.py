@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from planner.recommend.rental import RentAnswer
 from planner.recommend.surface import Point, Surface
 from planner.render import plan_text, rent, time_text, words
+from planner.render.charts.heat import largest
 from planner.render.frontier import frontier_sheets
 from planner.render.lines import fold
 from planner.render.report import figures
@@ -70,8 +71,7 @@ def surface_sheet(surface: Surface) -> Sheet:
         row((f"{batch:,}", *(_cell(point) for point in points)))
         for batch, points in zip(surface.batches, surface.rows, strict=True)
     ]
-    largest = [most[length] for length in surface.lengths]
-    last = (f"{cell.fits:,}" if cell.fits else f"({cell.tight:,})" if cell.tight else "–" for cell in largest)
+    last = (largest(most[length]) for length in surface.lengths)
     return Sheet("", columns, (*rows, row(("largest that fits", *last))), rules=(len(rows),))
 
 
