@@ -56,7 +56,7 @@ def words(option: Option, asked: Asked) -> list[Word]:
 
 
 def _settings(option: Option, _asked: Asked) -> Iterable[str]:
-    from planner.stacks.resolve import choices  # noqa: PLC0415
+    from planner.stacks.values import choices  # noqa: PLC0415
 
     return choices(option.name)
 

@@ -5,7 +5,7 @@ from planner.errors import UnknownName, UsageError
 from planner.recommend.request import Request
 from planner.result import Evidence
 from planner.spec import METHODS, Method
-from planner.stacks.resolve import MAX_GPUS
+from planner.stacks.values import MAX_GPUS
 
 EVIDENCE: tuple[Evidence, ...] = ("closed-form", "traced")
 

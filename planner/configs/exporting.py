@@ -20,7 +20,7 @@ from planner.recommend.request import Request, command
 from planner.result import Candidate, Plan
 from planner.spec import Job, Scenario
 from planner.spec.job import OBJECTIVE_OF
-from planner.stacks.resolve import option
+from planner.stacks.values import option
 from planner.units import format_gib
 
 

@@ -13,7 +13,7 @@ from planner.configs.transformers_keys import TRAINING
 from planner.configs.written import Chosen, File, Line, json_text, yaml_text
 from planner.errors import UnsupportedScenario
 from planner.recommend.sourced import Advice
-from planner.stacks.resolve import option
+from planner.stacks.values import option
 
 ACCELERATE, DEEPSPEED = "accelerate.yaml", "ds_config.json"
 """Names of the launcher's files."""

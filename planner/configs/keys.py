@@ -14,7 +14,7 @@ from planner.configs.document import Document
 from planner.configs.understood import Fate, Reading
 from planner.errors import BrokenInput, UnsupportedScenario, nearest, show
 from planner.recommend.request import Setting
-from planner.stacks.resolve import option
+from planner.stacks.values import option
 
 Kind = Literal["text", "whole", "number", "flag", "names", "section", "any"]
 """``whole`` and ``number`` take numbers written as text too, ``names`` one name or a list of them, as trainers do."""

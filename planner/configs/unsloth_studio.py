@@ -13,7 +13,7 @@ from planner.configs.unsloth_keys import checkpointing
 from planner.errors import BrokenInput, show
 from planner.recommend.request import Setting
 from planner.spec import Method
-from planner.stacks.resolve import option
+from planner.stacks.values import option
 
 NAME = "unsloth"
 

@@ -20,7 +20,7 @@ from planner.recommend.shared import shared_estimator
 from planner.recommend.verdict import judge
 from planner.result import Verdict
 from planner.spec import Cluster, Method, ModelSpec, Scenario
-from planner.stacks.resolve import MAX_MICRO_BATCH
+from planner.stacks.values import MAX_MICRO_BATCH
 
 SHORTEST = 256
 """Tokens of the first length; each further one is twice as long."""

@@ -9,8 +9,8 @@ from planner.recommend.request import Ask, Setting
 from planner.spec import TrainSpec
 from planner.spec.dataset import suggested_seq_len
 from planner.spec.job import OBJECTIVE_OF
-from planner.stacks.resolve import checked
 from planner.stacks.rules import load_stack
+from planner.stacks.values import checked
 
 
 def informed(ask: Ask) -> Ask:

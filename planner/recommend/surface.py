@@ -8,7 +8,7 @@ from planner.recommend.shared import shared_estimator
 from planner.recommend.verdict import judge
 from planner.result import Verdict
 from planner.spec import Scenario
-from planner.stacks.resolve import MAX_MICRO_BATCH
+from planner.stacks.values import MAX_MICRO_BATCH
 
 MOST_LENGTHS, MOST_BATCHES = 10, 10
 """Lengths and micro-batches that a picture has room for; what the scenario itself has is always among them."""

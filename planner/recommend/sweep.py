@@ -30,8 +30,8 @@ from planner.recommend.request import (
 from planner.recommend.shared import shared_estimator
 from planner.result import Candidate
 from planner.spec import METHODS, NO_JOB, Cluster, Gpu, Job, Method
-from planner.stacks.resolve import checked
 from planner.stacks.rules import load_stack
+from planner.stacks.values import checked
 
 T = TypeVar("T")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from planner.errors import UnsupportedScenario, UsageError
 from planner.spec import Behaviour, Cluster, Origin
+from planner.stacks.values import option
 
 FEWEST_GENERATIONS = 2
 """Advantages compare the completions of one prompt."""
@@ -106,8 +107,9 @@ def _refuse_beside(chosen: Mapping[str, Any]) -> None:
     objective = chosen["objective"]
     for name in SPLITS_MODEL:
         if chosen[name] > 1:
-            option = "--" + name.replace("_", "-")
-            raise UnsupportedScenario(f"{option} under --objective {objective} is not planned yet: use {option} 1")
+            raise UnsupportedScenario(
+                f"{option(name)} under --objective {objective} is not planned yet: use {option(name)} 1"
+            )
     if chosen["offload"]:
         raise UnsupportedScenario(f"--offload under --objective {objective} is not planned yet: leave it out")
     if beyond := [name for name in chosen["moments"] if name not in PLANNED_MOMENTS]:

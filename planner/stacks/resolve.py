@@ -1,96 +1,29 @@
 """Settings that the user made, completed from stack, model and our own defaults, into a ``Scenario``."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, NamedTuple, get_args
 
-from planner.errors import UnknownName, UnsupportedScenario, UsageError, show
-from planner.peft_config import adapter_text, lora_settings
+from planner.errors import UnsupportedScenario, UsageError
+from planner.peft_config import lora_settings
 from planner.spec import (
-    MOMENTS,
-    OFFLOADS,
-    OPTIMIZERS,
     SHARDS_WEIGHTS,
-    Attend,
-    Autocast,
     Behaviour,
     Cluster,
-    Float,
-    Kernels,
-    Loss,
     Method,
     ModelSpec,
-    Objective,
-    OffloadDevice,
     Origin,
-    Quant,
-    QuantStorage,
-    Reference,
     Scenario,
     Sharding,
     TrainSpec,
-    ZeroBuckets,
 )
 from planner.stacks.layouts import leaves_nothing, refuse_layout, settle_layout
 from planner.stacks.objectives import refuse_objective, settle_objective
 from planner.stacks.offloads import refuse_offload
 from planner.stacks.rules import Defaults, load_stack
+from planner.stacks.values import FILES, MAX_GPUS, checked, option
 
-MAX_SEQ_LEN = 2**24
-MAX_MICRO_BATCH = 2**16
-MAX_RANK = 2**16
-MAX_GPUS = 4096
-MAX_SAMPLES = 2**20
-MAX_NEW_TOKENS = 2**17
-
-_CHOICES: Mapping[str, tuple[str, ...]] = {
-    "method": get_args(Method),
-    "adapter_dtype": get_args(Float),
-    "quant": get_args(Quant),
-    "quant_storage": get_args(QuantStorage),
-    "weights_dtype": get_args(Float),
-    "autocast": get_args(Autocast),
-    "optimizer": ("adamw", *OPTIMIZERS),
-    "attention": get_args(Attend),
-    "kernels": get_args(Kernels),
-    "loss": get_args(Loss),
-    "sharding": get_args(Sharding),
-    "zero_buckets": get_args(ZeroBuckets),
-    "offload_device": get_args(OffloadDevice),
-    "objective": get_args(Objective),
-    "reference": get_args(Reference),
-}
-_INTEGERS: Mapping[str, int] = {
-    "seq_len": MAX_SEQ_LEN,
-    "micro_batch_size": MAX_MICRO_BATCH,
-    "grad_accumulation": 2**20,
-    "lora_rank": MAX_RANK,
-    "eval_batch_size": MAX_MICRO_BATCH,
-    "eval_samples": MAX_SAMPLES,
-    "eval_accumulation_steps": MAX_SAMPLES,
-    "new_tokens": MAX_NEW_TOKENS,
-    "num_generations": MAX_MICRO_BATCH,
-    "completion_len": MAX_SEQ_LEN,
-    "tensor_parallel": MAX_GPUS,
-    "pipeline_parallel": MAX_GPUS,
-    "virtual_stages": 2**10,
-    "context_parallel": MAX_GPUS,
-    "ulysses_parallel": MAX_GPUS,
-    "expert_parallel": MAX_GPUS,
-}
-_BOOLEANS = (
-    "double_quant",
-    "gradient_checkpointing",
-    "eval_logits",
-    "reshard_after_forward",
-    "pin_memory",
-    "sequence_parallel",
-)
-_LISTS: Mapping[str, tuple[str, ...]] = {"moments": MOMENTS, "offload": OFFLOADS}
-"""Settings that name some of a few things, with commas."""
-_NAMES = ("lora_targets", "modules_to_save")
 OFFERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "torchtune": {
         "attention": ("sdpa", "eager"),
@@ -105,9 +38,6 @@ OFFERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 modules/attention_utils.py (Gemma 2 alone computes its scores itself), modules/loss, training/_distributed.py, and
 recipes, which refuse fp16. Unsloth 2026.10 models/loader_utils.py knows FSDP2 and ZeRO, too: those are not
 planned."""
-
-_FILES = ("peft_config",)
-_FLOATS: Mapping[str, tuple[float, float]] = {"lora_alpha": (0.0, 1e9), "lora_dropout": (0.0, 0.99)}
 
 
 class _Question(NamedTuple):
@@ -137,11 +67,6 @@ MOST_SETTLED = 10_000
 _settled: dict[_Question, _Settled] = {}
 
 
-def choices(name: str) -> tuple[str, ...]:
-    """What a setting may be, where that is one of a few words or some of them."""
-    return _CHOICES.get(name) or _LISTS.get(name, ())
-
-
 def resolve(
     model: ModelSpec,
     cluster: Cluster,
@@ -169,7 +94,7 @@ def _question(
     model: ModelSpec, cluster: Cluster, method: Method, settings: Mapping[str, Any], stack: str | Defaults
 ) -> _Question | None:
     """The question by what decides it; ``None`` where it cannot be told from others: a file may change, a list too."""
-    if not isinstance(stack, str) or any(name in settings for name in _FILES):
+    if not isinstance(stack, str) or any(name in settings for name in FILES):
         return None
     gpu = cluster.gpu
     chosen = tuple((name, type(value), value) for name, value in settings.items())
@@ -195,7 +120,7 @@ def _settle_all(
 ) -> _Settled:
     """Defaults, the stack's choices and the user's, each over those before it, and what they decide about others."""
     user = {
-        "method": _choice("method", method),
+        "method": checked("method", method),
         **{name: checked(name, value) for name, value in settings.items() if value is not None},
     }
     chosen: dict[str, Any] = {}
@@ -372,80 +297,3 @@ def _refuse_moments(chosen: Mapping[str, Any]) -> None:
         raise UnsupportedScenario("--moments merge: full fine-tuning has no adapters to merge; use --method lora")
     if "merge" in moments and chosen["method"] == "qlora" and chosen["quant"] == "int8":
         raise UnsupportedScenario("--moments merge into 8-bit weights is not planned yet: use --quant nf4")
-
-
-def checked(name: str, value: object) -> object:
-    """A setting's value as a scenario holds it; raise ``UsageError`` for one without meaning, by itself."""
-    if name in _LISTS:
-        return _listed(name, value)
-    if name in _CHOICES:
-        return _choice(name, value)
-    if name in _INTEGERS:
-        return _integer(name, value, most=_INTEGERS[name])
-    if name in _BOOLEANS:
-        return _boolean(name, value)
-    if name in _FLOATS:
-        return _float(name, value, *_FLOATS[name])
-    if name in _NAMES:
-        return _names(name, value)
-    if name in _FILES:
-        return adapter_text(value)
-    raise UnknownName("setting", name, [field.name for field in fields(TrainSpec)], listing="plan --help")
-
-
-def option(name: str) -> str:
-    """The long option of a ``TrainSpec`` field.
-
-    >>> option("micro_batch_size")
-    '--micro-batch-size'
-    """
-    return "--" + name.replace("_", "-")
-
-
-def _choice(name: str, value: object) -> str:
-    if not isinstance(value, str) or value not in _CHOICES[name]:
-        raise UsageError(f"{option(name)} {show(value)} is not one of {', '.join(_CHOICES[name])}")
-    return value
-
-
-def _integer(name: str, value: object, *, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise UsageError(f"{option(name)} {show(value)} is not a whole number")
-    if not 1 <= value <= most:
-        raise UsageError(f"{option(name)} {show(value)} is outside 1 to {most}")
-    return value
-
-
-def _boolean(name: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise UsageError(f"{option(name)} {show(value)} is neither true nor false")
-    return value
-
-
-def _float(name: str, value: object, least: float, most: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not -math.inf < value < math.inf:
-        raise UsageError(f"{option(name)} {show(value)} is not a number")
-    if not least <= value <= most:
-        raise UsageError(f"{option(name)} {show(value)} is outside {least:g} to {most:g}")
-    return float(value)
-
-
-def _listed(name: str, value: object) -> tuple[str, ...]:
-    """Names of a few things in their own order; ``all`` stands for every one.
-
-    >>> _listed("moments", "merge,evaluation")
-    ('evaluation', 'merge')
-    """
-    known, names = _LISTS[name], _names(name, value, "names")
-    for one in names:
-        if one not in (*known, "all"):
-            raise UsageError(f"{option(name)} {show(one)} is not one of {', '.join(known)}, or all")
-    return tuple(one for one in known if one in names or "all" in names)
-
-
-def _names(name: str, value: object, what: str = "module names") -> tuple[str, ...]:
-    parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
-        raise UsageError(f"{option(name)} {show(value)} is not a list of {what}")
-    clean = tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
-    return () if clean == ("none",) else clean

@@ -18,7 +18,7 @@ from planner.cli import completion
 from planner.cli.app import COMMANDS
 from planner.errors import UsageError
 from planner.hardware import list_gpus
-from planner.stacks.resolve import choices
+from planner.stacks.values import choices
 
 ROOT = Path(__file__).parents[2]
 Ask = Callable[..., list[str]]

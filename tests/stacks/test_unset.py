@@ -12,7 +12,7 @@ from planner.catalog import load_model
 from planner.hardware import load_gpu
 from planner.spec import Cluster, TrainSpec
 from planner.stacks import STACKS, describe_unset, load_stack, resolve, unset_settings
-from planner.stacks.resolve import checked
+from planner.stacks.values import checked
 
 LLAMA = load_model("llama-3.1-8b").model
 FILES = ("libraries", *STACKS)

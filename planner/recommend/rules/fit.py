@@ -7,7 +7,7 @@ from planner.calibration import words_of
 from planner.recommend.rules.base import Case, Scope, largest_owner
 from planner.recommend.verdict import lacks_ram
 from planner.result import Reason
-from planner.stacks.resolve import option
+from planner.stacks.values import option
 from planner.units import format_bytes
 
 
