@@ -186,6 +186,8 @@ def _shorter(now: int, chosen: Method, at: Callable[[int], Method | None]) -> tu
         return ()
     low, _ = _between(least, most, lambda step: at(step * LENGTH_STEP) != chosen)
     method = at(low * LENGTH_STEP)
+    if method is None:
+        return ()  # so short is no such job, as where completions alone are longer
     text = f"at most {low * LENGTH_STEP:,} tokens per sequence: {method}"
     return (Threshold(quantity="seq_len", value=low * LENGTH_STEP, side="below", method=method, text=text),)
 

@@ -102,6 +102,8 @@ def _meaning(one: Reading, found: Checked) -> str:
         return found.plan.model.name
     if one.sets in ("gpus", "nodes"):
         return f"{words.option(one.sets)} {cluster.world_size if one.sets == 'gpus' else cluster.nodes}"
+    if one.sets == "peft_config":
+        return words.option(one.sets)  # the whole file, of which this is a part
     if hasattr(train, one.sets):
         over = ", by the command" if one.sets in found.overridden else ""
         return f"{words.option(one.sets)} {_shown(getattr(train, one.sets))}{over}"

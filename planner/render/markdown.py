@@ -15,7 +15,8 @@ def plan_markdown(plan: Plan) -> str:
 def sheet_markdown(sheet: Sheet) -> str:
     """A table under its title, with its notes below."""
     parts = [f"## {escape(sheet.title)}"] if sheet.title else []
-    parts.append(table(sheet))
+    if sheet.rows or not sheet.notes:
+        parts.append(table(sheet))
     parts.extend(escape(note) for note in sheet.notes)
     return "\n\n".join(parts) + "\n"
 

@@ -70,7 +70,8 @@ def _sheet(sheet: Sheet, screen: Screen) -> list[Line]:
     room = screen.width - INDENT
     title = paragraph(sheet.title, screen.width, "strong") if sheet.title else []
     notes = [line for note in sheet.notes for line in paragraph(note, room, "faint")]
-    return [*title, *indented(table(narrowed(sheet, room), room)), *indented(notes)]
+    rows = table(narrowed(sheet, room), room) if sheet.rows or not sheet.notes else []
+    return [*title, *indented(rows), *indented(notes)]
 
 
 def _head(plan: Plan, screen: Screen) -> list[Line]:

@@ -233,3 +233,14 @@ def test_numbers_that_are_none_are_text_in_json(checking: Checking) -> None:
     found = checking.answer(checking.file("sft.yaml", SFT + "colour: .nan\n"), "--gpu", "4090")
 
     assert {"key": "colour", "value": "nan"}.items() <= found["config"]["keys"][-1].items()
+
+
+def test_notes_stand_without_an_empty_table_and_adapters_are_told_once(checking: Checking) -> None:
+    lora = {"peft_type": "LORA", "r": 8, "target_modules": ["q_proj"], "base_model_name_or_path": "Qwen/Qwen2.5-0.5B"}
+    name = checking.file("adapter_config.json", json.dumps(lora))
+
+    for form in ("text", "markdown"):
+        _, out, _ = checking(name, "--gpu", "h100", "--format", form)
+        assert "notes on the files" in out
+        assert "|  |" not in out
+        assert "{" not in out.partition("not said")[0]

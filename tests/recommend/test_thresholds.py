@@ -117,3 +117,13 @@ def test_real_models_flip_where_they_say(model: str, gpu: str) -> None:
     assert index is not None
     assert method(usable - below.value) == answer.candidates[index].method
     assert method(usable - below.value + 1) == below.method
+
+
+def test_completions_set_no_shortest_length() -> None:
+    """Sequences that completions alone would fill are no such job, and not a length at which another method wins."""
+    found = planner.plan(
+        model="1b", gpu="h100", method="full", objective="grpo", seq_len=1536, completion_len=1024, micro_batch_size=8
+    )
+
+    assert not [one for one in found.recommendation.thresholds if one.side == "below" and one.quantity == "seq_len"]
+    assert not [one.text for one in found.recommendation.thresholds if "None" in one.text]
