@@ -26,6 +26,7 @@ from planner.configs.deepspeed import named_engine
 from planner.configs.document import Document
 from planner.configs.keys import Keys
 from planner.configs.transformers import checkpoints
+from planner.configs.trl_keys import ITERATIONS
 from planner.configs.understood import Understood, with_fallbacks
 from planner.errors import BrokenInput
 from planner.recommend.request import Setting
@@ -227,6 +228,7 @@ def _groups(section: Keys, method: Method) -> dict[str, Setting]:
     if section.take("beta", "number", "reference", 0.0):
         found["reference"] = "copy" if method == "full" else "base"
     section.unmodelled({"use_vllm": "vLLM makes the completions", "use_liger_loss": "Liger's loss", "vllm_*": "vLLM"})
+    section.unmodelled(ITERATIONS, off=(None, 1))
     section.ignore("*", why="neither memory nor time of a step feels it")
     return found
 

@@ -111,15 +111,15 @@ FORMATS = (
 """In the order in which they are preferred where as many keys speak for two of them."""
 
 BY_NAME: Mapping[str, Format] = {one.name: one for one in FORMATS}
+BY_KIND: Mapping[str, Format] = {kind: one for one in FORMATS for kind in one.kinds}
 
 
 def format_of(document: Document, named: str | None = None) -> Format:
     """The format of a file, or the one that the user ``named``; raise ``UsageError`` where no key tells."""
     if named is not None:
-        kinds = {kind: one for one in FORMATS for kind in one.kinds}
-        if named not in BY_NAME and named not in kinds:
-            raise UnknownName("trainer", named, (*BY_NAME, *kinds))
-        return BY_NAME.get(named) or kinds[named]
+        if named not in BY_NAME and named not in BY_KIND:
+            raise UnknownName("trainer", named, (*BY_NAME, *BY_KIND))
+        return BY_NAME.get(named) or BY_KIND[named]
     best = max(FORMATS, key=lambda one: one.weight(document))
     if not best.weight(document):
         known = ", ".join(one.title for one in FORMATS)

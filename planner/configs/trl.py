@@ -21,6 +21,7 @@ from planner.configs.trl_keys import (
     DPO_UNMODELLED,
     GRPO_IGNORED,
     GRPO_UNMODELLED,
+    ITERATIONS,
     OTHER_TRAINERS,
     SCRIPT_IGNORED,
     SFT_IGNORED,
@@ -162,6 +163,7 @@ def _samples(keys: Keys, accumulated: int) -> None:
     if keys.take("steps_per_generation", "whole", "", accumulated) != accumulated:
         keys.tell("steps_per_generation", "unmodelled", why="completions are planned to last for one optimizer step")
     keys.unmodelled({"generation_batch_size": "completions are planned to last for one optimizer step"})
+    keys.unmodelled(ITERATIONS, off=(None, 1))
 
 
 READERS = {"sft": _sft, "dpo": _dpo, "grpo": _grpo}

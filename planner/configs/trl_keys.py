@@ -75,13 +75,18 @@ DPO_UNMODELLED: Mapping[str, str] = {
 GRPO_IGNORED = listed("""
     temperature top_p top_k min_p repetition_penalty generation_kwargs chat_template_kwargs shuffle_dataset
     disable_dropout pad_to_multiple_of router_aux_loss_coef num_generations_eval ds3_gather_for_generation vllm_*
-    num_iterations epsilon epsilon_high delta sapo_* vespo_* importance_sampling_level reward_weights
+    epsilon epsilon_high delta sapo_* vespo_* importance_sampling_level reward_weights
     multi_objective_aggregation scale_rewards loss_type mask_truncated_completions sync_ref_model
     ref_model_mixup_alpha ref_model_sync_steps entropy_coef_* entropy_target use_adaptive_entropy
     max_tool_calling_iterations off_policy_mask_threshold use_bias_correction_kl log_completions log_multimodal
     num_completions_to_print log_unique_prompts log_completions_hub_repo transformers_continuous_batching_config
     truncation_mode trust_remote_code
 """)
+ITERATIONS: Mapping[str, str] = {
+    "num_iterations": "a rollout lasts for several optimizer steps, and is scored by the older policy besides",
+}
+"""``GRPOConfig.num_iterations``, unless it is 1. trl 1.16 trainer/grpo_trainer.py, _generate_and_score_completions."""
+
 GRPO_UNMODELLED: Mapping[str, str] = {
     "use_vllm": "vLLM has weights and a cache of its own, on these cards or behind a server",
     "use_transformers_continuous_batching": "its cache of keys and values is paged",

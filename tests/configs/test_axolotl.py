@@ -207,6 +207,7 @@ def test_kernels_and_losses(keys: dict[str, Any], settings: dict[str, Any], stac
         ({**LORA, "adapter": "llama-adapter"}, "adapter"),
         ({**LORA, "gradient_checkpointing": "unsloth"}, "gradient_checkpointing"),
         ({**LORA, "rl": "kto"}, "rl"),
+        ({**LORA, "rl": "grpo", "trl": {"num_iterations": 2}}, "trl.num_iterations"),
         ({**LORA, "tensor_parallel_size": 2}, "tensor_parallel_size"),
         ({**LORA, "context_parallel_size": 2}, "context_parallel_size"),
         ({**LORA, "bf16": "full"}, "bf16"),

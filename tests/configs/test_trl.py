@@ -190,6 +190,7 @@ def test_what_liger_replaces_in_trl_is_not_the_head() -> None:
         ({"model_init_kwargs": {"use_kernels": True}}, "model_init_kwargs.use_kernels"),
         ({**GRPO, "use_vllm": True}, "use_vllm"),
         ({**GRPO, "steps_per_generation": 4}, "steps_per_generation"),
+        ({**GRPO, "num_iterations": 2}, "num_iterations"),
         ({**GRPO, "entropy_coef": 0.1}, "entropy_coef"),
         ({**DPO, "ref_model_init_kwargs": {"dtype": "bfloat16"}}, "ref_model_init_kwargs"),
     ],
