@@ -104,6 +104,20 @@ def _topics(_option: Option, _asked: Asked) -> Iterator[Word]:
     yield from (Word(rule.code, rule.slug) for rule in RULES)
 
 
+def _targets(_option: Option, _asked: Asked) -> Iterable[str]:
+    from planner.configs.exporting import TARGETS  # noqa: PLC0415
+
+    return TARGETS
+
+
+def _trainers(_option: Option, asked: Asked) -> Iterable[str]:
+    """Whose configuration a file is; of a job, whose files it runs."""
+    from planner.configs.exporting import TARGETS  # noqa: PLC0415
+    from planner.configs.formats import BY_KIND, BY_NAME  # noqa: PLC0415
+
+    return [one.name for one in TARGETS.values() if not one.job] if asked.command == "export" else (*BY_NAME, *BY_KIND)
+
+
 def _tasks(_option: Option, _asked: Asked) -> Iterable[str]:
     from planner.spec.job import TASKS  # noqa: PLC0415
 
@@ -139,6 +153,8 @@ _SOURCES: Mapping[str, Callable[[Option, Asked], Iterable[str | Word]]] = {
     "method": _methods,
     "stack": _stacks,
     "topic": _topics,
+    "target": _targets,
+    "trainer": _trainers,
     "task": _tasks,
     "needs": _abilities,
     "action": _actions,

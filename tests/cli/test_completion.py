@@ -105,6 +105,12 @@ def test_cards_of_ones_own(ask: Ask, tmp_path: Path) -> None:
     assert ask("--profiles", "/nowhere/at/all", "--gpu", "our") == []
 
 
+def test_targets_and_trainers(ask: Ask) -> None:
+    assert ask("export", "s") == ["sky", "slurm"]
+    assert {"llamafactory", "grpo", "peft"} <= set(ask("check", "--trainer", ""))
+    assert ask("export", "sky", "--trainer", "a") == ["axolotl", "accelerate"]
+
+
 def test_settings_are_what_the_library_allows(ask: Ask) -> None:
     for name in ("optimizer", "sharding", "weights_dtype", "loss"):
         assert ask(f"--{name.replace('_', '-')}", "") == list(choices(name))
