@@ -15,11 +15,11 @@ from planner.configs import axolotl
 from planner.configs.axolotl_adapters import matrices_of
 from planner.configs.axolotl_keys import CUT, IGNORED, LIGER, MATTER, ROWS, UNMODELLED
 from planner.configs.checking import understand_files
-from planner.configs.document import Document, parse_document
+from planner.configs.document import parse_document
 from planner.configs.exporting import differences, read_back
 from planner.configs.shipped import SHIPPED
 from planner.configs.understood import Understood
-from planner.errors import BrokenInput, PlannerError, UnsupportedScenario
+from planner.errors import BrokenInput, UnsupportedScenario
 from planner.recommend.request import Request
 from planner.spec import Job
 from tests.configs.returned import leave, peak, request
@@ -492,39 +492,3 @@ def test_axolotl_itself_takes_what_is_written(
         if name in ("datasets", "fsdp_config", "lora_modules_to_save") or value is None:
             continue
         assert taken[name] == value, name
-
-
-# ---------------------------------------------------------------- whatever people write
-
-STRANGE: tuple[Any, ...] = (
-    None,
-    True,
-    -1,
-    0,
-    1.5,
-    10**40,
-    "",
-    "none",
-    "auto",
-    "../../x",
-    [],
-    ["a", 1],
-    [[]],
-    {},
-    {"a": {"b": None}},
-)
-
-
-KINDS: tuple[dict[str, Any], ...] = ({}, QLORA, {"fsdp_config": {"fsdp_version": 2}})
-
-
-@pytest.mark.parametrize("name", sorted({*MATTER, *UNMODELLED}))
-def test_a_strange_value_is_read_or_refused_in_one_line(name: str) -> None:
-    for value, kind in product(STRANGE, KINDS):
-        document = Document(path=Path("sft.yml"), data={**BASE, **kind, name: value}, format="yaml")
-        try:
-            told = {one.key.partition(".")[0] for one in axolotl.read(document).readings}
-        except PlannerError as error:
-            told = set(str(error).splitlines())
-            assert len(told) == 1, value
-        assert told

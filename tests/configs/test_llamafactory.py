@@ -13,13 +13,13 @@ import yaml
 
 from planner.configs import llamafactory
 from planner.configs.checking import understand_files
-from planner.configs.document import Document, parse_document
+from planner.configs.document import parse_document
 from planner.configs.exporting import differences, read_back
 from planner.configs.llamafactory_keys import IGNORED, MATTER, UNMODELLED
 from planner.configs.transformers_keys import IGNORED as TRAINING_IGNORED
 from planner.configs.transformers_keys import UNMODELLED as TRAINING_UNMODELLED
 from planner.configs.understood import Understood
-from planner.errors import BrokenInput, PlannerError, UnsupportedScenario
+from planner.errors import BrokenInput, UnsupportedScenario
 from planner.recommend.request import Request
 from planner.spec import Job
 from tests.configs.returned import leave, peak, request
@@ -313,39 +313,3 @@ def test_llamafactory_itself_takes_what_is_written(
         ):
             continue  # made lists, enums, or shorter by one where samples share a sequence
         assert said[name] == value, name
-
-
-# ---------------------------------------------------------------- whatever people write
-
-STRANGE: tuple[Any, ...] = (
-    None,
-    True,
-    -1,
-    0,
-    1.5,
-    10**40,
-    "",
-    "none",
-    "auto",
-    "../../x",
-    [],
-    ["a", 1],
-    [[]],
-    {},
-    {"a": {"b": None}},
-)
-
-
-KINDS: tuple[dict[str, Any], ...] = ({}, {"finetuning_type": "full"}, {"quantization_bit": 4}, {"stage": "dpo"})
-
-
-@pytest.mark.parametrize("name", sorted({*MATTER, *UNMODELLED}))
-def test_a_strange_value_is_read_or_refused_in_one_line(name: str) -> None:
-    for value, kind in product(STRANGE, KINDS):
-        document = Document(path=Path("sft.yaml"), data={**BASE, **kind, name: value}, format="yaml")
-        try:
-            told = {one.key.partition(".")[0] for one in llamafactory.read(document).readings}
-        except PlannerError as error:
-            told = set(str(error).splitlines())
-            assert len(told) == 1, value
-        assert told
