@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 from planner.catalog import REPOSITORY, exists, find_name, load_model, looks_like_path, refuse_uncovered
+from planner.configs.deepspeed_shipped import shipped_document
 from planner.configs.document import Document, read_document
 from planner.configs.formats import BY_NAME, Format, format_of, read_as
-from planner.configs.shipped import shipped_document
 from planner.configs.understood import Reading, Understood, with_fallbacks
 from planner.errors import BrokenInput, UnsupportedScenario, UsageError, show
 from planner.hardware import list_classes

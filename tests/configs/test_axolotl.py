@@ -15,9 +15,9 @@ from planner.configs import axolotl
 from planner.configs.axolotl_adapters import matrices_of
 from planner.configs.axolotl_keys import CUT, IGNORED, LIGER, MATTER, ROWS, UNMODELLED
 from planner.configs.checking import understand_files
+from planner.configs.deepspeed_shipped import SHIPPED
 from planner.configs.document import parse_document
 from planner.configs.exporting import differences, read_back
-from planner.configs.shipped import SHIPPED
 from planner.configs.understood import Understood
 from planner.errors import BrokenInput, UnsupportedScenario
 from planner.recommend.request import Request
