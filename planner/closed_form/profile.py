@@ -150,6 +150,7 @@ def key_of(scenario: Scenario) -> ProfileKey:
 
 
 def _wide_outside(train: TrainSpec, stack: Behaviour) -> bool:
+    """Whether norms, tables and head are trained in fp32 beside 16-bit matrices: ``full_upcast`` of the stack."""
     alone = train.sharding in ("none", "ddp") and train.weights_dtype != "fp32"
     return alone and train.method == "full" and train.attention in stack.full_upcast and train.loss != "fused"
 
