@@ -9,7 +9,6 @@ from typing import Any
 
 from planner.recommend.recipe import Recipe
 from planner.recommend.request import Request, Setting
-from planner.render.sheet import printable
 from planner.result import Candidate, Plan
 from planner.spec import Scenario, TrainSpec
 
