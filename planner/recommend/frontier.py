@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from planner.errors import UnsupportedScenario, UsageError
 from planner.estimators import Estimator, timed
@@ -19,7 +20,8 @@ from planner.recommend.request import DEFAULT_STACK, Ask, Request, Setting, requ
 from planner.recommend.shared import shared_estimator
 from planner.recommend.verdict import judge
 from planner.result import Verdict
-from planner.spec import Cluster, Method, ModelSpec, Scenario
+from planner.spec import Cluster, Method, ModelSpec, Scenario, TrainSpec
+from planner.stacks.objectives import settle_objective
 from planner.stacks.values import MAX_MICRO_BATCH
 
 SHORTEST = 256
@@ -94,13 +96,12 @@ def frontier(request: Request, *, estimator: Estimator | None = None) -> Frontie
     ask, notes = understand(request)
     ask = informed(ask)
     limit = ask.model.max_position_embeddings or UNLIMITED
-    lengths = lengths_to(limit)
     estimate = estimator or shared_estimator()
     lanes: list[Lane] = []
     missing: list[tuple[Method, str]] = []
     for method in ask.methods:
         try:
-            lanes += [lane_of(scenario, lengths, limit, estimate) for scenario in _scenarios(ask, method)]
+            lanes += [lane_of(one, lengths_of(one, limit), limit, estimate) for one in _scenarios(ask, method)]
         except UnsupportedScenario as error:
             missing.append((method, str(error)))
     if not lanes:
@@ -109,7 +110,7 @@ def frontier(request: Request, *, estimator: Estimator | None = None) -> Frontie
         model=ask.model,
         cluster=ask.cluster,
         stack=request.stack,
-        lengths=lengths,
+        lengths=tuple(cell.seq_len for cell in lanes[0].cells),
         limit=limit,
         lanes=tuple(lanes),
         missing=tuple(missing),
@@ -132,6 +133,18 @@ def lengths_to(limit: int) -> tuple[int, ...]:
     while found[-1] < limit:
         found.append(2 * found[-1])
     return (*found[:-1], limit)
+
+
+def lengths_of(scenario: Scenario, limit: int) -> tuple[int, ...]:
+    """Those of ``lengths_to`` that leave room for a prompt before the completions that the user asks for."""
+    return tuple(length for length in lengths_to(limit) if length > _completion(scenario))
+
+
+def _completion(scenario: Scenario) -> int:
+    """Tokens of a sequence that are sampled whatever its length is."""
+    train = scenario.train
+    asked = train.objective == "grpo" and scenario.origins.get("completion_len") == "user"
+    return train.completion_len if asked else 0
 
 
 def largest(reaches: Callable[[int], bool], most: int, guess: int = 1) -> int:
@@ -165,8 +178,16 @@ def _scenarios(ask: Ask, method: Method) -> Iterator[Scenario]:
 
 
 def shaped(scenario: Scenario, seq_len: int, micro_batch_size: int) -> Scenario:
-    """The scenario at another length and micro-batch, on which no other setting depends."""
-    return replace(scenario, train=replace(scenario.train, seq_len=seq_len, micro_batch_size=micro_batch_size))
+    """The scenario at another length and micro-batch, with what GRPO settles by these where it was left open."""
+    changes: dict[str, Any] = {"seq_len": seq_len, "micro_batch_size": micro_batch_size}
+    train = replace(scenario.train, **changes)
+    if train.objective == "grpo" and scenario.origins:
+        chosen = {name: getattr(train, name) for name in (*train.settings, "method")}
+        if scenario.origins["completion_len"] != "user":
+            chosen["completion_len"] = TrainSpec.completion_len
+        settle_objective(chosen, dict(scenario.origins), scenario.cluster)
+        train = replace(train, **{name: chosen[name] for name in ("completion_len", "grad_accumulation")})
+    return replace(scenario, train=train)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +200,8 @@ class _Search:
 
     def reaches(self, goal: Verdict, seq_len: int, batch: int) -> bool:
         """Whether the verdict is ``goal`` or better."""
+        if seq_len <= _completion(self.scenario):
+            return False
         verdict = judge(self.estimate(shaped(self.scenario, seq_len, batch)), self.scenario.cluster)
         return RANKS[verdict] >= RANKS[goal]
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from planner.estimators import Estimator
-from planner.recommend.frontier import UNLIMITED, Lane, lane_of, lengths_to, shaped
+from planner.recommend.frontier import UNLIMITED, Lane, lane_of, lengths_of, shaped
 from planner.recommend.shared import shared_estimator
 from planner.recommend.verdict import judge
 from planner.result import Verdict
@@ -66,7 +66,7 @@ def surface(scenario: Scenario, *, estimator: Estimator | None = None) -> Surfac
 
 def _lengths(scenario: Scenario, limit: int) -> tuple[int, ...]:
     """Doubling lengths, and the scenario's own."""
-    return tuple(sorted({*lengths_to(limit), scenario.train.seq_len}))
+    return tuple(sorted({*lengths_of(scenario, limit), scenario.train.seq_len}))
 
 
 def _shown_lengths(lane: Lane, own: int) -> tuple[int, ...]:

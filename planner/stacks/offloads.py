@@ -11,6 +11,9 @@ OFFLOADS_ACTIVATIONS = ("trl", "axolotl", "llamafactory", "unsloth", "torchtune"
 activation_offloading; llamafactory 0.9.5 use_unsloth_gc; unsloth 2026.10 use_gradient_checkpointing; torchtune 0.6
 enable_activation_offloading."""
 
+OF_CHECKPOINTS = ("llamafactory", "unsloth")
+"""Those of them that move the inputs of recomputed layers only: without checkpoints nothing is moved."""
+
 ON_CARD_ONLY = ("8bit", "paged", "lion")
 """bitsandbytes' optimizers update states on the card: 0.50 optim/optimizer.py."""
 

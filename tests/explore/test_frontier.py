@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 import planner
 from planner.errors import UsageError
-from planner.recommend.frontier import Frontier, Lane, frontier_for, largest, lengths_to
+from planner.recommend.frontier import Frontier, Lane, frontier, frontier_for, largest, lengths_to
+from planner.recommend.request import request_of
+from planner.recommend.verdict import judge
 from planner.render.frontier import frontier_lines, frontier_sheets
 from planner.render.lines import Screen, plain
 from planner.render.markdown import sheet_markdown
@@ -175,3 +177,18 @@ def test_a_bad_option_is_one_line(run: Run, arguments: tuple[str, ...], words: s
     assert answer.code == 2
     assert answer.err.count("\n") == 1
     assert words in answer.err
+
+
+@pytest.mark.parametrize("settings", [{}, {"completion_len": 600}])
+def test_groups_of_completions_are_settled_at_each_length(settings: dict[str, Any]) -> None:
+    """Completions are half of a short sequence, or leave no room in it; each entry is what the plan itself says."""
+    asked = {"objective": "grpo", **settings}
+    found = frontier(request_of(model="1b", gpu="4090", method="lora", settings=asked))
+
+    assert found.lengths[0] == (1024 if settings else 256)
+    lane = found.lanes[0]
+    for cell in lane.cells[:2]:
+        shape = {**asked, "seq_len": cell.seq_len, "micro_batch_size": cell.fits, "gradient_checkpointing": True}
+        asked_alone = planner.scenario(model="1b", gpu="4090", method="lora", **shape)
+        assert judge(planner.estimate(asked_alone), asked_alone.cluster) == "fits"
+    assert all(cell.tokens_per_second is None or cell.tokens_per_second > 0 for cell in lane.cells)

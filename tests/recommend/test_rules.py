@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+import planner
 from planner.errors import UnknownName
 from planner.recommend.candidates import candidate
 from planner.recommend.rules import FAMILIES, RULES, Case, Rule, documentation, explain, find, title
@@ -621,3 +622,12 @@ def test_wide_shards_of_what_fits_anyway_are_no_news() -> None:
 
     assert find("SHD005").check(replace(wide, chosen=candidate(ask(), "lora", flat(10)))) is None
     assert find("SHD005").check(wide) is not None
+
+
+@pytest.mark.parametrize(("stack", "said"), [("trl", True), ("unsloth", False), ("llamafactory", False)])
+def test_checkpoints_on_the_host_are_not_spared(stack: str, said: bool) -> None:
+    """Unsloth and LLaMA-Factory move the inputs of recomputed layers only: without checkpoints nothing would move."""
+    settings = {"offload": ("activations",), "gradient_checkpointing": True, "micro_batch_size": 2}
+    found = planner.plan(model="8b", gpu="h100", method="qlora", stack=stack, **settings)
+
+    assert ("ACT004" in [reason.code for reason in found.recommendation.reasons]) == said
