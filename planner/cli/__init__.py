@@ -5,12 +5,14 @@ import os
 import sys
 from collections.abc import Sequence
 
+from planner.cli.interruption import end_while_loading
 from planner.errors import EXIT_INTERRUPTED, EXIT_USAGE, PlannerError
 
 
 def run() -> None:
     """Entry point of the console command and of ``python -m planner``."""
     gc.set_threshold(FEW_COLLECTIONS)
+    end_while_loading()
     try:
         code = main(sys.argv[1:])
     except KeyboardInterrupt:

@@ -1,8 +1,34 @@
-"""Ctrl-C as a wish, for work that must not stop in the middle of a line."""
+"""Ctrl-C: at once while libraries load, else as usual; and as a wish, for work that must not stop within a line."""
 
+import os
 import signal
+import sys
 from types import FrameType, TracebackType
 from typing import Any, Self
+
+from planner.errors import EXIT_INTERRUPTED
+
+LIBRARIES = ("torch", "numpy", "transformers", "accelerate", "peft", "trl", "bitsandbytes", "deepspeed")
+"""Whose compiled parts turn an interrupt into an error of their own, or abort, while they are being loaded."""
+
+
+def end_while_loading() -> None:
+    """From now on SIGINT ends the process at once where one of ``LIBRARIES`` is half loaded, and interrupts elsewhere.
+
+    Nothing of ours is at stake then: no file is open, and nothing has been written.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end_or_interrupt)
+
+
+def _end_or_interrupt(number: int, frame: FrameType | None) -> None:
+    if any(_is_half_loaded(name) for name in LIBRARIES):
+        os._exit(EXIT_INTERRUPTED)
+    signal.default_int_handler(number, frame)
+
+
+def _is_half_loaded(name: str) -> bool:
+    return bool(getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False))
 
 
 class Interruption:
