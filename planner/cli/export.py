@@ -27,11 +27,17 @@ def main(values: Values) -> int:
     folder = Path(values["out"]).expanduser()
     request = request_from(values, command=f"plan export {target} --out {values['out']}")
     request = replace(request, stack=values["stack"] or "")
-    found = export(target, request, dataset=values["dataset"] or "", trainer=values["trainer"] or "trl")
+    found = export(target, request, dataset=_dataset(values, target), trainer=values["trainer"] or "trl")
     if found.files:
         _save(found, folder, force=bool(values["force"]))
     show(format_name, lambda: exported_sheets(found, folder), lambda: exported_document(found, folder))
     return EXIT_FITS if found.files else EXIT_NOTHING_FITS
+
+
+def _dataset(values: Values, target: str) -> str:
+    """The file of data as the run finds it from the folder of its files; a job has it in the folder itself."""
+    named = values["dataset"] or ""
+    return named if TARGETS[target].job or not named else str(Path(named).expanduser().absolute())
 
 
 def _save(found: Exported, folder: Path, *, force: bool) -> None:

@@ -98,7 +98,7 @@ def export(name: str, request: Request, *, dataset: str = "", trainer: str = "tr
 def chosen_of(found: Plan, asked: Request, dataset: str) -> Chosen:
     """The recommended candidate with all that a writer needs; the plan must have one."""
     candidate = found.candidates[found.recommendation.candidate or 0]
-    model = asked.model if Path(asked.model).exists() else found.model.hub_id or asked.model
+    model = _local(asked.model) or found.model.hub_id or asked.model
     return Chosen(
         candidate=candidate,
         plan=found,
@@ -108,6 +108,14 @@ def chosen_of(found: Plan, asked: Request, dataset: str) -> Chosen:
         dataset=dataset,
         heading=_heading(found, candidate, asked),
     )
+
+
+def _local(model: str) -> str:
+    """The folder of a model that is here, from wherever the run starts; empty for any other."""
+    path = Path(model)
+    if not path.exists():
+        return ""
+    return str((path.parent if path.is_file() else path).absolute())
 
 
 def _job(job: Job, scenario: Scenario) -> Job:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 
-from planner.build.installed import check_versions, needed, require
+from planner.build.installed import BUILT, check_versions, needed, require
 from planner.errors import UnsupportedScenario, UsageError, show
 from planner.local.card import LOCAL, cpu_card, profile_of
 from planner.local.processor import processor_name, total_bytes
@@ -69,6 +69,10 @@ def card_of_device(device: Device, gpus: Iterable[Gpu] = ()) -> Gpu:
 
 def check_measurable(scenario: Scenario, layers: int | None) -> None:
     """Raise ``PlannerError`` for what this machine, with the libraries' own code, cannot show."""
+    if scenario.stack.name not in BUILT:
+        raise UnsupportedScenario(
+            f"the step of stack {scenario.stack.name} is not built here, so none is measured: use --stack hf or trl"
+        )
     depth = scenario.model.num_hidden_layers
     if layers is not None and not 1 <= layers <= depth:
         raise UsageError(f"--layers {show(layers)} is outside 1 to {depth}, the depth of {scenario.model.name}")

@@ -68,6 +68,10 @@ def refuse_objective(chosen: Mapping[str, Any], cluster: Cluster, stack: Behavio
     """Objectives, references and batches that the trainer refuses, and what is not planned beside them."""
     objective = chosen["objective"]
     if objective == "sft":
+        if chosen["reference"] != "none":
+            raise UsageError(
+                f"--reference {chosen['reference']} is of preferences and rewards: add --objective dpo or grpo"
+            )
         return
     if objective not in stack.objectives:
         known = ", ".join(stack.objectives)

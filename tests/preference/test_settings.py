@@ -95,3 +95,11 @@ def test_other_trainers_are_not_taken_for_dpo_or_grpo(task: str) -> None:
         job_from({"task": task}, None)
 
     assert job_from({"task": task, "objective": "dpo"}, None)[0].task in ("dpo", "rl")
+
+
+@pytest.mark.parametrize("reference", ["copy", "base"])
+def test_a_reference_is_of_pairs_and_samples(reference: str) -> None:
+    """Supervised training has none: a copy would otherwise stand in its bytes unsaid."""
+    with pytest.raises(UsageError, match="add --objective dpo or grpo"):
+        train(reference=reference)
+    assert train(reference="none").objective == "sft"
