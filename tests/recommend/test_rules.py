@@ -627,7 +627,7 @@ def test_wide_shards_of_what_fits_anyway_are_no_news() -> None:
 @pytest.mark.parametrize(("stack", "said"), [("trl", True), ("unsloth", False), ("llamafactory", False)])
 def test_checkpoints_on_the_host_are_not_spared(stack: str, said: bool) -> None:
     """Unsloth and LLaMA-Factory move the inputs of recomputed layers only: without checkpoints nothing would move."""
-    settings = {"offload": ("activations",), "gradient_checkpointing": True, "micro_batch_size": 2}
+    settings: dict[str, Any] = {"offload": ("activations",), "gradient_checkpointing": True, "micro_batch_size": 2}
     found = planner.plan(model="8b", gpu="h100", method="qlora", stack=stack, **settings)
 
     assert ("ACT004" in [reason.code for reason in found.recommendation.reasons]) == said
