@@ -310,6 +310,7 @@ def test_a_store_that_cannot_be_written_costs_a_line_and_not_the_answer(
         (("--gpus", "2", "--snapshot", "s.pickle"), 3, "--snapshot is the history of one rank"),
         (("--gpus", "2", "--tensor-parallel", "2"), 3, "plan measure has no --tensor-parallel"),
         (("--kernels", "fused"), 3, "no fused kernels"),
+        (("--stack", "llamafactory"), 3, "the step of stack llamafactory is not built here"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_in_one_line(
