@@ -225,8 +225,7 @@ def fold(command: str, width: int) -> list[str]:
     plan --model 70b --gpu 4090 \
       --seq-len 512
     >>> print("\n".join(fold("plan --dataset 'a long name.jsonl'", 20)))
-    plan \
-      --dataset \
+    plan --dataset \
       'a long name.jsonl'
     """
     lines, current = [], ""
