@@ -14,7 +14,11 @@ from planner.configs.understood import Reading, Understood, with_fallbacks
 from planner.errors import BrokenInput, UnsupportedScenario, UsageError, show
 from planner.hardware import list_classes
 from planner.planning import plan
+from planner.recommend.candidates import supported
+from planner.recommend.informed import informed
+from planner.recommend.names import understand
 from planner.recommend.request import DEFAULT_STACK, Request, Setting, options
+from planner.recommend.shared import shared_estimator
 from planner.result import Candidate, Plan, Way
 from planner.spec import MOMENT_SETTINGS, OFFLOADS, Method, Scenario, TrainSpec
 from planner.spec.training import NAMES
@@ -157,14 +161,20 @@ def judged_somewhere(
     A class is its weakest card, so a note says that no card was named.
     """
     classes = list_classes(request.profiles_dir)
-    largest = check(understood, documents, replace(request, gpu=classes[-1].id), ignore)
-    needed = largest.candidate.estimate.peak.required_bytes
-    for gpu in classes[:-1]:
-        if gpu.memory_bytes >= needed:
-            found = check(understood, documents, replace(request, gpu=gpu.id), ignore)
-            if found.candidate.verdict != "does_not_fit":
-                return _noted(found, f"no --gpu: {gpu.id} is the smallest class of cards that runs it")
-    return _noted(largest, f"no --gpu: {classes[-1].id} is the largest class of cards")
+    runs = (gpu.id for gpu in classes if _runs(understood, documents, replace(request, gpu=gpu.id)))
+    smallest = next(runs, None)
+    found = check(understood, documents, replace(request, gpu=smallest or classes[-1].id), ignore)
+    if smallest is None:
+        return _noted(found, f"no --gpu: {classes[-1].id} is the largest class of cards")
+    return _noted(found, f"no --gpu: {smallest} is the smallest class of cards that runs it")
+
+
+def _runs(understood: Understood, documents: tuple[Document, ...], request: Request) -> bool:
+    """Whether the run fits, or is tight, on the card of ``request``; not where the card cannot do what files ask."""
+    asked = replace(request_of_files(understood, documents, request).request, evidence="closed-form")
+    ask = informed(understand(asked)[0])
+    found = supported(ask, ask.methods[0], shared_estimator())
+    return found is not None and found.verdict != "does_not_fit"
 
 
 def _noted(found: Checked, note: str) -> Checked:

@@ -100,6 +100,17 @@ def test_without_a_card_it_is_the_smallest_class_that_runs_it(checking: Checking
     )
 
 
+def test_a_class_that_cannot_do_what_the_file_asks_is_passed_over(checking: Checking) -> None:
+    """Weak cards of 16 GB have no FlashAttention; without a card named, the next larger class is the answer."""
+    text = SFT.replace("load_in_4bit: true", "load_in_4bit: true\nattn_implementation: flash_attention_2")
+    name = checking.file("sft.yaml", text)
+
+    for size in ("2", "4", "8", "16"):
+        found = checking.answer(name, "--micro-batch-size", size)
+        assert found["candidates"][0]["verdict"] != "does_not_fit"
+        assert found["scenario"]["attention"]["value"] == "flash"
+
+
 def test_ways_out_ask_of_the_same_file(checking: Checking) -> None:
     name = checking.file("sft.yaml", SFT + "torch_compile: true\n")
     found = checking.answer(name, "--gpu", "12gb", "--micro-batch-size", "16", "--ignore", "torch_compile")
