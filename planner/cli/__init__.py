@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from planner.cli.interruption import end_while_loading
+from planner.cli.interruption import end_while_loading, forget_interrupt
 from planner.errors import EXIT_INTERRUPTED, EXIT_USAGE, PlannerError
 
 
@@ -16,6 +16,7 @@ def run() -> None:
     try:
         code = main(sys.argv[1:])
     except KeyboardInterrupt:
+        forget_interrupt()
         code = EXIT_INTERRUPTED
     raise SystemExit(code)
 

@@ -31,6 +31,16 @@ def _is_half_loaded(name: str) -> bool:
     return bool(getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False))
 
 
+def forget_interrupt() -> None:
+    """Let the exit code of ``python -m planner`` be ours after an interrupt.
+
+    CPython notes an interrupt that leaves ``exec`` of a text, as dataclasses and torch.fx run it, and under ``-m`` it
+    kills itself with SIGINT at the end, whoever caught the interrupt since. The next such ``exec`` takes the note back
+    (``run_eval_code_obj`` in CPython's ``Python/pythonrun.c``).
+    """
+    exec("")
+
+
 class Interruption:
     """While it is entered, the first SIGINT sets ``asked``; the second one interrupts as usual."""
 

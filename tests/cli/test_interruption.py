@@ -2,11 +2,15 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 from planner.cli.interruption import Interruption
+from planner.errors import EXIT_INTERRUPTED
 
 
 def test_the_first_is_a_wish_and_the_second_interrupts() -> None:
@@ -33,3 +37,24 @@ def test_another_thread_works_uninterrupted() -> None:
     thread.join()
 
     assert done == [False]
+
+
+def test_an_interrupt_within_a_text_that_runs_keeps_our_exit_code(tmp_path: Path) -> None:
+    (tmp_path / "interrupted.py").write_text(INTERRUPTED_WITHIN_A_TEXT)
+    process = subprocess.run(
+        [sys.executable, "-m", "interrupted"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (process.returncode, process.stdout, process.stderr) == (EXIT_INTERRUPTED, "", "")
+
+
+INTERRUPTED_WITHIN_A_TEXT = """\
+import planner.cli
+planner.cli.main = lambda arguments: exec("raise KeyboardInterrupt")
+planner.cli.run()
+"""
