@@ -30,15 +30,23 @@ def tidy() -> Iterator[None]:
 
     ``import torch._dynamo``, which PEFT and transformers' masks do, makes ``torchinductor_USER`` there.
     """
-    place = Path(gettempdir())
-    before = {*place.glob(KERNELS)}
+    _found_before.append({*Path(gettempdir()).glob(KERNELS)})
     try:
         yield
     finally:
-        for folder in {*place.glob(KERNELS)} - before:
+        tidy_now()
+        _found_before.pop()
+
+
+def tidy_now() -> None:
+    """What ``tidy`` does at its end, for a process that ends within it; outside it nothing."""
+    for before in _found_before:
+        for folder in {*Path(gettempdir()).glob(KERNELS)} - before:
             with suppress(OSError):  # somebody uses it after all
                 folder.rmdir()
 
+
+_found_before: list[set[Path]] = []
 
 KERNELS = "torchinductor_*"
 """torch 2.9 to 2.13 _inductor/runtime/cache_dir_utils.py, default_cache_dir."""

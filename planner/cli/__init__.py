@@ -16,8 +16,8 @@ def run() -> None:
     try:
         code = main(sys.argv[1:])
     except KeyboardInterrupt:
-        forget_interrupt()
         code = EXIT_INTERRUPTED
+    forget_interrupt()
     raise SystemExit(code)
 
 

@@ -15,7 +15,7 @@ LIBRARIES = ("torch", "numpy", "transformers", "accelerate", "peft", "trl", "bit
 def end_while_loading() -> None:
     """From now on SIGINT ends the process at once where one of ``LIBRARIES`` is half loaded, and interrupts elsewhere.
 
-    Nothing of ours is at stake then: no file is open, and nothing has been written.
+    Nothing of ours is at stake then: no file is open, and nothing but an empty folder of torch's has been written.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end_or_interrupt)
@@ -23,6 +23,9 @@ def end_while_loading() -> None:
 
 def _end_or_interrupt(number: int, frame: FrameType | None) -> None:
     if any(_is_half_loaded(name) for name in LIBRARIES):
+        from planner.build.quiet import tidy_now  # noqa: PLC0415  (loaded by then, where there is anything to tidy)
+
+        tidy_now()
         os._exit(EXIT_INTERRUPTED)
     signal.default_int_handler(number, frame)
 

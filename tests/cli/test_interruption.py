@@ -39,8 +39,9 @@ def test_another_thread_works_uninterrupted() -> None:
     assert done == [False]
 
 
-def test_an_interrupt_within_a_text_that_runs_keeps_our_exit_code(tmp_path: Path) -> None:
-    (tmp_path / "interrupted.py").write_text(INTERRUPTED_WITHIN_A_TEXT)
+@pytest.mark.parametrize("what", ["main", "app._run_body"], ids=["outside typer", "within typer"])
+def test_an_interrupt_within_a_text_that_runs_keeps_our_exit_code(what: str, tmp_path: Path) -> None:
+    (tmp_path / "interrupted.py").write_text(INTERRUPTED_WITHIN_A_TEXT.format(what=what))
     process = subprocess.run(
         [sys.executable, "-m", "interrupted"],
         cwd=tmp_path,
@@ -54,7 +55,9 @@ def test_an_interrupt_within_a_text_that_runs_keeps_our_exit_code(tmp_path: Path
 
 
 INTERRUPTED_WITHIN_A_TEXT = """\
-import planner.cli
-planner.cli.main = lambda arguments: exec("raise KeyboardInterrupt")
+import sys
+import planner.cli.app
+planner.cli.{what} = lambda *arguments: exec("raise KeyboardInterrupt")
+sys.argv = ["plan", "gpus"]
 planner.cli.run()
 """
