@@ -8,7 +8,6 @@ import gc
 import io
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
@@ -20,6 +19,7 @@ from planner.build.job import Begin, Job
 from planner.build.merging import merge
 from planner.build.optimizer import make_optimizer
 from planner.build.place import Place
+from planner.build.quiet import passing_folder
 from planner.build.trainer import decayed_names
 from planner.spec import Moment
 
@@ -39,7 +39,7 @@ def save(job: Job) -> None:
     transformers 5.23 trainer.py, Trainer._save and _save_optimizer_and_scheduler: ``save_pretrained`` and
     ``torch.save``, which take tensors to the host one at a time.
     """
-    with TemporaryDirectory(prefix="plan-") as folder, _writing_nothing(job.place):
+    with passing_folder() as folder, _writing_nothing(job.place):
         job.model.save_pretrained(folder)
         for optimizer in _parts(job.optimizer):
             states = optimizer.state_dict()

@@ -4,10 +4,11 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import gettempdir
+from shutil import rmtree
+from tempfile import TemporaryDirectory, gettempdir
 
 TALKERS = (
     "transformers",
@@ -30,23 +31,42 @@ def tidy() -> Iterator[None]:
 
     ``import torch._dynamo``, which PEFT and transformers' masks do, makes ``torchinductor_USER`` there.
     """
-    _found_before.append({*Path(gettempdir()).glob(KERNELS)})
-    try:
-        yield
-    finally:
-        tidy_now()
-        _found_before.pop()
+    before = {*Path(gettempdir()).glob(KERNELS)}
 
-
-def tidy_now() -> None:
-    """What ``tidy`` does at its end, for a process that ends within it; outside it nothing."""
-    for before in _found_before:
+    def remove_kernels() -> None:
         for folder in {*Path(gettempdir()).glob(KERNELS)} - before:
             with suppress(OSError):  # somebody uses it after all
                 folder.rmdir()
 
+    with _at_the_end(remove_kernels):
+        yield
 
-_found_before: list[set[Path]] = []
+
+@contextmanager
+def passing_folder() -> Iterator[str]:
+    """A temporary folder, which does not outlive a process that ends within ``tidy`` either."""
+    with TemporaryDirectory(prefix="plan-") as folder, _at_the_end(lambda: rmtree(folder, ignore_errors=True)):
+        yield folder
+
+
+def tidy_now() -> bool:
+    """Do at once what is left to tidy; false where there is nothing, outside ``tidy``."""
+    for tidying in _left_to_tidy:
+        tidying()
+    return bool(_left_to_tidy)
+
+
+@contextmanager
+def _at_the_end(tidying: Callable[[], None]) -> Iterator[None]:
+    _left_to_tidy.append(tidying)
+    try:
+        yield
+    finally:
+        _left_to_tidy.remove(tidying)
+        tidying()
+
+
+_left_to_tidy: list[Callable[[], None]] = []
 
 KERNELS = "torchinductor_*"
 """torch 2.9 to 2.13 _inductor/runtime/cache_dir_utils.py, default_cache_dir."""

@@ -3,6 +3,8 @@
 import os
 import signal
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -13,21 +15,32 @@ LIBRARIES = ("torch", "numpy", "transformers", "accelerate", "peft", "trl", "bit
 
 
 def end_while_loading() -> None:
-    """From now on SIGINT ends the process at once where one of ``LIBRARIES`` is half loaded, and interrupts elsewhere.
+    """From now on SIGINT ends the process at once within a trace and where one of ``LIBRARIES`` is half loaded.
 
-    Nothing of ours is at stake then: no file is open, and nothing but an empty folder of torch's has been written.
+    Nothing of ours is at stake then: no file is open, nothing but temporary folders has been written, and torch's C++
+    aborts where an interrupt reaches it. Elsewhere SIGINT interrupts.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end_or_interrupt)
 
 
-def _end_or_interrupt(number: int, frame: FrameType | None) -> None:
-    if any(_is_half_loaded(name) for name in LIBRARIES):
-        from planner.build.quiet import tidy_now  # noqa: PLC0415  (loaded by then, where there is anything to tidy)
+before_the_end: list[Callable[[], None]] = []
+"""What else is done before the process ends at once."""
 
-        tidy_now()
+
+def _end_or_interrupt(number: int, frame: FrameType | None) -> None:
+    if _tidied() or any(_is_half_loaded(name) for name in LIBRARIES):
+        for action in before_the_end:
+            with suppress(RuntimeError):  # the stream is being written to
+                action()
         os._exit(EXIT_INTERRUPTED)
     signal.default_int_handler(number, frame)
+
+
+def _tidied() -> bool:
+    """Whether there was anything to tidy: within a trace, whose modules are loaded before it begins."""
+    quiet = sys.modules.get("planner.build.quiet")
+    return quiet is not None and quiet.tidy_now()
 
 
 def _is_half_loaded(name: str) -> bool:

@@ -5,6 +5,7 @@ import sys
 from types import TracebackType
 from typing import Self
 
+from planner.cli.interruption import before_the_end
 from planner.cli.output import is_ascii
 
 WIDTH = 20
@@ -34,6 +35,7 @@ class Progress:
         self(f"{done_mark * full}{other * (WIDTH - full)} {text}")
 
     def __enter__(self) -> Self:
+        before_the_end.append(self.clear)
         return self
 
     def clear(self) -> None:
@@ -46,4 +48,5 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        before_the_end.remove(self.clear)
         self.clear()
