@@ -2,7 +2,7 @@
 
 from planner.closed_form.forward import between_layers, standing_gradients
 from planner.closed_form.loss import end_of_layers, fused_backward
-from planner.closed_form.profile import Turn
+from planner.closed_form.parts import Turn
 from planner.closed_form.step import Step, with_buffers
 from planner.result import Memory
 

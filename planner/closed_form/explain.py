@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from planner.closed_form.loss import head_bytes
-from planner.closed_form.profile import key_of, loss_tape_of
+from planner.closed_form.profile import loss_tape_of
+from planner.closed_form.recipe import key_of
 from planner.closed_form.step import Step, prepare
 from planner.formulas.blocks import block_tape
 from planner.formulas.head import hidden_tape

@@ -3,7 +3,7 @@
 from planner.closed_form.flat import Flat
 from planner.closed_form.forward import between_layers, in_layer
 from planner.closed_form.loss import end_of_layers, fused_backward, scored
-from planner.closed_form.profile import Turn, turns_at
+from planner.closed_form.parts import Turn, turns_at
 from planner.closed_form.step import Step, with_buffers
 from planner.formulas.coordinator import AFTER, BEFORE
 from planner.formulas.tape import Instant

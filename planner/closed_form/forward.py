@@ -1,7 +1,7 @@
 """Phase ``forward``: from the embedding to the last layer's output."""
 
 from planner.closed_form.offload import inputs_on_card, saved_on_card
-from planner.closed_form.profile import Turn
+from planner.closed_form.parts import Turn
 from planner.closed_form.rank import COMPUTE_BYTES
 from planner.closed_form.step import Step
 from planner.formulas.tape import Instant

@@ -1,8 +1,9 @@
 """One rank under FSDP: its shards, and the layers and gradients that it holds whole for a while."""
 
 from planner.closed_form.inventory import Inventory
-from planner.closed_form.profile import Profile, key_of, storage_of
+from planner.closed_form.profile import Profile
 from planner.closed_form.rank import COMPUTE_BYTES, Shards, divisible, largest_gradient, optimizer_of, states
+from planner.closed_form.recipe import key_of, storage_of
 from planner.closed_form.units import Sharing, Units, units_of
 from planner.errors import UnsupportedScenario
 from planner.formulas.adapters import saved_modules

@@ -2,7 +2,7 @@
 
 from planner.closed_form.forward import between_layers, in_layer
 from planner.closed_form.loss import end_of_layers, fused_backward, scored
-from planner.closed_form.profile import Turn
+from planner.closed_form.parts import Turn
 from planner.closed_form.step import Step, with_buffers
 from planner.closed_form.units import Units
 from planner.formulas.tape import Instant

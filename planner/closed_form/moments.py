@@ -5,7 +5,8 @@ Until merging ends them, weights, adapters and optimizer states stand through al
 
 from collections.abc import Callable, Mapping
 
-from planner.closed_form.profile import key_of, loss_tape_of, profile_of
+from planner.closed_form.profile import loss_tape_of, profile_of
+from planner.closed_form.recipe import key_of
 from planner.closed_form.step import Step
 from planner.closed_form.without_graph import (
     GREEDY_LOGIT_BYTES,

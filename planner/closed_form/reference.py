@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 from planner.closed_form.flat import Flat, flat_of
 from planner.closed_form.inventory import Storage
-from planner.closed_form.profile import key_of, profile_of, storage_of
+from planner.closed_form.profile import profile_of
 from planner.closed_form.rank import COMPUTE_BYTES, divisible
+from planner.closed_form.recipe import key_of, storage_of
 from planner.closed_form.units import Sharing, units_of
 from planner.formulas.sharding import shard
 from planner.formulas.zero import buckets

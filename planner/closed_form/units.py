@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from planner.closed_form.inventory import Storage
-from planner.closed_form.profile import NO_ADAPTERS
+from planner.closed_form.recipe import NO_ADAPTERS
 from planner.formulas.adapters import Adapters, adapters, block_parts, expert_sites, parameter_sites
 from planner.formulas.adapters import Part as Module
 from planner.formulas.params import quantized_matrices

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 from planner.closed_form.divided import with_all_experts
 from planner.closed_form.flat import Flat, flat_of
-from planner.closed_form.profile import Profile, key_of, storage_of
+from planner.closed_form.profile import Profile
 from planner.closed_form.rank import Shards, divisible, largest_gradient
+from planner.closed_form.recipe import key_of, storage_of
 from planner.closed_form.units import Sharing
 from planner.formulas.states import Trainable, optimizer_bytes
 from planner.formulas.zero import MASTER_BYTES, NORM_BYTES, Buckets, buckets

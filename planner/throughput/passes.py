@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from planner.closed_form.profile import ProfileKey, key_of, loss_tape_of, profile_of, recipe_of
+from planner.closed_form.profile import loss_tape_of, profile_of
+from planner.closed_form.recipe import ProfileKey, key_of, recipe_of
 from planner.closed_form.reference import without_adapters
 from planner.closed_form.without_graph import layer_cache_bytes
 from planner.formulas.adapters import adapters

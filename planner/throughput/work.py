@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from planner.closed_form.exchange import model_exchanges
 from planner.closed_form.parallel import is_divided, kinds_of_rank
-from planner.closed_form.profile import ProfileKey, key_of, loss_tape_of, profile_of, recipe_of
+from planner.closed_form.profile import loss_tape_of, profile_of
+from planner.closed_form.recipe import ProfileKey, key_of, recipe_of
 from planner.closed_form.shared import question_of
 from planner.closed_form.zero import as_deepspeed
 from planner.formulas.adapters import adapters

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from planner.catalog import load_model
-from planner.closed_form.profile import key_of, recipe_of
+from planner.closed_form.recipe import key_of, recipe_of
 from planner.formulas.adapters import block_parts
 from planner.formulas.blocks import block_tape
 from planner.formulas.tape import Size, Tape, total

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from planner.catalog import load_model
-from planner.closed_form.profile import key_of, recipe_of
+from planner.closed_form.recipe import key_of, recipe_of
 from planner.formulas.feed_forward import activate, mlp
 from planner.formulas.norms import norm
 from planner.formulas.operations import Recipe, Recorder

@@ -10,7 +10,7 @@ import pytest
 from planner.build.installed import check_versions
 from planner.catalog import load_model
 from planner.closed_form import estimate
-from planner.closed_form.profile import key_of, recipe_of, storage_of
+from planner.closed_form.recipe import key_of, recipe_of, storage_of
 from planner.errors import UnsupportedScenario
 from planner.formulas.blocks import block_tape
 from planner.formulas.feed_forward import mlp

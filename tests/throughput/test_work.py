@@ -7,7 +7,7 @@ import pytest
 
 from planner.catalog import load_model
 from planner.closed_form import estimate
-from planner.closed_form.profile import key_of, recipe_of
+from planner.closed_form.recipe import key_of, recipe_of
 from planner.formulas.blocks import block_tape
 from planner.formulas.flops import effective_length
 from planner.formulas.params import active_params, outer_params
