@@ -9,25 +9,42 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch")
+for needed in ("torch", "transformers", "peft", "bitsandbytes"):
+    pytest.importorskip(needed)
 
 pytestmark = [
     pytest.mark.torch,
     pytest.mark.skipif(os.name == "nt", reason="no SIGINT can be sent to another process"),
 ]
 
-TRACE = ["trace", "--model", "llama-3.2-1b", "--gpu", "4090", "--method", "lora", "--stack", "hf", "--all-layers"]
+TRACE = ["trace", "--model", "llama-3.1-70b", "--gpu", "4090", "--method", "lora", "--stack", "hf", "--all-layers"]
+"""Of eighty layers: far longer than any test waits."""
+
 FOLDERS = ("cache", "work", "temporary")
 
+TELLS = """\
+import os, sys
+from pathlib import Path
+def tell(event, arguments):
+    if event == "import" and arguments[0] == os.environ["MODULE"]:
+        Path(os.environ["REACHED"]).touch()
+sys.addaudithook(tell)
+"""
+"""What Python runs as it starts: notes that a module begins to be loaded."""
 
-def traced_until(seconds: float, number: int, folder: Path) -> subprocess.CompletedProcess[str]:
-    """``plan trace`` in folders of its own, with a signal sent after some time."""
-    for name in FOLDERS:
+
+def traced_until(module: str, number: int, folder: Path, patience: float = 300) -> subprocess.CompletedProcess[str]:
+    """``plan trace`` in folders of its own, with a signal sent a moment after it began to load a module."""
+    for name in (*FOLDERS, "site"):
         (folder / name).mkdir()
+    (folder / "site" / "sitecustomize.py").write_text(TELLS, encoding="utf-8")
+    reached = folder / "reached"
     places = {
         "FINETUNE_PLANNER_CACHE": str(folder / "cache"),
         "TMPDIR": str(folder / "temporary"),
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": os.pathsep.join([str(folder / "site"), str(Path(__file__).parents[2])]),
+        "MODULE": module,
+        "REACHED": str(reached),
     }
     process = subprocess.Popen(
         [sys.executable, "-m", "planner", *TRACE],
@@ -37,23 +54,33 @@ def traced_until(seconds: float, number: int, folder: Path) -> subprocess.Comple
         stderr=subprocess.PIPE,
         text=True,
     )
-    time.sleep(seconds)
+    end = time.monotonic() + patience
+    while not reached.exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.02)
+    time.sleep(0.3)
     assert process.poll() is None, "the trace ended too early for this test"
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=patience)
+    assert reached.exists()
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-@pytest.mark.parametrize("seconds", [0.8, 2.5, 5.0], ids=["starting", "importing", "tracing"])
-def test_nothing_is_left_of_an_interrupted_trace(seconds: float, tmp_path: Path) -> None:
-    done = traced_until(seconds, signal.SIGINT, tmp_path)
+TRACING = "peft.tuners.lora.bnb"
+"""What PEFT loads while it wraps the first layer: the model is built on fake tensors, and the step comes next."""
+
+
+@pytest.mark.parametrize(
+    "module", ["typer", "torch", "transformers", TRACING], ids=["starting", "importing", "importing more", "tracing"]
+)
+def test_nothing_is_left_of_an_interrupted_trace(module: str, tmp_path: Path) -> None:
+    done = traced_until(module, signal.SIGINT, tmp_path)
 
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
     assert not [path for name in FOLDERS for path in (tmp_path / name).iterdir()]
 
 
 def test_a_killed_trace_leaves_no_entry(tmp_path: Path) -> None:
-    done = traced_until(5.0, signal.SIGKILL, tmp_path)
+    done = traced_until(TRACING, signal.SIGKILL, tmp_path)
 
     assert done.returncode == -signal.SIGKILL
     assert not [*(tmp_path / "cache").iterdir(), *(tmp_path / "work").iterdir()]
