@@ -18,6 +18,8 @@ LAYERS: tuple[frozenset[str], ...] = (
             "formulas",
             "hardware",
             "hardware_schema",
+            "hardware_sections",
+            "price_schema",
             "catalog",
             "catalog_files",
             "families",

@@ -9,7 +9,7 @@ from planner.errors import UnsupportedScenario
 from planner.local.processor import available_bytes, processor_name, total_bytes
 from planner.local.values import Board, Link
 from planner.spec import Gpu
-from planner.spec.hardware import CPU
+from planner.spec.hardware import CPU, FLASH_CAPABILITY, PCIE_BYTES_PER_LANE
 from planner.units import GIB
 
 LOCAL = "local"
@@ -109,8 +109,6 @@ def _taken(board: Board, profile: Gpu | None) -> int:
 def _pcie(link: Link | None) -> float | None:
     if link is None:
         return None
-    from planner.hardware_schema import PCIE_BYTES_PER_LANE  # noqa: PLC0415  (pydantic loads with it)
-
     rate = PCIE_BYTES_PER_LANE.get(link.generation)
     return None if rate is None else rate * link.lanes
 
@@ -148,8 +146,6 @@ def _unified(profile: Gpu) -> Gpu:
 
 def stranger(board: Board, gpus: Iterable[Gpu]) -> Gpu:
     """A card without a profile: that of its generation with the largest CUDA context, its figures marked as guessed."""
-    from planner.hardware_schema import FLASH_CAPABILITY  # noqa: PLC0415  (pydantic loads with it)
-
     known = [gpu for gpu in gpus if gpu.compute_capability and gpu.vendor == "nvidia"]
     alike = [gpu for gpu in known if gpu.compute_capability == board.capability] or known
     nearest = max(alike, key=lambda gpu: gpu.context_bytes)

@@ -23,6 +23,19 @@ class Price:
         return self.low_usd if self.typical_usd is None else self.typical_usd
 
 
+PCIE_BYTES_PER_LANE = {
+    3: 8e9 / 8 * 128 / 130,
+    4: 16e9 / 8 * 128 / 130,
+    5: 32e9 / 8 * 128 / 130,
+    6: 64e9 / 8 * 242 / 256,
+}
+"""One way, before packet headers: transfers per second, less the line code (128b/130b; FLIT mode from generation 6)."""
+
+FLASH_CAPABILITY = (8, 0)
+"""flash-attention 2 runs from Ampere on (Dao-AILab/flash-attention, README, "NVIDIA CUDA Support")."""
+FLASH_GFX = ("gfx90a", "gfx942", "gfx950")
+"""AMD chips that flash-attention 2 serves (same README, "AMD ROCm Support")."""
+
 FIGURES: Mapping[str, str] = MappingProxyType(
     {
         "memory_bytes": "memory that torch sees",

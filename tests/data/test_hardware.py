@@ -9,7 +9,8 @@ import pytest
 
 from planner.errors import UnknownName
 from planner.hardware import _squeeze, list_classes, list_gpus, load_gpu, shipped_dir
-from planner.hardware_schema import SECTIONS, Peak
+from planner.hardware_schema import SECTIONS
+from planner.hardware_sections import Peak
 from planner.spec import Cluster
 from planner.units import GIB, MIB
 
