@@ -24,21 +24,6 @@ from planner.stacks.offloads import refuse_offload
 from planner.stacks.rules import Defaults, load_stack
 from planner.stacks.values import FILES, MAX_GPUS, checked, option
 
-OFFERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "torchtune": {
-        "attention": ("sdpa", "eager"),
-        "kernels": ("eager",),
-        "loss": ("full", "chunked"),
-        "sharding": ("none", "fsdp"),
-        "weights_dtype": ("bf16", "fp32"),
-    },
-    "unsloth": {"sharding": ("none", "ddp")},
-}
-"""What is planned of a setting where that is not everything, the default first. torchtune 0.6 has no more:
-modules/attention_utils.py (Gemma 2 alone computes its scores itself), modules/loss, training/_distributed.py, and
-recipes, which refuse fp16. Unsloth 2026.10 models/loader_utils.py knows FSDP2 and ZeRO, too: those are not
-planned."""
-
 
 class _Question(NamedTuple):
     """What decides a scenario's settings: of the cards only how many there are and what they can do."""
@@ -125,7 +110,7 @@ def _settle_all(
     }
     chosen: dict[str, Any] = {}
     origins: dict[str, Origin] = {}
-    ours = _defaults(model, cluster, method, defaults.behaviour)
+    ours = _defaults(model, cluster, method, defaults.offers)
     for source, values in (("default", ours), ("stack", _from_stack(defaults, cluster, method))):
         for name, value in values.items():
             chosen[name], origins[name] = value, source  # type: ignore[assignment]
@@ -137,7 +122,7 @@ def _settle_all(
     settle_objective(chosen, origins, cluster)
     if origins["attention"] != "user" and chosen["attention"] == "flash" and _computes_in_fp32(chosen):
         chosen["attention"] = next(name for name in ("sdpa", "eager") if name in model.attends)
-    _refuse_unoffered(chosen, defaults.behaviour)
+    _refuse_unoffered(chosen, defaults)
     _refuse(chosen, model, cluster, defaults.behaviour)
     refuse_objective(chosen, cluster, defaults.behaviour)
     refuse_offload(chosen, defaults.behaviour)
@@ -145,13 +130,13 @@ def _settle_all(
     return _Settled(TrainSpec(**chosen), origins, defaults.behaviour)
 
 
-def _defaults(model: ModelSpec, cluster: Cluster, method: Method, stack: Behaviour) -> dict[str, Any]:
+def _defaults(
+    model: ModelSpec, cluster: Cluster, method: Method, offers: Mapping[str, tuple[str, ...]]
+) -> dict[str, Any]:
     values = {field.name: field.default for field in fields(TrainSpec) if field.name != "method"}
-    offered = OFFERS.get(stack.name, {}).get("attention", ("flash", "sdpa", "eager"))
-    runs = (name for name in offered if name in model.attends and _can_run(name, cluster))
+    runs = (name for name in offers["attention"] if name in model.attends and _can_run(name, cluster))
     values["attention"] = next(runs, model.attends[-1])
-    shardings = OFFERS.get(stack.name, {}).get("sharding", ("none", "fsdp"))
-    values["sharding"] = shardings[1] if cluster.world_size > 1 else "none"
+    values["sharding"] = offers["sharding"][1] if cluster.world_size > 1 else "none"
     if not cluster.gpu.supports_bf16:
         values["weights_dtype"] = "fp32" if method == "full" else "fp16"
     return values
@@ -276,12 +261,13 @@ def _refuse(chosen: Mapping[str, Any], model: ModelSpec, cluster: Cluster, stack
         raise UsageError("--lora-targets is empty: name modules with commas, or all-linear")
 
 
-def _refuse_unoffered(chosen: Mapping[str, Any], stack: Behaviour) -> None:
+def _refuse_unoffered(chosen: Mapping[str, Any], defaults: Defaults) -> None:
     """Values that the trainer does not have, or that are not planned with it."""
-    for name, offered in OFFERS.get(stack.name, {}).items():
+    for name, offered in defaults.offers.items():
         if chosen[name] not in offered:
             raise UnsupportedScenario(
-                f"stack {stack.name} with {option(name)} {chosen[name]} is not planned: use {' or '.join(offered)}"
+                f"stack {defaults.behaviour.name} with {option(name)} {chosen[name]} is not planned: "
+                f"use {' or '.join(offered)}"
             )
 
 

@@ -48,6 +48,9 @@ class Defaults:
     offload: tuple[Offload, ...]
     unset: Mapping[str, Any]
     """What the trainer takes where its configuration is silent, as the rules say it: see ``unset_settings``."""
+    offers: Mapping[str, tuple[str, ...]]
+    """What is planned of a setting, of settings that not every trainer has whole: of ``attention`` in order of
+    preference, of ``sharding`` first what one card has, then what several have where nobody chooses."""
 
 
 @lru_cache(maxsize=64)
@@ -66,10 +69,18 @@ def load_stack(text: str) -> Defaults:
     given = _parse_versions(rest, (*newest, *trainer.get("optional", ()), FSDP))
     fsdp = given.pop(FSDP, None)
     versions = {**newest, **given}
-    chosen, unset = (_last([*libraries.get(kind, ()), *trainer.get(kind, ())], versions) for kind in ("rule", "unset"))
+    chosen, unset, offers = (
+        _last([*libraries.get(kind, ()), *trainer.get(kind, ())], versions) for kind in ("rule", "unset", "offer")
+    )
     if fsdp is not None:
         chosen["fsdp_version"] = _fsdp_version(fsdp)
-    return _defaults(name, versions, chosen, unset)
+    behaviour, settings = _parted(name, versions, chosen)
+    return Defaults(
+        behaviour=behaviour,
+        unset=MappingProxyType(unset),
+        offers=MappingProxyType({name: tuple(values) for name, values in offers.items()}),
+        **settings,
+    )
 
 
 def _fsdp_version(text: str) -> int:
@@ -148,12 +159,12 @@ def _described(kind: str, name: str, versions: Mapping[str, str]) -> Iterator[tu
             yield ", ".join(f"{key} = {_show(value)}" for key, value in rule["set"].items()), rule["source"]
 
 
-def _defaults(name: str, versions: dict[str, str], chosen: dict[str, Any], unset: dict[str, Any]) -> Defaults:
+def _parted(name: str, versions: dict[str, str], chosen: dict[str, Any]) -> tuple[Behaviour, dict[str, Any]]:
+    """What the rules set, as behaviour and as settings of the trainer's choice."""
     settings = {key: chosen.pop(key) for key in CHOSEN}
     settings["offload"] = tuple(settings["offload"])
     chosen = {key: tuple(value) if isinstance(value, list) else value for key, value in chosen.items()}
-    behaviour = Behaviour(name=name, versions=MappingProxyType(versions), **chosen)
-    return Defaults(behaviour=behaviour, unset=MappingProxyType(unset), **settings)
+    return Behaviour(name=name, versions=MappingProxyType(versions), **chosen), settings
 
 
 @lru_cache(maxsize=8)

@@ -11,6 +11,7 @@ from planner.errors import UnknownName, UsageError
 from planner.spec import Behaviour
 from planner.stacks import STACKS, describe_stack, load_stack
 from planner.stacks.rules import CHOSEN as DEFAULTS
+from planner.stacks.values import choices
 
 FILES = ("libraries", *STACKS)
 
@@ -152,6 +153,23 @@ def test_every_condition_names_a_package_and_can_hold_or_fail(file: str, index: 
         assert package in newest
         assert condition.lstrip("<>=")[0].isdigit()
         assert condition.startswith(("<", ">=", "=="))
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_what_is_offered_is_what_a_setting_can_be(file: str) -> None:
+    for rule in document(file).get("offer", ()):
+        assert rule.keys() <= {"when", "set", "source"}
+        assert len(rule["source"]) > 20
+        for name, offered in rule["set"].items():
+            assert set(offered) <= set(choices(name)), name
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_one_card_and_several_have_an_engine_of_their_own(stack: str) -> None:
+    first, second, *_ = load_stack(stack).offers["sharding"]
+
+    assert first == "none"
+    assert second == {"unsloth": "ddp"}.get(stack, "fsdp")
 
 
 @pytest.mark.parametrize("stack", STACKS)
