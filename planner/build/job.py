@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -162,7 +162,8 @@ class Job:
                 begin("reference")
 
         def after(_module: Any, _arguments: Any, _output: Any) -> None:
-            if self.reference is not None or self.passes == REFERENCE_PASS:
+            fused = self.scenario.train.loss == "fused"  # whole logits are scored outside of the model
+            if fused and (self.reference is not None or self.passes == REFERENCE_PASS):
                 begin("loss")
 
         return [model.register_forward_pre_hook(before, prepend=True), model.register_forward_hook(after)]
@@ -234,6 +235,7 @@ def _reference(scenario: Scenario, place: Place, attention: str, layers: int | N
         raise UnsupportedScenario(
             f"--reference copy under --sharding {sharding} cannot be traced: use --evidence closed-form"
         )
-    model = _base(scenario, place, attention, layers)
+    train = replace(scenario.train, weights_dtype=scenario.reference_dtype)
+    model = _base(replace(scenario, train=train), place, attention, layers)
     put_kernels(model, scenario)
     return model.eval()

@@ -32,6 +32,12 @@ RollOut = Callable[[Any, Callable[[Phase], None]], dict[str, Any]]
 
 def preference_loss(model: Any, reference: Any, scenario: Scenario, device: str) -> tuple[Loss, RollOut | None]:
     """The trainer's own loss of an objective, with the fused head that it puts on the models; and how it samples."""
+    if scenario.train.objective == "dpo" and scenario.train.loss == "full":
+        trl = f" with trl {scenario.stack.versions['trl']}" if "trl" in scenario.stack.versions else ""
+        raise UnsupportedScenario(
+            f"a trace has TRL's fused head for pairs, and stack {scenario.stack.name}{trl} scores whole logits: "
+            "use --evidence closed-form"
+        )
     require("trl")
     from trl.trainer import utils  # noqa: PLC0415  (slow to import)
 

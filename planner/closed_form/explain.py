@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from planner.closed_form.loss import head_bytes
-from planner.closed_form.profile import loss_tape_of
+from planner.closed_form.profile import loss_tape_of, pairs_tape_of
 from planner.closed_form.recipe import key_of
 from planner.closed_form.step import Step, prepare
 from planner.formulas.blocks import block_tape
@@ -121,8 +121,10 @@ def _tape(step: Step, block: Block) -> Tape:
 def _ending(step: Step) -> Iterator[Item]:
     scenario, recipe = step.scenario, step.profile.recipe
     if scenario.train.loss == "full":
-        full = loss_tape_of(scenario.model, key_of(scenario), scenario.stack, recipe)
-        yield from _tape_items(step, "head and loss", full.tape, 1, source=True)
+        key = key_of(scenario)
+        found = pairs_tape_of if key.pairs else loss_tape_of
+        tape = found(scenario.model, key, scenario.stack, recipe).tape
+        yield from _tape_items(step, "head and loss", tape, 1, source=True)
         return
     yield from _tape_items(step, "final norm", hidden_tape(scenario.model, recipe), 1, source=True)
     name = f"{scenario.train.loss} head: hidden state and statistics"

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from planner.closed_form.flattening import gradients_before_backward
 from planner.closed_form.loss import end_of_layers, head_bytes
-from planner.closed_form.profile import profile_of
-from planner.closed_form.reference import reference_of, undropped, without_adapters
+from planner.closed_form.profile import profile_of, scored_reference
+from planner.closed_form.recipe import key_of
+from planner.closed_form.reference import as_reference, reference_of, undropped
 from planner.closed_form.step import Step, kept_of_rollout, tables_of, with_buffers
 from planner.closed_form.units import Units
 from planner.closed_form.without_graph import (
@@ -78,7 +79,7 @@ def with_graph(step: Step) -> Memory:
     """The policy's forward pass is done: what waits for its backward pass, and what an engine leaves whole."""
     end, shards = end_of_layers(step), step.shards
     if step.scenario.train.loss == "full":
-        graph = step.plus(end, step.profile.loss.kept)
+        graph = step.plus(end, step.profile.beside_reference)
     else:
         graph = plus(step.plus(end, step.profile.hidden.kept), activations=head_bytes(step).kept)
     if shards.units is not None:
@@ -155,17 +156,34 @@ def _reference_pass(step: Step, before: Memory) -> Memory:
     before = plus(before, activations=tables_of(step.scenario, only.profile))
     gathered = _of_copy(step) if step.scenario.train.reference == "copy" else _of_policy(step)
     entered = plus(before, activations=only.bytes(only.profile.stream))
+    states = plus(before, activations=_states(only))
     return largest(
         with_buffers(before, gathered.embedding),
         with_buffers(entered, gathered.entering),
-        layers(only, with_buffers(before, gathered.in_layers)),
-        head(only, with_buffers(before, gathered.at_head)),
+        layers(only, with_buffers(states, gathered.in_layers)),
+        _scored(only, with_buffers(states, gathered.at_head)),
     )
+
+
+def _states(only: Step) -> int:
+    """Every layer's input and the last output, where the trainer asks for them; its metrics have no use for them."""
+    if not only.scenario.stack.pairs_with_states:
+        return 0
+    return only.scenario.model.num_hidden_layers * only.bytes(only.profile.stream)
+
+
+def _scored(only: Step, before: Memory) -> Memory:
+    """Head and scores of a reference: its own tape where it makes whole logits of pairs."""
+    scenario, key = only.scenario, key_of(only.scenario)
+    if not key.pairs:
+        return head(only, before)
+    instants = scored_reference(scenario.model, key, scenario.stack)
+    return only.plus(before, only.largest(instants), extra=only.profile.autocast_cache)
 
 
 def _referring(step: Step) -> Step:
     """The step as the reference computes it, which keeps nothing."""
-    base = without_adapters(step.scenario)
+    base = as_reference(step.scenario)
     scenario = replace(base, train=replace(base.train, gradient_checkpointing=True, lora_dropout=0.0))
     return step._replace(scenario=scenario, profile=profile_of(scenario))
 

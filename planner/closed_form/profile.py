@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from planner.closed_form.divided import with_all_experts
 from planner.closed_form.inventory import Inventory, take_inventory
@@ -10,8 +11,9 @@ from planner.closed_form.recipe import ProfileKey, key_of, recipe_of, storage_of
 from planner.formulas.blocks import block_tape
 from planner.formulas.head import LossTape, hidden_tape, loss_tape
 from planner.formulas.operations import Recipe
+from planner.formulas.pairs import Scored, pairs_tape
 from planner.formulas.params import block_params
-from planner.formulas.tape import ZERO, Instant, Size, Tape, Tensor, backward_instants
+from planner.formulas.tape import Instant, Size, Tape, Tensor, backward_instants, forward_instants, total
 from planner.spec import Behaviour, ModelSpec, Scenario
 
 
@@ -31,6 +33,8 @@ class Profile:
     heading: tuple[Instant, ...]
     """The part from there on."""
     held_logits: Size
+    beside_reference: Instant
+    """What stands of head and full loss while a reference passes: for backward, and in the trainer's variables."""
     hidden_bytes: int
     """Element size of the last hidden state."""
     head_trained: bool
@@ -64,9 +68,7 @@ def _profile(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Profile:
         for block in model.blocks
     )
     hidden = hidden_tape(model, recipe)
-    full, logits = loss_tape_of(model, key, stack, recipe)
-    held = (logits,)
-    held_again = held if stack.holds_logits else ()
+    full, held, held_again, beside = _loss_of(model, key, stack, recipe)
     scoring, heading = _around_head(full, held_again) if key.units else ((), ())
     tied = model.tie_word_embeddings and key.method == "full"
     return Profile(
@@ -78,7 +80,8 @@ def _profile(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Profile:
         loss=part_of(full, own_source=True, held=held, held_in_backward=held_again),
         scoring=scoring,
         heading=heading,
-        held_logits=logits.size if stack.holds_logits else ZERO,
+        held_logits=total(tensor.size for tensor in held_again),
+        beside_reference=beside,
         hidden_bytes=hidden.result.e,
         head_trained=_head_trained(model, key),
         head_bytes=_head_bytes(key, stack),
@@ -90,6 +93,54 @@ def _profile(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Profile:
         all_kept=kept_by(model.layout, layers),
         largest_block=max(block_params(block) for block in model.blocks),
     )
+
+
+class _Loss(NamedTuple):
+    tape: Tape
+    held: tuple[Tensor, ...]
+    """By the model's outputs, until the loss is there."""
+    held_again: tuple[Tensor, ...]
+    """By a caller, until the next step."""
+    beside_reference: Instant
+
+
+def _loss_of(model: ModelSpec, key: ProfileKey, stack: Behaviour, recipe: Recipe) -> _Loss:
+    """Head and full loss, of pairs or of a likelihood."""
+    if key.pairs:
+        scored = pairs_tape_of(model, key, stack, recipe, metrics=key.alone)
+        return _Loss(scored.tape, scored.held, scored.stays, scored.beside_reference)
+    full, logits = loss_tape_of(model, key, stack, recipe)
+    held = (logits,)
+    return _Loss(full, held, held if stack.holds_logits else (), full.saved_by_owner(own_source=True))
+
+
+def pairs_tape_of(
+    model: ModelSpec, key: ProfileKey, stack: Behaviour, recipe: Recipe, *, metrics: bool = False
+) -> Scored:
+    """The tape of final norm, head and the scores of pairs, of policy or reference; ``metrics`` follow the last pass.
+
+    accelerate wraps the forward pass in autocast and makes its outputs fp32, but not under DeepSpeed, nor under FSDP2
+    (accelerate 1.15 accelerator.py, prepare_model, _prepare_fsdp2).
+    """
+    assert key.pairs, "asked for pairs only"
+    wide = stack.logits_upcast == "in_place" or key.pairs == "log_softmax" or (recipe.autocast and not key.units)
+    return pairs_tape(
+        model,
+        recipe,
+        _head_bytes(key, stack),
+        _head_trained(model, key),
+        key.pairs,
+        wide,
+        stack.pairs_with_states,
+        metrics,
+    )
+
+
+@lru_cache(maxsize=1024)
+def scored_reference(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> tuple[Instant, ...]:
+    """Moments of a reference's head and scores, and of the metrics after them, that can be their peak."""
+    scored = pairs_tape_of(model, key, stack, recipe_of(model, key, stack), metrics=True)
+    return forward_instants(scored.tape, keep=False, held=scored.held, own_source=True)
 
 
 def loss_tape_of(

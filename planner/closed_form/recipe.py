@@ -1,6 +1,6 @@
 """How a scenario's layers are stored and compute, by those of its settings that decide it."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from planner.closed_form.inventory import Storage
 from planner.closed_form.parallel import ranks_on_tape
@@ -8,7 +8,7 @@ from planner.errors import UnsupportedScenario
 from planner.formulas.adapters import Adapters, adapters
 from planner.formulas.blocks import block_tape
 from planner.formulas.operations import Ranks, Recipe
-from planner.spec import FLOAT_BYTES, Behaviour, ModelSpec, Scenario, TrainSpec
+from planner.spec import FLOAT_BYTES, Behaviour, ModelSpec, Pairs, Scenario, TrainSpec
 
 NO_ADAPTERS = Adapters(modules=frozenset(), parameters=frozenset(), saved=frozenset(), per_rank=0, saved_params=0)
 
@@ -39,6 +39,10 @@ class ProfileKey(NamedTuple):
     ranks: Ranks = Ranks()
     wide_outside: bool = False
     """Norms, embeddings and head are trained in fp32 beside narrower layers."""
+    pairs: Pairs | Literal[""] = ""
+    """How whole logits of pairs are scored; empty where there are none."""
+    alone: bool = False
+    """Pairs are scored without a reference's pass."""
 
 
 def key_of(scenario: Scenario) -> ProfileKey:
@@ -64,6 +68,8 @@ def key_of(scenario: Scenario) -> ProfileKey:
         train.gradient_checkpointing,
         ranks_on_tape(scenario),
         _wide_outside(train, scenario.stack),
+        scenario.pairs if train.objective == "dpo" and train.loss == "full" else "",
+        train.objective == "dpo" and train.reference == "none",
     )
 
 
@@ -153,6 +159,7 @@ def recipe_of(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Recipe:
         torchao=storage.torchao,
         keeps_dequantized=stack.keeps_dequantized and "lora" in _fused(key, stack),
         ranks=key.ranks,
+        compiled=key.kernels == "compiled",
     )
     if key.mixed_shards and key.units:  # which casts what enters a layer
         return recipe

@@ -45,7 +45,9 @@ def reference_of(scenario: Scenario) -> Reference:
     if train.sharding == "zero3":
         return _partitioned(scenario)
     if train.shards_by_fsdp:
-        return _in_units(scenario) if scenario.stack.fsdp_version == 1 else _in_one_unit(scenario)
+        if scenario.stack.fsdp_version == 1:
+            return _in_units(scenario)
+        return _by_layers(scenario) if scenario.stack.reference_units == "layers" else _in_one_unit(scenario)
     return Reference(weights=_whole(scenario))
 
 
@@ -54,6 +56,12 @@ def without_adapters(scenario: Scenario) -> Scenario:
     if not scenario.train.uses_adapters:
         return scenario
     return replace(scenario, train=replace(scenario.train, lora_targets=(), modules_to_save=()))
+
+
+def as_reference(scenario: Scenario) -> Scenario:
+    """The scenario of the reference's own pass."""
+    base = without_adapters(scenario)
+    return replace(base, train=replace(base.train, weights_dtype=scenario.reference_dtype))
 
 
 @lru_cache(maxsize=256)
@@ -73,7 +81,7 @@ def _undropped(block: Block) -> Block:
 
 def _as_loaded(scenario: Scenario) -> Scenario:
     """The second model by itself on one card: a trainer prepares no quantised copy and widens no shards."""
-    base = without_adapters(scenario)
+    base = as_reference(scenario)
     return replace(base, train=replace(base.train, sharding="none"), stack=replace(base.stack, kbit_upcast="none"))
 
 
@@ -119,6 +127,31 @@ def _in_one_unit(scenario: Scenario) -> Reference:
     if not train.reshard_after_forward:
         return Reference(weights=shards, standing=gathered)
     return Reference(weights=shards, in_layers=2 * gathered, at_head=2 * gathered)
+
+
+def _by_layers(scenario: Scenario) -> Reference:
+    """FSDP2 takes layers, and all else as one root unit, which no backward pass puts back among the ranks.
+
+    torchtune 0.6 recipes/full_dpo_distributed.py, _setup_reference_model: shard_model as for the policy, in one dtype.
+    """
+    alone = _as_loaded(scenario)
+    sharing = Sharing(
+        ranks=scenario.layout.shard,
+        compute=0,
+        quant_storage=0,
+        called=True,
+        reshard=scenario.train.reshard_after_forward,
+        replicated=False,
+        outer=False,
+    )
+    units = units_of(scenario.model, storage_of(key_of(alone), alone.stack), sharing)
+    places, standing = range(len(units.layout)), units.standing(len(units.layout))
+    return Reference(
+        weights=units.total("frozen") + units.total("trained"),
+        standing=standing,
+        in_layers=max(units.entering(place) for place in places) - units.standing(0),
+        at_head=units.last.gathered,
+    )
 
 
 def _partitioned(scenario: Scenario) -> Reference:

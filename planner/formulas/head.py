@@ -47,14 +47,7 @@ def loss_tape(
     gradient over the fp32 logits (liger-kernel 0.8 ops/cross_entropy.py). Until the loss returns, variables hold the
     fp32 logits and the last hidden state.
     """
-    base = hidden_tape(model, recipe)
-    outside = recipe._replace(quant="", weight_bytes=head_bytes, full=head_trained)
-    recorder = Recorder(outside, Tape(base.source, [*base.ops]))
-    hidden = base.result
-    for linear in model.extra_linears:
-        if linear.d_out == model.lm_head.d_in and linear.d_in == model.hidden_size:
-            hidden = recorder.linear(hidden, linear, lora=False)
-    logits = _logits(recorder, model, hidden)
+    recorder, hidden, logits = to_logits(model, recipe, head_bytes, head_trained)
     wide = logits if upcast == "none" else recorder.cast(logits, 4, "logits as fp32")
     scored = recorder.unary(wide, "shifted logits", saves="nothing") if shift_copy else wide
     loss = Tensor("loss", Size(fixed=4), "1", 4, grad=True, owner="logits")
@@ -66,6 +59,18 @@ def loss_tape(
         recorder.tape.add(Op("nll_loss", (recorder.unary(scored, "log_softmax", saves="output"),), loss))
     recorder.name(hidden, *(() if wide is logits else (wide,)))
     return LossTape(recorder.tape, wide if upcast == "in_place" else logits)
+
+
+def to_logits(model: ModelSpec, recipe: Recipe, head_bytes: int, head_trained: bool) -> tuple[Recorder, Tensor, Tensor]:
+    """A tape up to the logits, with the last hidden state and the logits."""
+    base = hidden_tape(model, recipe)
+    outside = recipe._replace(quant="", weight_bytes=head_bytes, full=head_trained)
+    recorder = Recorder(outside, Tape(base.source, [*base.ops]))
+    hidden = base.result
+    for linear in model.extra_linears:
+        if linear.d_out == model.lm_head.d_in and linear.d_in == model.hidden_size:
+            hidden = recorder.linear(hidden, linear, lora=False)
+    return recorder, hidden, _logits(recorder, model, hidden)
 
 
 def _converted(recorder: Recorder, logits: Tensor) -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 from planner.spec.architecture import ModelSpec
 from planner.spec.hardware import Cluster
 from planner.spec.layout import Layout, layout_of
-from planner.spec.training import Behaviour, TrainSpec
+from planner.spec.training import Behaviour, Float, Pairs, TrainSpec
 
 Origin = Literal["user", "stack", "model", "default", "plan"]
 """``plan``: the plan set what was left open, from the data or for speed."""
@@ -29,6 +29,20 @@ class Scenario:
     def layout(self) -> Layout:
         """How the ranks are arranged."""
         return layout_of(self.train, self.cluster)
+
+    @property
+    def pairs(self) -> Pairs:
+        """How pairs are scored."""
+        adapted = self.stack.adapted_pairs if self.train.uses_adapters else ""
+        return adapted or self.stack.pairs
+
+    @property
+    def reference_dtype(self) -> Float:
+        """What a reference computes with: a second model may be loaded in 16 bits whatever the policy is."""
+        train = self.train
+        if train.reference != "copy" or not self.stack.narrow_reference:
+            return train.weights_dtype
+        return "fp16" if train.autocast == "fp16" else "bf16"
 
     @property
     def reduces_each(self) -> bool:

@@ -15,7 +15,7 @@ Float = Literal["fp32", "bf16", "fp16"]
 Autocast = Literal["none", "bf16", "fp16"]
 Quant = Literal["nf4", "fp4", "int8"]
 QuantStorage = Literal["uint8", "bf16", "fp16", "fp32"]
-Kernels = Literal["eager", "fused"]
+Kernels = Literal["eager", "fused", "compiled"]
 Loss = Literal["full", "chunked", "fused"]
 Sharding = Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp", "hsdp"]
 """``hsdp``: FSDP2 that shards inside each machine and replicates among machines."""
@@ -32,6 +32,8 @@ Objective = Literal["sft", "dpo", "grpo"]
 """What the step optimises: likelihood, preferences between pairs (DPO), or rewards of sampled groups (GRPO)."""
 Reference = Literal["none", "copy", "base"]
 """Where reference log probabilities come from: nowhere (or a file), a second model, the base under the adapters."""
+Pairs = Literal["fused", "kernel", "rows", "row_copies", "row_views", "log_softmax", "divided", "halves"]
+"""How a trainer of pairs makes log probabilities: by TRL's fused head, or of whole logits (``formulas.pairs``)."""
 OBJECTIVE_SETTINGS = ("objective", "reference", "num_generations", "completion_len")
 """Settings of preference and reinforcement learning."""
 
@@ -304,6 +306,20 @@ class Behaviour:
     two buffers and the input at work."""
     objectives: tuple[Objective, ...] = ("sft",)
     """What its trainers optimise."""
+    pairs: Pairs = "fused"
+    """How its trainer of pairs scores them."""
+    adapted_pairs: Pairs | Literal[""] = ""
+    """The same of adapters, where that is another recipe."""
+    pairs_with_states: bool = False
+    """Pairs are scored from outputs that have the hidden states of all layers."""
+    references: tuple[Reference, ...] = ("none", "copy", "base")
+    """Where its trainer may take reference log probabilities from."""
+    narrow_reference: bool = False
+    """A second model is loaded in the 16 bits of the computation, whatever the policy is."""
+    reference_units: Literal["one", "layers", "none"] = "one"
+    """What FSDP2 gathers of a second model at once: all of it, a layer as of the policy, or what is not planned."""
+    fuses_pairs: bool = True
+    """The kernels that it chooses for adapters are those of preferences, too."""
 
     def __hash__(self) -> int:
         return hash((self.name, frozenset(self.versions.items())))

@@ -1,7 +1,7 @@
 """Preference and reinforcement learning: what an objective decides about other settings, and what cannot run.
 
 As TRL's trainers do it: trl 1.16 trainer/dpo_trainer.py and trainer/grpo_trainer.py, ``__init__``, and
-trainer/grpo_config.py, ``__post_init__``.
+trainer/grpo_config.py, ``__post_init__``. Where the others differ is data: ``stacks/*.toml``.
 """
 
 from collections.abc import Mapping
@@ -27,11 +27,15 @@ SPLITS_MODEL = (
 )
 
 
-def settle_objective(chosen: dict[str, Any], origins: dict[str, Origin], cluster: Cluster) -> None:
-    """The reference, GRPO's batch in whole groups, and a completion that leaves room for a prompt."""
+def settle_objective(chosen: dict[str, Any], origins: dict[str, Origin], cluster: Cluster, stack: Behaviour) -> None:
+    """The reference, whole logits, GRPO's batch in whole groups, and a completion that leaves room for a prompt."""
     objective = chosen["objective"]
-    if objective == "sft":
+    if objective == "sft" or objective not in stack.objectives:
         return
+    if origins["loss"] != "user":
+        chosen["loss"] = "fused" if objective == "grpo" or stack.pairs == "fused" else "full"
+    if origins["kernels"] == "stack" and not stack.fuses_pairs:
+        chosen["kernels"] = "eager"
     if origins["reference"] != "user":
         chosen["reference"], origins["reference"] = default_reference(objective, chosen["method"]), "stack"
     if objective != "grpo":
@@ -80,29 +84,41 @@ def refuse_objective(chosen: Mapping[str, Any], cluster: Cluster, stack: Behavio
             f"--objective {objective} is not planned for stack {stack.name}{trl} (only {known}): use --stack trl"
         )
     _refuse_beside(chosen)
-    _refuse_head(chosen)
-    _refuse_reference(chosen)
+    _refuse_head(chosen, stack)
+    _refuse_reference(chosen, stack)
     if objective == "grpo":
         _refuse_groups(chosen, cluster)
 
 
-def _refuse_head(chosen: Mapping[str, Any]) -> None:
-    """TRL's fused head is the only loss of these trainers, and takes the head's weight without its adapters."""
+def _refuse_head(chosen: Mapping[str, Any], stack: Behaviour) -> None:
+    """Each trainer scores in one way: by TRL's fused head, which takes the head's weight alone, or of whole logits."""
     objective = chosen["objective"]
-    if chosen["loss"] != "fused":
-        raise UnsupportedScenario(
-            f"--loss {chosen['loss']} under --objective {objective}: TRL scores by its fused head: leave --loss out"
-        )
-    if any(target.rpartition(".")[2] == "lm_head" for target in chosen["lora_targets"]) and chosen["method"] != "full":
+    fused = objective == "grpo" or stack.pairs == "fused"
+    if chosen["loss"] != ("fused" if fused else "full"):
+        way = "TRL scores by its fused head" if fused else f"stack {stack.name} scores whole logits"
+        raise UnsupportedScenario(f"--loss {chosen['loss']} under --objective {objective}: {way}: leave --loss out")
+    adapted = any(target.rpartition(".")[2] == "lm_head" for target in chosen["lora_targets"])
+    if fused and adapted and chosen["method"] != "full":
         raise UnsupportedScenario(f"--lora-targets lm_head: TRL's trainer of {objective} refuses adapters on the head")
 
 
-def _refuse_reference(chosen: Mapping[str, Any]) -> None:
-    if chosen["reference"] == "base" and chosen["method"] == "full":
+def _refuse_reference(chosen: Mapping[str, Any], stack: Behaviour) -> None:
+    """References that the trainer does not have, or that are not planned."""
+    reference, sharding = chosen["reference"], chosen["sharding"]
+    if reference == "base" and chosen["method"] == "full":
         raise UsageError("--reference base disables adapters, and --method full trains none: use --reference copy")
-    if chosen["reference"] == "copy" and chosen["objective"] == "grpo" and chosen["method"] != "full":
+    if reference == "copy" and chosen["objective"] == "grpo" and chosen["method"] != "full":
         raise UnsupportedScenario(
             "--reference copy: TRL's GRPOTrainer keeps no second model beside adapters: use --reference base"
+        )
+    if reference not in stack.references:
+        kinds = " or ".join(
+            one for one in stack.references if one != ("copy" if chosen["method"] != "full" else "base")
+        )
+        raise UnsupportedScenario(f"stack {stack.name} has no --reference {reference} of pairs: use {kinds}")
+    if reference == "copy" and sharding in ("fsdp", "hsdp") and stack.reference_units == "none":
+        raise UnsupportedScenario(
+            f"--reference copy under --sharding {sharding} is not planned for stack {stack.name}: use --sharding zero3"
         )
 
 

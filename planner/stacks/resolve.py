@@ -119,7 +119,7 @@ def _settle_all(
     _adopt(chosen, origins)
     settle_layout(chosen, origins, model, cluster)
     _settle(chosen, origins, defaults, model, cluster)
-    settle_objective(chosen, origins, cluster)
+    settle_objective(chosen, origins, cluster, defaults.behaviour)
     if origins["attention"] != "user" and chosen["attention"] == "flash" and _computes_in_fp32(chosen):
         chosen["attention"] = next(name for name in ("sdpa", "eager") if name in model.attends)
     _refuse_unoffered(chosen, defaults)

@@ -22,6 +22,18 @@ def test_the_reference_is_the_trainers_own(objective: str, method: str, referenc
     assert train(method, objective=objective).reference == reference
 
 
+@pytest.mark.parametrize(
+    ("stack", "loss"),
+    [("trl", "fused"), ("trl,trl=1.14", "full"), ("trl,trl=0.24", "full"), ("axolotl", "full"), ("torchtune", "full")],
+)
+def test_a_trainer_scores_in_its_own_way(stack: str, loss: str) -> None:
+    assert train(objective="dpo", stack=stack).loss == loss
+
+
+def test_axolotl_has_kernels_of_its_own_for_fine_tuning_alone() -> None:
+    assert (train(stack="axolotl").kernels, train(stack="axolotl", objective="dpo").kernels) == ("fused", "eager")
+
+
 def test_settings_act_beside_their_objective_only() -> None:
     assert not set(OBJECTIVE_SETTINGS) & set(train().settings)
     assert set(OBJECTIVE_SETTINGS) - set(train(objective="dpo").settings) == {"num_generations", "completion_len"}
@@ -50,7 +62,17 @@ REFUSED: list[tuple[dict[str, Any], type[PlannerError], str]] = [
     ({"objective": "dpo", "method": "full", "reference": "base"}, UsageError, "trains none"),
     ({"objective": "grpo", "reference": "copy"}, UnsupportedScenario, "no second model beside adapters"),
     ({"objective": "dpo", "stack": "hf"}, UnsupportedScenario, "not planned for stack hf"),
-    ({"objective": "dpo", "stack": "trl,trl=1.14"}, UnsupportedScenario, "with trl 1.14"),
+    ({"objective": "dpo", "stack": "trl,trl=0.14"}, UnsupportedScenario, "with trl 0.14"),
+    ({"objective": "grpo", "stack": "trl,trl=1.14"}, UnsupportedScenario, "with trl 1.14"),
+    ({"objective": "grpo", "stack": "axolotl"}, UnsupportedScenario, "not planned for stack axolotl"),
+    ({"objective": "dpo", "stack": "axolotl,axolotl=0.18"}, UnsupportedScenario, "not planned for stack axolotl"),
+    ({"objective": "dpo", "stack": "trl,trl=1.9", "loss": "chunked"}, UnsupportedScenario, "scores whole logits"),
+    ({"objective": "dpo", "stack": "torchtune", "reference": "none"}, UnsupportedScenario, "no --reference none"),
+    (
+        {"objective": "dpo", "stack": "llamafactory", "method": "full", "gpus": 2, "sharding": "fsdp"},
+        UnsupportedScenario,
+        "--reference copy under --sharding fsdp",
+    ),
     ({"objective": "dpo", "loss": "full"}, UnsupportedScenario, "by its fused head"),
     ({"objective": "dpo", "lora_targets": "q_proj,lm_head"}, UnsupportedScenario, "refuses adapters on the head"),
     ({"objective": "dpo", "moments": "evaluation"}, UnsupportedScenario, "--moments evaluation under"),
