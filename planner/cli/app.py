@@ -144,7 +144,11 @@ COMMANDS = (
         (*REQUEST, *DATA),
     ),
     Subcommand("sweep", "Plan every combination of models, cards, methods and settings: one line each.", SWEPT),
-    Subcommand("check", "Plan a trainer's own configuration as it stands: does it fit?", CHECKED),
+    Subcommand(
+        "check",
+        "Plan a trainer's own configuration as it stands: does it fit? Without an option it is as the files say.",
+        CHECKED,
+    ),
     Subcommand("export", "Write what the plan recommends as a trainer's configuration or a scheduler's job.", EXPORTED),
     Subcommand("trace", "Run the real step on fake tensors: bytes of every owner at every moment.", (*REQUEST, *TRACE)),
     Subcommand("report", "Write the whole answer as one HTML page: charts, tables, reasons, sources.", REPORTED),

@@ -9,6 +9,7 @@ from planner.cli.options import Values
 from planner.cli.output import check_format, write, write_lines
 from planner.cli.request import build_request
 from planner.configs.checking import Checked, check, judged_somewhere, understand_files
+from planner.configs.understood import Understood
 from planner.errors import EXIT_FITS, EXIT_NOTHING_FITS, UsageError
 from planner.recommend.request import Request
 
@@ -20,6 +21,7 @@ def main(values: Values) -> int:
     if not files:
         raise UsageError("name a configuration: plan check sft.yaml --gpu 4090")
     understood, documents = understand_files([Path(one).expanduser() for one in files], values["trainer"])
+    understood = _under(understood, values)
     request = _request(values)
     ignore = tuple(values["ignore"] or ())
     if request.gpu:
@@ -28,6 +30,14 @@ def main(values: Values) -> int:
         found = judged_somewhere(understood, documents, request, ignore)
     _write(found, format_name)
     return EXIT_NOTHING_FITS if found.candidate.verdict == "does_not_fit" else EXIT_FITS
+
+
+def _under(understood: Understood, values: Values) -> Understood:
+    """What the files say, without what the command says of cards and data: a request cannot tell that from silence."""
+    job = {name: one for name, one in understood.job.items() if values.get(name) is None}
+    if values["gpus"] is None:
+        return replace(understood, job=job)
+    return replace(understood, job=job, gpus=None, nodes=None)
 
 
 def _request(values: Values) -> Request:

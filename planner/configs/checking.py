@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 from planner.catalog import REPOSITORY, exists, find_name, load_model, looks_like_path, refuse_uncovered
+from planner.configs.combining import combined
 from planner.configs.deepspeed_shipped import shipped_document
-from planner.configs.document import Document, read_document
+from planner.configs.document import STDIN, Document, read_document
 from planner.configs.formats import BY_NAME, Format, format_of, read_as
-from planner.configs.understood import Reading, Understood, with_fallbacks
-from planner.errors import BrokenInput, UnsupportedScenario, UsageError, show
+from planner.configs.understood import Reading, Understood
+from planner.errors import BrokenInput, UnsupportedScenario, UsageError, nearest, show
 from planner.hardware import list_classes
 from planner.planning import plan
 from planner.recommend.candidates import supported
@@ -20,7 +21,7 @@ from planner.recommend.names import understand
 from planner.recommend.request import DEFAULT_STACK, Request, Setting, options
 from planner.recommend.shared import shared_estimator
 from planner.result import Candidate, Plan, Way
-from planner.spec import MOMENT_SETTINGS, OFFLOADS, Method, Scenario, TrainSpec
+from planner.spec import MOMENT_SETTINGS, Method, Scenario, TrainSpec
 from planner.spec.training import NAMES
 from planner.stacks.rules import unset_settings
 
@@ -59,7 +60,9 @@ def understand_files(
 
     Files that the trainer's own names are read too where they lie in its folder, or below it.
     """
-    documents = [read_document(path) for path in paths]
+    if [str(one) for one in paths].count(STDIN) > 1:
+        raise UsageError(f"{STDIN} is standard input, which is read once: name it once")
+    documents = [read_document(path, piped=True) for path in paths]
     forms = [format_of(one, trainer if place == 0 else None) for place, one in enumerate(documents)]
     kinds = [trainer if trainer in form.kinds else None for form in forms]
     mains = [place for place, form in enumerate(forms) if not form.companion]
@@ -100,47 +103,6 @@ def _read(path: Path) -> Document:
     """The file, or what its trainer ships under that name where it is not there."""
     shipped = None if exists(path) else shipped_document(path)
     return read_document(path) if shipped is None else shipped
-
-
-def combined(main: Understood, companions: Iterable[Understood]) -> Understood:
-    """What all files say; raise ``BrokenInput`` where two of them say a setting differently."""
-    for one in companions:
-        for what in ("model", "method", "gpus", "nodes"):
-            mine, theirs = getattr(main, what), getattr(one, what)
-            if None not in (mine, theirs) and mine != theirs:
-                raise _conflict(main, one, what, mine, theirs)
-        both = dict(main.settings)
-        for name in main.settings.keys() & one.settings.keys():
-            both[name] = _agreed(main, one, name)
-        main = replace(
-            main,
-            stack=main.stack or one.stack,
-            fsdp=main.fsdp or one.fsdp,
-            model=main.model or one.model,
-            method=main.method or one.method,
-            gpus=main.gpus or one.gpus,
-            nodes=main.nodes or one.nodes,
-            settings=with_fallbacks({**one.settings, **both}, one.fallbacks),
-            job={**one.job, **main.job},
-            readings=(*main.readings, *one.readings),
-            notes=(*main.notes, *one.notes),
-        )
-    return replace(main, settings=with_fallbacks(main.settings, main.fallbacks))
-
-
-def _agreed(main: Understood, other: Understood, name: str) -> Setting:
-    """What two files say of a setting, which has to be the same; the trainer's activations are no engine's states."""
-    mine, theirs = main.settings[name], other.settings[name]
-    if name == "offload" and isinstance(mine, tuple) and isinstance(theirs, tuple) and not set(mine) & set(theirs):
-        return tuple(one for one in OFFLOADS if one in (*mine, *theirs))
-    if mine != theirs:
-        raise _conflict(main, other, name, mine, theirs)
-    return mine
-
-
-def _conflict(main: Understood, other: Understood, what: str, mine: object, theirs: object) -> BrokenInput:
-    names = [next((key.file for key in one.readings), BY_NAME[one.format].title) for one in (main, other)]
-    return BrokenInput(f"{names[0]} says {what} {mine}, {names[1]} says {theirs}: make them agree")
 
 
 def acts(name: str, scenario: Scenario) -> bool:
@@ -196,6 +158,7 @@ def check(
     Raise ``UnsupportedScenario`` for keys that change the answer in a way that we do not model, unless they stand in
     ``ignore``.
     """
+    _refuse_absent(ignore, understood.readings)
     refuse_unmodelled(understood.of("unmodelled"), ignore)
     asked, unset = request_of_files(understood, documents, request)
     found = _with_origins(plan(asked), unset.keys() - request.settings.keys())
@@ -248,6 +211,20 @@ def _planned(settings: Mapping[str, Setting], request: Request) -> Mapping[str, 
     if not beyond or "moments" in request.settings:
         return settings
     return {name: value for name, value in settings.items() if name != "moments"}
+
+
+def _refuse_absent(ignore: Sequence[str], readings: Sequence[Reading]) -> None:
+    """Raise ``UsageError`` for a key to ignore that no file has: it is mistyped, or no longer needed."""
+    keys = [one.key for one in readings]
+    for name in ignore:
+        if name not in keys:
+            near = nearest(name, keys, count=1)
+            hint = f"did you mean {near[0]}?" if near else "leave it out"
+            raise UsageError(f"--ignore {show(name)}: no key of {_files(readings)} has that name; {hint}")
+
+
+def _files(readings: Sequence[Reading]) -> str:
+    return " or ".join(dict.fromkeys(one.file for one in readings)) or "these files"
 
 
 def refuse_unmodelled(keys: Sequence[Reading], ignore: Sequence[str]) -> None:

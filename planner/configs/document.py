@@ -7,6 +7,8 @@ that unfold to more than a file of that size could say, and several documents in
 
 import codecs
 import json
+import stat
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,14 @@ MOST_VALUES = 20_000
 """Values in one file, aliases unfolded."""
 
 FileFormat = Literal["yaml", "json", "python"]
+
+STDIN = "-"
+"""The name under which standard input is read."""
+STREAMS = ("/dev/fd", "/proc/self/fd")
+"""Where a shell puts what it passes as ``<(...)``."""
+
+OF_DATA = (".csv", ".tsv", ".jsonl", ".parquet", ".arrow")
+"""Endings of what is trained on."""
 
 MERGE = "tag:yaml.org,2002:merge"
 """The key ``<<``, which lays one mapping under another."""
@@ -41,18 +51,21 @@ class Document:
     @property
     def name(self) -> str:
         """The file's name, as messages have it."""
-        return self.path.name
+        return _name(self.path)
 
     @property
     def folder(self) -> Path:
-        """Where the file lies; names of other files in it are taken from here."""
-        return self.path.parent
+        """Where the file lies; names of other files in it are taken from here. What is piped in lies nowhere: here."""
+        return Path() if _is_stream(self.path) else self.path.parent
 
 
-def read_document(path: str | Path) -> Document:
-    """The file at ``path``; raise ``BrokenInput`` for what is no configuration."""
+def read_document(path: str | Path, *, piped: bool = False) -> Document:
+    """The file at ``path``; raise ``BrokenInput`` for what is no configuration.
+
+    ``piped``: it may be a pipe, or ``-`` for standard input. Only users name those: what a file names is a file.
+    """
     path = Path(path)
-    text = _decoded(_bytes(path), path.name)
+    text = _decoded(_bytes(path, piped=piped), _name(path))
     return parse_document(text, path)
 
 
@@ -63,11 +76,11 @@ def parse_document(text: str, path: str | Path) -> Document:
     2
     """
     path = Path(path)
-    form = _format(text, path)
-    data = PARSERS[form](text, path.name)
+    form, name = _format(text, path), _name(path)
+    data = PARSERS[form](text, name)
     if not isinstance(data, dict):
-        raise BrokenInput(f"{path.name} holds no settings: {_kind(data)} stands where keys and values belong")
-    check_size(data, path.name)
+        raise BrokenInput(f"{name} holds no settings: {_kind(data)} stands where keys and values belong")
+    check_size(data, name)
     return Document(path=path, data=MappingProxyType(data), format=form)
 
 
@@ -79,24 +92,56 @@ def _format(text: str, path: Path) -> FileFormat:
     return "json" if text.lstrip()[:1] == "{" and ending not in (".yaml", ".yml") else "yaml"
 
 
-def _bytes(path: Path) -> bytes:
-    """What the file holds; raise ``BrokenInput`` for what is no ordinary file, and for one that is too large."""
+def _is_stream(path: Path) -> bool:
+    """Whether the name is that of something piped in, which has no folder of its own."""
+    return str(path) == STDIN or str(path.parent) in STREAMS
+
+
+def _name(path: Path) -> str:
+    """The file's name, as messages have it."""
+    if str(path) == STDIN:
+        return "stdin"
+    return str(path) if _is_stream(path) else path.name
+
+
+def _bytes(path: Path, *, piped: bool) -> bytes:
+    """What the file or the pipe holds; raise ``BrokenInput`` for what is neither, and for one that is too large."""
     try:
-        if path.is_dir():
-            raise BrokenInput(f"{show(str(path))} is a directory: name the configuration in it")
-        if not path.is_file():
-            missing = "is no file" if path.exists() else "does not exist"
-            raise BrokenInput(f"{show(str(path))} {missing}: plan check reads a trainer's configuration")
-        with path.open("rb") as file:
-            found = file.read(MOST_BYTES + 1)
+        if piped and str(path) == STDIN:
+            found = _standard_input()
+        else:
+            _check_kind(path, piped=piped)
+            with path.open("rb") as file:
+                found = file.read(MOST_BYTES + 1)
     except (OSError, ValueError) as error:
         if isinstance(error, BrokenInput):
             raise
         reason = getattr(error, "strerror", None) or str(error)
         raise BrokenInput(f"cannot read {show(str(path))}: {reason}") from None
     if len(found) > MOST_BYTES:
-        raise BrokenInput(f"{path.name} is larger than {MOST_BYTES // 1024} KiB: that is no trainer's configuration")
+        raise BrokenInput(f"{_name(path)} is larger than {MOST_BYTES // 1024} KiB: that is no trainer's configuration")
     return found
+
+
+def _standard_input() -> bytes:
+    """No more of what is piped in than a configuration may have; raise ``BrokenInput`` where nothing can be."""
+    if sys.stdin is None or sys.stdin.closed:
+        raise BrokenInput("- is standard input, which is closed: name a file")
+    return sys.stdin.buffer.read(MOST_BYTES + 1)
+
+
+def _check_kind(path: Path, *, piped: bool) -> None:
+    """Raise ``BrokenInput`` for what is neither a file nor a pipe, and for files of data."""
+    shown = show(str(path))
+    if path.is_dir():
+        raise BrokenInput(f"{shown} is a directory: name the configuration in it")
+    if not path.exists():
+        raise BrokenInput(f"{shown} does not exist: plan check reads a trainer's configuration")
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not (piped and stat.S_ISFIFO(mode)):
+        raise BrokenInput(f"{shown} is no file: plan check reads a trainer's configuration")
+    if path.suffix.lower() in OF_DATA:
+        raise BrokenInput(f"{path.name} is a file of data: name a trainer's configuration, and --dataset {path.name}")
 
 
 def _decoded(found: bytes, name: str) -> str:
@@ -106,7 +151,7 @@ def _decoded(found: bytes, name: str) -> str:
     except UnicodeDecodeError as error:
         raise BrokenInput(f"{name} is not {encoding.removesuffix('-sig').upper()} text: save it as UTF-8") from error
     if "\0" in text:
-        raise BrokenInput(f"{name} is not text: there are zero bytes in it")
+        raise BrokenInput(f"{name} is not text: there are zero bytes in it: save it as UTF-8")
     return text
 
 
@@ -226,4 +271,4 @@ PARSERS: Mapping[FileFormat, Callable[[str, str], object]] = {
 def _kind(value: object) -> str:
     if value is None:
         return "nothing"
-    return "a list" if isinstance(value, list) else f"a {type(value).__name__}"
+    return {list: "a list", str: "a text", bool: "true or false"}.get(type(value), "a number")

@@ -100,8 +100,8 @@ FORMATS = (
     _format(
         "deepspeed",
         "DeepSpeed",
-        "zero_optimization train_batch_size train_micro_batch_size_per_gpu gradient_clipping steps_per_print "
-        "zero_allow_untested_optimizer",
+        "zero_optimization train_batch_size train_micro_batch_size_per_gpu gradient_accumulation_steps "
+        "gradient_clipping steps_per_print zero_allow_untested_optimizer",
         companion=True,
     ),
     _format(

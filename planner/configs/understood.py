@@ -60,6 +60,22 @@ class Understood:
         """The keys with this fate, in the order of the files."""
         return tuple(one for one in self.readings if one.fate == fate)
 
+    def says(self, what: str) -> bool:
+        """Whether it decides a setting, or one of ``model method gpus nodes``."""
+        return (
+            any(what in one for one in (self.settings, self.fallbacks, self.job))
+            or getattr(self, what, None) is not None
+        )
+
+    def key_of(self, what: str) -> Reading | None:
+        """The key that decided a setting, or one of ``model method gpus nodes``; ``None`` where no key did.
+
+        Where several have a part in it, that which holds the value itself; else the first.
+        """
+        found = [one for one in self.readings if one.fate == "used" and one.sets == what]
+        value = {**self.job, **self.fallbacks, **self.settings}.get(what, getattr(self, what, None))
+        return next((one for one in found if one.value == value), found[0] if found else None)
+
 
 def with_fallbacks(settings: Mapping[str, Setting], fallbacks: Mapping[str, Setting]) -> dict[str, Setting]:
     """``settings``, and the fallbacks where they are silent or say ``none``.

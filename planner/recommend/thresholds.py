@@ -20,6 +20,7 @@ from planner.recommend.tuning import BATCHES, GOALS, Batch, may_offload, starts
 from planner.recommend.verdict import lacks_ram
 from planner.result import Candidate, Side, Threshold, Verdict
 from planner.spec import Method
+from planner.stacks.values import checked
 from planner.units import format_count, format_gib
 
 LENGTH_STEP = 64
@@ -196,7 +197,7 @@ def _named(ask: Ask, method: Method | None) -> str:
     """The method; for none how far that was looked for: offloading is left as it is."""
     if method is not None:
         return method
-    if "offload" in ask.request.settings:
+    if checked("offload", ask.request.settings.get("offload", ())):  # a file that moves nothing says so, too
         return "nothing with this offloading"
     return "nothing without offloading" if may_offload(ask) else "nothing"
 

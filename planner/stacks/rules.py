@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from planner.errors import UnknownName, UsageError
+from planner.errors import UnknownName, UnsupportedScenario, UsageError
 from planner.spec import Autocast, Behaviour, Float, Kernels, Loss, ModelSpec, Offload, QuantStorage
 
 STACKS = ("plain", "hf", "trl", "axolotl", "llamafactory", "unsloth", "torchtune")
@@ -55,7 +55,8 @@ class Defaults:
 
 @lru_cache(maxsize=64)
 def load_stack(text: str) -> Defaults:
-    """Defaults of the stack that ``text`` names; raise ``UnknownName`` or ``UsageError``.
+    """Defaults of the stack that ``text`` names; raise ``UnknownName`` or ``UsageError``, or for an old version
+    ``UnsupportedScenario``.
 
     >>> load_stack("trl").loss, load_stack("trl,trl=1.7").loss, load_stack("hf,transformers=4.48.1").adamw
     ('fused', 'chunked', 'foreach')
@@ -68,6 +69,7 @@ def load_stack(text: str) -> Defaults:
     newest: dict[str, str] = {**libraries["newest"], **trainer.get("newest", {})}
     given = _parse_versions(rest, (*newest, *trainer.get("optional", ()), FSDP))
     fsdp = given.pop(FSDP, None)
+    _refuse_older(given, {**libraries["oldest"], **trainer.get("oldest", {})})
     versions = {**newest, **given}
     chosen, unset, offers = (
         _last([*libraries.get(kind, ()), *trainer.get(kind, ())], versions) for kind in ("rule", "unset", "offer")
@@ -81,6 +83,17 @@ def load_stack(text: str) -> Defaults:
         offers=MappingProxyType({name: tuple(values) for name, values in offers.items()}),
         **settings,
     )
+
+
+def _refuse_older(given: Mapping[str, str], oldest: Mapping[str, str]) -> None:
+    """Raise ``UnsupportedScenario`` for a version from before what the rules describe."""
+    for package, version in given.items():
+        first = oldest.get(package)
+        if first is not None and _compare(version, "<", first):
+            raise UnsupportedScenario(
+                f"stack version {package}={version} is older than {first}, the oldest that is described here: "
+                f"take {package}={first} or a newer one"
+            )
 
 
 def _fsdp_version(text: str) -> int:

@@ -1,7 +1,9 @@
 """``plan check``: a guard whose exit code can be trusted, on files that anybody may have written."""
 
+import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -255,3 +257,72 @@ def test_notes_stand_without_an_empty_table_and_adapters_are_told_once(checking:
         assert "notes on the files" in out
         assert "|  |" not in out
         assert "{" not in out.partition("not said")[0]
+
+
+def test_the_commands_cards_and_passes_lie_over_those_of_the_files(checking: Checking) -> None:
+    """One card and one pass are what a command without options says, too."""
+    name = checking.file("sft.yaml", SFT + "num_train_epochs: 3\nnum_processes: 2\n")
+
+    both = checking.answer(name, "--gpu", "4090")
+    assert (both["gpu"]["count"], both["job"]["epochs"]) == (2, 3.0)
+    mine = checking.answer(name, "--gpu", "4090", "--gpus", "1", "--epochs", "1")
+    assert (mine["gpu"]["count"], mine["job"]["epochs"]) == (1, 1.0)
+
+
+def test_a_key_to_ignore_that_no_file_has_is_an_error(checking: Checking) -> None:
+    name = checking.file("sft.yaml", SFT)
+
+    assert checking(name, "--gpu", "4090", "--ignore", "lora_rr") == (
+        2,
+        "",
+        "error: --ignore 'lora_rr': no key of sft.yaml has that name; did you mean lora_r?\n",
+    )
+    assert "leave it out" in checking(name, "--gpu", "4090", "--ignore", "ZZZ")[2]
+
+
+def test_a_conflict_names_both_files_and_both_keys(checking: Checking) -> None:
+    """The launcher's file says what the engine's contradicts; the trainer's has nothing to do with it."""
+    sft = checking.file("sft.yaml", SFT)
+    launcher = checking.file("fsdp.yaml", "distributed_type: FSDP\nnum_processes: 2\n")
+    engine = checking.file("zero.json", '{"zero_optimization": {"stage": 3}, "gradient_accumulation_steps": "auto"}')
+
+    code, out, err = checking(sft, launcher, engine, "--gpu", "4090")
+    assert (code, out) == (2, "")
+    assert err == (
+        "error: fsdp.yaml says distributed_type 'FSDP' (sharding fsdp), but zero.json says zero_optimization.stage 3 "
+        "(sharding zero3): make them agree\n"
+    )
+    other = checking.file("other.json", '{"zero_optimization": {"stage": 3}, "gradient_accumulation_steps": 4}')
+    assert "sft.yaml says gradient_accumulation_steps 8, but other.json says" in checking(sft, other)[2]
+
+
+def test_what_is_piped_in_is_checked(checking: Checking, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(SFT.encode()), closed=False))
+
+    code, out, _ = checking("-", "--gpu", "4090")
+    assert code == 0
+    assert out.startswith("stdin fits: qlora of llama-3.1-8b needs ")
+    assert "read once" in checking("-", "-", "--gpu", "4090")[2]
+
+
+def test_the_help_shows_no_default_where_the_files_hold(checking: Checking) -> None:
+    _, out, _ = checking("--help")
+
+    assert "[2048]" not in out
+    assert "[trl]" not in out
+    assert "may be repeated" in out  # keys to ignore
+    assert "as the files say" in " ".join(out.split())
+
+
+def test_nothing_is_said_of_offloading_where_nothing_is_offloaded(checking: Checking) -> None:
+    """Readers say that nothing moves, by an empty setting."""
+    script = checking.file(
+        "train.py",
+        'm = FastLanguageModel.from_pretrained("unsloth/Meta-Llama-3.1-8B", max_seq_length=2048, load_in_4bit=True)\n'
+        "m = FastLanguageModel.get_peft_model(m, r=16, use_gradient_checkpointing=True)\n"
+        "SFTTrainer(model=m, args=SFTConfig(per_device_train_batch_size=2))\n",
+    )
+    _, out, _ = checking(script, "--gpu", "24gb")
+
+    assert "What would change the choice" in out
+    assert "offloading" not in out.partition("What would change the choice")[2].partition("unsloth sets")[0]

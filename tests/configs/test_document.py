@@ -1,7 +1,12 @@
 """Anybody's file may come in: it is read as plain data, or refused in one line, and nothing of it is executed."""
 
+import contextlib
+import io
 import os
+import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,7 +33,7 @@ e: &e [*d, *d, *d, *d, *d, *d, *d, *d, *d, *d]
         ("a: 1\n---\na: 1", "several YAML documents"),
         ("", "holds no settings: nothing stands"),
         ("- a\n- b", "holds no settings: a list stands"),
-        ("only words", "holds no settings: a str stands"),
+        ("only words", "holds no settings: a text stands"),
         ("a: b: c", "line 1: mapping values are not allowed here"),
         ("a: *nowhere", "undefined alias"),
         ("a:\n  b: &r\n    c: *r\n", "recursive"),
@@ -138,3 +143,73 @@ def test_a_file_that_may_not_be_read_says_so(tmp_path: Path) -> None:
 
     with pytest.raises(BrokenInput, match="Permission denied"):
         read_document(path)
+
+
+def _piped(path: Path, content: bytes) -> threading.Thread:
+    """A pipe into which something writes ``content``."""
+
+    def write() -> None:
+        with contextlib.suppress(BrokenPipeError):  # nobody reads it all
+            path.write_bytes(content)
+
+    os.mkfifo(path)
+    writer = threading.Thread(target=write)
+    writer.start()
+    return writer
+
+
+def test_a_pipe_is_read_where_the_user_names_it(tmp_path: Path) -> None:
+    writer = _piped(tmp_path / "pipe", b'{"micro_batch_size": 2}')
+    found = read_document(tmp_path / "pipe", piped=True)
+    writer.join()
+
+    assert (found.data, found.format) == ({"micro_batch_size": 2}, "json")
+
+
+def test_a_pipe_is_read_no_further_than_a_configuration_goes(tmp_path: Path) -> None:
+    writer = _piped(tmp_path / "pipe", b"#" * 4 * MOST_BYTES)
+
+    with pytest.raises(BrokenInput, match="pipe is larger than 256 KiB"):
+        read_document(tmp_path / "pipe", piped=True)
+    writer.join()
+
+
+def test_what_a_shell_passes_lies_in_no_folder() -> None:
+    """Names of other files in it are taken from where the command runs."""
+    read, write = os.pipe()
+    os.write(write, b"micro_batch_size: 2")
+    os.close(write)
+    path = Path("/dev/fd") / str(read)
+    if not path.exists():
+        pytest.skip("this system has no /dev/fd")
+    found = read_document(path, piped=True)
+    os.close(read)
+
+    assert (found.name, found.folder) == (str(path), Path())
+
+
+def test_standard_input_is_read_where_the_user_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for content, form in ((b"micro_batch_size: 2", "yaml"), (b'{"micro_batch_size": 2}', "json")):
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content), closed=False))
+        found = read_document("-", piped=True)
+
+        assert (found.name, found.folder, found.format) == ("stdin", Path(), form)
+        assert found.data == {"micro_batch_size": 2}
+
+
+def test_standard_input_that_is_closed_or_endless_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(BrokenInput, match="is closed"):
+        read_document("-", piped=True)
+
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"#" * 2 * MOST_BYTES), closed=False))
+    with pytest.raises(BrokenInput, match="stdin is larger than 256 KiB"):
+        read_document("-", piped=True)
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.JSONL", "rows.parquet"])
+def test_data_are_no_configuration(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("prompt,answer\na,b\n")
+
+    with pytest.raises(BrokenInput, match=f"{name} is a file of data"):
+        read_document(tmp_path / name)

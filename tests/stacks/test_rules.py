@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from planner.errors import UnknownName, UsageError
+from planner.errors import UnknownName, UnsupportedScenario, UsageError
 from planner.spec import Behaviour
 from planner.stacks import STACKS, describe_stack, load_stack
 from planner.stacks.rules import CHOSEN as DEFAULTS
+from planner.stacks.rules import _compare
 from planner.stacks.values import choices
 
 FILES = ("libraries", *STACKS)
@@ -19,6 +20,12 @@ FILES = ("libraries", *STACKS)
 def document(name: str) -> dict[str, Any]:
     """One rules file."""
     return tomllib.loads((resources.files("planner") / "stacks" / f"{name}.toml").read_text(encoding="utf-8"))
+
+
+def oldest(stack: str, package: str) -> str:
+    """The oldest version of a package that a stack may name."""
+    told = {**document("libraries")["oldest"], **document(stack).get("oldest", {})}
+    return str(told.get(package, "0.0.1"))
 
 
 RULES = [(name, index, rule) for name in FILES for index, rule in enumerate(document(name)["rule"])]
@@ -119,6 +126,10 @@ NEWEST = [
     ("unsloth", {"adapter_dtype": BOTH_WIDE, "reentrant_checkpoint": True, "offload": ("activations",)}),
     ("torchtune", {"autocast": "none", "loss": "chunked", "adamw": "fused", "nf4": "torchao", "no_sync": "none"}),
     ("torchtune", {"adapter_dtype": {"lora": "bf16", "qlora": "bf16"}, "repeats_kv": True}),
+    ("trl", {"offloads_activations": "saved_tensors", "offloads_from": 0}),
+    ("hf", {"offloads_activations": "none"}),
+    ("llamafactory", {"offloads_activations": "checkpoints", "offloads_from": 0}),
+    ("unsloth", {"offloads_activations": "checkpoints", "offloads_from": 512}),
 ]
 
 
@@ -186,8 +197,9 @@ def test_no_rule_is_dead() -> None:
     for stack in STACKS:
         for rule in document(stack)["rule"]:
             for package, condition in rule.get("when", {}).items():
-                bound = condition.lstrip("<>=")
-                inside, outside = ("0.0.1", bound) if condition.startswith("<") else (bound, "0.0.1")
+                bound = condition.split(",")[0].lstrip("<>=")
+                first = oldest(stack, package)
+                inside, outside = (first, bound) if condition.startswith("<") else (bound, first)
                 assert describe_stack(f"{stack},{package}={inside}") != describe_stack(f"{stack},{package}={outside}")
 
 
@@ -217,7 +229,6 @@ def test_spaces_and_capitals_do_not_matter() -> None:
 SPELLINGS = [
     ("4.46", "copy"),  # as 4.46.0
     ("4.46.0.dev0", "copy"),
-    ("4.5", "in_place"),  # five is less than forty-six
     ("5", "copy"),
     ("4.45.2.1", "in_place"),
 ]
@@ -225,9 +236,12 @@ SPELLINGS = [
 
 @pytest.mark.parametrize(("version", "expected"), SPELLINGS)
 def test_versions_compare_as_numbers(version: str, expected: str) -> None:
-    found = value_of(f"hf,transformers={version}", "logits_upcast")
+    assert value_of(f"hf,transformers={version}", "logits_upcast") == expected
 
-    assert found == (expected if version != "4.5" else "none")
+
+def test_five_is_less_than_thirty() -> None:
+    with pytest.raises(UnsupportedScenario, match=r"transformers=4\.5 is older than 4\.30"):
+        load_stack("hf,transformers=4.5")
 
 
 BROKEN = [
@@ -267,3 +281,33 @@ def test_fsdps_version_stands_beside_packages() -> None:
     assert "fsdp" not in load_stack("trl,fsdp=1").behaviour.versions, "it is no package"
     with pytest.raises(UsageError, match="write fsdp=1 or fsdp=2"):
         load_stack("trl,fsdp=3")
+
+
+# ---------------------------------------------------------------- versions from before the rules
+
+OLDEST = [(name, package, first) for name in FILES for package, first in document(name).get("oldest", {}).items()]
+
+
+@pytest.mark.parametrize(("name", "package", "first"), OLDEST)
+def test_a_version_from_before_what_is_described_is_refused(name: str, package: str, first: str) -> None:
+    stack = "trl" if name == "libraries" else name
+
+    assert load_stack(f"{stack},{package}={first}").behaviour.versions[package] == first
+    with pytest.raises(UnsupportedScenario, match=rf"{package}=0\.0\.1 is older than {first}, the oldest"):
+        load_stack(f"{stack},{package}=0.0.1")
+
+
+def test_no_rule_begins_before_the_oldest_version() -> None:
+    """A rule for nothing but versions that are refused would never hold."""
+    first = {package: version for _, package, version in OLDEST}
+    bounds = [
+        (package, bound)
+        for _, _, rule in RULES
+        for package, condition in rule.get("when", {}).items()
+        for bound in condition.split(",")
+        if bound.startswith("<") and package in first
+    ]
+
+    assert bounds
+    for package, bound in bounds:
+        assert _compare(first[package], "<", bound.strip("<=")), (package, bound)
