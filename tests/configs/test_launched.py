@@ -155,11 +155,28 @@ def test_accelerate_trains_what_was_planned(home: Path, tmp_path: Path) -> None:
     assert state["global_step"] == 3
 
 
+WITHOUT_A_COMPILER = """\
+import sys, types
+class Absent:
+    NAME = name = "absent"
+    def is_compatible(self, verbose=False):
+        return False
+comm = types.ModuleType("deepspeed.ops.op_builder.cpu.comm")
+comm.CCLCommBuilder = comm.ShareMemCommBuilder = Absent
+sys.modules[comm.__name__] = comm
+"""
+"""On a processor DeepSpeed compiles C++ for what ranks of one machine say to each other (a minute, and a compiler);
+where that cannot be had gloo carries it, as in ``deepspeed.comm.torch.build_shm_op`` on other systems than Linux."""
+
+
 @pytest.mark.skipif(find_spec("deepspeed") is None, reason="not installed: deepspeed")
 def test_deepspeed_trains_what_was_planned(home: Path, tmp_path: Path) -> None:
     found = exported(home, tmp_path, "deepspeed", sharding="zero2")
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(WITHOUT_A_COMPILER, encoding="utf-8")
+    surroundings = {"DS_ACCELERATOR": "cpu", "PYTHONPATH": str(tmp_path / "site")}
 
-    launch(tmp_path, found, "attn_implementation=sdpa", "use_cpu=true", "max_steps=2", DS_ACCELERATOR="cpu")
+    launch(tmp_path, found, "attn_implementation=sdpa", "use_cpu=true", "max_steps=2", **surroundings)
 
     check_adapter(home, tmp_path / "output")
     saved = list((tmp_path / "output" / "checkpoint-2").rglob("*_optim_states.pt"))
