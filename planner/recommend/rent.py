@@ -4,7 +4,7 @@ Gates first (memory, budget, deadline), then the Pareto front over money, hours,
 There is no score: what is recommended follows from two stated preferences (``_recommended``).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,13 +38,6 @@ from planner.result import Reason, Way
 from planner.spec import Cluster, Gpu, Job, Method, Price
 from planner.stacks import newer_versions
 from planner.units import parse_count, positive, whole
-
-PETTY_USD = 2.0
-"""Dollars of a whole run that decide nothing against quality (ours): an hour of one large card."""
-
-NEARLY = 1.25
-"""Up to this multiple of the cheapest price a method with less quality risk is preferred (ours): less than sellers of
-one and the same card differ by."""
 
 FASTEST_GBPS = 1000.0
 
@@ -302,18 +295,22 @@ def _recommended(offers: tuple[Rental, ...]) -> int | None:
     """Which of the offers, cheapest first, to take.
 
     Those that fit by their upper bound come before those that do not; of these, those whose time is measured and whose
-    price is listed before those whose price is listed before all others. Then the cheapest, unless a method with less
-    quality risk costs little more: ``NEARLY`` times as much, or ``PETTY_USD`` more for the whole run.
+    price is listed before those whose price is listed before all others. But what would be taken before the best of
+    these even at its slowest is taken before it.
     """
     if not offers:
         return None
     fitting = [one for one in offers if one.room]
     pools = ([one for one in fitting if one.doubt <= doubt] for doubt in DOUBTS)
-    pool = next((kept for kept in pools if kept), list(offers))
-    cheapest = pool[0]
-    most = max(NEARLY * cheapest.usd, cheapest.usd + (PETTY_USD if cheapest.candidate.cost else 0))
-    near = [one for one in pool if one.usd <= most]
-    return offers.index(min(near, key=lambda one: (one.risk, one.usd)))
+    sure = _preferred(next((kept for kept in pools if kept), offers))
+    surer = [one for one in fitting if not one.price.estimated and one.beats_at_slowest(sure)]
+    return offers.index(_preferred(surer) if surer else sure)
+
+
+def _preferred(offers: Sequence[Rental]) -> Rental:
+    """The cheapest, unless a method with less quality risk costs little more."""
+    most = offers[0].worth_quality(offers[0].usd)
+    return min((one for one in offers if one.usd <= most), key=lambda one: (one.risk, one.usd))
 
 
 def _others(question: RentRequest, found: tuple[Rental, ...], ranked: tuple[Rental, ...]) -> tuple[Rental, ...]:

@@ -11,6 +11,13 @@ from planner.recommend.request import Request
 from planner.result import Candidate, Reason, StepTime
 from planner.spec import ModelSpec, Price
 
+PETTY_USD = 2.0
+"""Dollars of a whole run that decide nothing against quality (ours): an hour of one large card."""
+
+NEARLY = 1.25
+"""Up to this multiple of the cheapest price a method with less quality risk is preferred (ours): less than sellers of
+one and the same card differ by."""
+
 AMPLE = 0.10
 """Share of a card that is room to spare (ours): as wide as the interval that is stated where nothing was measured."""
 
@@ -115,6 +122,14 @@ class Rental:
         return self._million_hours if cost is None else cost.hours
 
     @property
+    def usd_slowest(self) -> float:
+        """The same money at the upper bound of the time."""
+        cost, step = self.candidate.cost, self.step
+        if cost is None:
+            return self.usd_per_million * step.high / step.seconds
+        return cost.high_hours * self.usd_per_hour
+
+    @property
     def headroom_bytes(self) -> int:
         """Bytes of each card beyond what the step must have."""
         return self.candidate.scenario.cluster.usable_bytes - self.candidate.estimate.peak.required_bytes
@@ -140,6 +155,16 @@ class Rental:
     def doubt(self) -> int:
         """0: time measured and price listed; 1: time estimated; 2: price estimated; 3: both."""
         return int(not self.measured) + 2 * int(self.price.estimated)
+
+    def worth_quality(self, usd: float) -> float:
+        """The most that a method with less quality risk may cost beside this one at ``usd``."""
+        return max(NEARLY * usd, usd + (PETTY_USD if self.candidate.cost else 0))
+
+    def beats_at_slowest(self, other: "Rental") -> bool:
+        """Whether this one is the one to take though its time may be as long as its upper bound says."""
+        if self.risk > other.risk:
+            return self.worth_quality(self.usd_slowest) < other.usd
+        return self.usd_slowest <= other.usd
 
     @property
     def risk_words(self) -> str:

@@ -189,7 +189,7 @@ def notes(answer: RentAnswer) -> Iterator[str]:
     unit = "download and loading included" if run else "loading left out: --dataset-tokens gives hours and money"
     yield f"US$ at the typical price, {unit}; GiB: spare on each card, RAM and disk of each machine"
     if any(estimated(one) for one in (*answer.offers, *answer.others)):
-        yield "~: nobody has published how fast such a card trains, or its price is estimated"
+        yield "~: no published run timed such steps on such a card, or its price is estimated"
     left = len(answer.offers) - len(shown(answer))
     if left > 0:
         yield f"{left} more offers that no other beats in everything: --format json"

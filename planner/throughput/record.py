@@ -80,20 +80,21 @@ def records(path: Path = FILE) -> Mapping[Regime, Record]:
 
 
 def regime_of(scenario: Scenario, work: Work, parts: Mapping[TimePart, float], known: Constants) -> Regime:
-    """The kind of run, hardest to know first."""
+    """The kind of run, hardest to know first; runs on several machines and of experts speak for timed cards only."""
+    timed = known.family(scenario.cluster.gpu).products.n > 0
     if parts["offload"] > 0 or scenario.train.offload:
         return "offload"
     if is_divided(scenario.train):
         return "parallel"
-    if scenario.cluster.nodes > 1:
+    if scenario.cluster.nodes > 1 and timed:
         return "nodes"
-    if scenario.model.is_moe:
+    if scenario.model.is_moe and timed:
         return "moe"
     if _gathers_slowly(scenario, work, parts):
         return "links"
     if parts["launch"] > parts["compute"] + parts["dequantise"]:
         return "launch"
-    if known.family(scenario.cluster.gpu).products.n == 0:
+    if not timed:
         return "prior"
     if work.tokens < MANY_TOKENS:
         return "few"

@@ -35,11 +35,12 @@ def offer(
     method: Method = "lora",
     gib: float = 10,
     measured: bool = True,
+    slowest: float = 2.0,
     **facts: Any,
 ) -> Rental:
     """So many cards for a run of this money and time; its requirement is ``gib`` of 24 GiB, a tenth more at the most.
 
-    ``facts``: fields of its cost, and of its price.
+    ``slowest``: times as long as it may take. ``facts``: fields of its cost, and of its price.
     """
     price = Price(
         low_usd=facts.pop("low_usd", None),
@@ -53,16 +54,16 @@ def offer(
     step = StepTime(
         seconds=1,
         low=1,
-        high=2,
+        high=slowest,
         tokens_per_second=1000,
         parts=MappingProxyType(dict.fromkeys(TIME_PARTS, 0.0)),
         bound="compute",
-        basis=TimeBasis("published", 5, ("somebody",)) if measured else TimeBasis("stated"),
+        basis=TimeBasis("published", 5, ("somebody",)) if measured else TimeBasis("stated", 0, (), "like no other"),
     )
     usual: dict[str, Any] = {
         "steps": 100,
         "low_hours": hours / 2,
-        "high_hours": hours * 2,
+        "high_hours": hours * slowest,
         "setup_hours": 0.0,
         "usd_low": usd / 4,
         "usd_high": usd * 3,
@@ -177,7 +178,8 @@ MONEY_SAMPLES = {
     "MON013": Sample(
         renting(offer(10, 5), offer(9, 5, measured=False), offer(9.5, 5, estimated=True)),
         1.0,
-        "1 × card-24 (lora) may cost $9.00, $1.00 less, but nobody has published how fast it trains",
+        "1 × card-24 (lora) may cost $9.00, $1.00 less, but its time is estimated (like no other): $18.00 at its "
+        "slowest; 1 × card-24 (lora) may cost $9.50, $0.50 less, but its price is estimated",
         renting(offer(10, 5), offer(9, 5, measured=False, method="qlora")),
     ),
     "MON014": Sample(

@@ -47,6 +47,10 @@ class Renting(Case):
         kept = (one for one in self.found if one.room and one.usd < self.choice.usd)
         return (one for one in kept if one.within(self.question))
 
+    def forgone_for_quality(self, one: "Rental") -> bool:
+        """Whether a cheaper offer was passed over because the chosen method has less quality risk, for little more."""
+        return one.risk > self.choice.risk and self.choice.usd <= one.worth_quality(one.usd)
+
 
 class OfOffers(ABC):
     """A rule that speaks of offers only; ``of_runs``: and only where they are of a whole run."""
@@ -290,10 +294,10 @@ class QualityForLittle(OfOffers):
     slug: ClassVar[str] = "quality-for-little"
 
     def weigh(self, case: Renting, mine: "Rental") -> Reason | None:
-        cheaper = [one for one in case.cheaper() if one.doubt <= mine.doubt and one.risk > mine.risk]
+        cheaper = [one for one in case.cheaper() if case.forgone_for_quality(one)]
         if not cheaper:
             return None
-        one = min(cheaper, key=lambda other: other.usd)
+        one = min(cheaper, key=lambda other: (other.doubt > mine.doubt, other.usd))
         text = (
             f"{mine.method} for {dollars(mine.usd - one.usd)} more {_each(case)}than {one.method} on {one.named} "
             f"({dollars(one.usd)}): there, {one.risk_words}"
@@ -304,8 +308,8 @@ class QualityForLittle(OfOffers):
 class UncertainCheaper(OfOffers):
     """MON013: a cheaper offer was passed over, because its time or its price is only estimated.
 
-    Why it matters: hours that rest on a card's nominal rate alone may be off by a factor of two, and an estimated price
-                    is 1.3 times the cheapest listing.
+    Why it matters: hours that rest on a card's nominal rate alone may be off by a factor of two, so such an offer goes
+                    first only where it would at its slowest; an estimated price is 1.3 times the cheapest listing.
     What helps:     asking a seller; a few measured steps there (plan measure): an hour of such a card costs little.
     Source:         ``StepTime.basis``, what the bounds of a time rest on; ``estimated`` in prices.toml.
     """
@@ -314,15 +318,24 @@ class UncertainCheaper(OfOffers):
     slug: ClassVar[str] = "uncertain-cheaper"
 
     def weigh(self, case: Renting, mine: "Rental") -> Reason | None:
-        passed = [one for one in case.cheaper() if one.doubt > mine.doubt and one.risk <= mine.risk]
-        if not passed:
+        rivals = (one for one in case.cheaper() if not case.forgone_for_quality(one))
+        passed = sorted(rivals, key=lambda one: (one.risk > mine.risk, one.usd))
+        unlisted = [one for one in passed if one.price.estimated and not mine.price.estimated]
+        untimed = [one for one in passed if not (one.measured or one.price.estimated)]
+        named = sorted((*unlisted[:1], *untimed[:1]), key=lambda one: one.usd)
+        if not named:
             return None
-        one = min(passed, key=lambda other: other.usd)
-        listed = mine.price.estimated or not one.price.estimated
-        why = "nobody has published how fast it trains" if listed else "its price is estimated"
+        clauses = [self._clause(case, mine, one, "price" if one in unlisted else "time") for one in named]
+        return Reason(code=self.code, text="; ".join(clauses), number=mine.usd - named[0].usd, unit="usd")
+
+    def _clause(self, case: Case, mine: "Rental", one: "Rental", unsure: str) -> str:
+        """What one offer may save, and why that does not decide."""
         cost = f"{dollars(one.usd)} {_each(case)}".rstrip()
-        text = f"{one.named} ({one.method}) may cost {cost}, {dollars(mine.usd - one.usd)} less, but {why}"
-        return Reason(code=self.code, text=text, number=mine.usd - one.usd, unit="usd")
+        less = f"{one.named} ({one.method}) may cost {cost}, {dollars(mine.usd - one.usd)} less, but"
+        if unsure == "price":
+            return f"{less} its price is estimated"
+        slowest = f"its time is estimated ({one.step.basis.group}): {dollars(one.usd_slowest)} at its slowest"
+        return f"{less} {slowest}" + ("" if mine.measured else f", and this {dollars(mine.usd_slowest)}")
 
 
 class LongRun(OfOffers):
