@@ -185,7 +185,7 @@ def shaped(scenario: Scenario, seq_len: int, micro_batch_size: int) -> Scenario:
         chosen = {name: getattr(train, name) for name in (*train.settings, "method")}
         if scenario.origins["completion_len"] != "user":
             chosen["completion_len"] = TrainSpec.completion_len
-        settle_objective(chosen, dict(scenario.origins), scenario.cluster)
+        settle_objective(chosen, dict(scenario.origins), scenario.cluster, scenario.stack)
         train = replace(train, **{name: chosen[name] for name in ("completion_len", "grad_accumulation")})
     return replace(scenario, train=train)
 
