@@ -6,7 +6,7 @@ from typing import Any
 from planner.configs.keys import Key, listed
 from planner.configs.model_arguments import DTYPES
 from planner.recommend.request import Setting
-from planner.stacks.resolve import OFFLOADED_FROM
+from planner.stacks import load_stack
 
 OF_LOADER = (
     Key("dtype", "weights_dtype", "text", DTYPES),
@@ -46,7 +46,7 @@ def checkpointing(word: Any, seq_len: Setting | None) -> dict[str, Setting] | No
     found = CHECKPOINTS.get(said) if isinstance(said, str | int) else None
     if found is None:
         return None
-    short = isinstance(seq_len, int) and seq_len < OFFLOADED_FROM
+    short = isinstance(seq_len, int) and seq_len < load_stack("unsloth").behaviour.offloads_from
     return {"gradient_checkpointing": found[0], "offload": () if short else found[1]}
 
 

@@ -301,6 +301,11 @@ class Behaviour:
     """Modules that are trained as copies take the adapters' dtype."""
     offload_for_recompute: bool = False
     """Under adapters, activations that are offloaded are not recomputed besides (Axolotl)."""
+    offloads_activations: Literal["none", "saved_tensors", "checkpoints"] = "none"
+    """Which activations it can move to RAM: all that is saved, or the inputs of recomputed layers, so that without
+    checkpoints nothing is moved."""
+    offloads_from: int = 0
+    """Tokens of a sequence from which on it moves activations unless it is asked to."""
     checkpoint_stash: int = 5
     """Layer inputs that stay on the card under offloaded checkpoints: TRL's whose copies are on their way, Unsloth's
     two buffers and the input at work."""

@@ -6,14 +6,6 @@ from typing import Any
 from planner.errors import UnsupportedScenario
 from planner.spec import Behaviour
 
-OFFLOADS_ACTIVATIONS = ("trl", "axolotl", "llamafactory", "unsloth", "torchtune")
-"""Trainers that move saved tensors to RAM: TRL 1.16 sft_config.py and axolotl 0.19 schemas/config.py,
-activation_offloading; llamafactory 0.9.5 use_unsloth_gc; unsloth 2026.10 use_gradient_checkpointing; torchtune 0.6
-enable_activation_offloading."""
-
-OF_CHECKPOINTS = ("llamafactory", "unsloth")
-"""Those of them that move the inputs of recomputed layers only: without checkpoints nothing is moved."""
-
 ON_CARD_ONLY = ("8bit", "paged", "lion")
 """bitsandbytes' optimizers update states on the card: 0.50 optim/optimizer.py."""
 
@@ -29,7 +21,7 @@ def refuse_offload(chosen: Mapping[str, Any], behaviour: Behaviour) -> None:
                 f"--offload {','.join(offload)} under FSDP of version 1 is not planned: use --sharding zero3, or "
                 "a stack with transformers 5"
             )
-    if "activations" in offload and behaviour.name not in OFFLOADS_ACTIVATIONS:
+    if "activations" in offload and behaviour.offloads_activations == "none":
         raise UnsupportedScenario(f"--offload activations: stack {behaviour.name} does not have it; use --stack trl")
 
 

@@ -206,18 +206,13 @@ def _settle(
         chosen["quant_storage"] = "bf16" if cluster.gpu.supports_bf16 else "fp16"
 
 
-OFFLOADED_FROM = 512
-"""Tokens of a sequence from which on Unsloth offloads checkpoints. unsloth 2026.10 models/_utils.py,
-apply_unsloth_gradient_checkpointing."""
-
-
 def _unless_asked(chosen: dict[str, Any], origins: dict[str, Origin], stack: Behaviour) -> None:
     """What a trainer decides by other settings: kernels by dropout, offloading and checkpoints by each other."""
     if origins["kernels"] == "stack" and chosen["lora_dropout"] > 0 and not stack.fuses_dropout:
         chosen["kernels"] = "eager"
     if "activations" in chosen["offload"] and chosen["method"] != "full" and stack.offload_for_recompute:
         chosen["gradient_checkpointing"], origins["gradient_checkpointing"] = False, "stack"
-    short = chosen["seq_len"] < OFFLOADED_FROM
+    short = chosen["seq_len"] < stack.offloads_from
     if origins["offload"] == "stack" and (short or not chosen["gradient_checkpointing"]):
         chosen["offload"] = ()
 

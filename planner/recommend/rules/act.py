@@ -4,7 +4,6 @@ from typing import ClassVar
 
 from planner.recommend.rules.base import Case, Scope, seconds
 from planner.result import Reason
-from planner.stacks.offloads import OF_CHECKPOINTS
 from planner.units import format_bytes, format_count
 
 
@@ -103,7 +102,7 @@ class CheckpointingSpare:
     def check(self, case: Case) -> Reason | None:
         if not (case.is_choice and case.train.gradient_checkpointing):
             return None
-        if "activations" in case.train.offload and case.scenario.stack.name in OF_CHECKPOINTS:
+        if "activations" in case.train.offload and case.scenario.stack.offloads_activations == "checkpoints":
             return None  # what is moved to the host are the checkpoints
         without = case.what_if(gradient_checkpointing=False).peak
         if without.high_bytes > case.usable:
