@@ -12,6 +12,7 @@ from planner.configs.deepspeed_shipped import shipped_document
 from planner.configs.document import STDIN, Document, read_document
 from planner.configs.formats import BY_NAME, Format, format_of, read_as
 from planner.configs.understood import Reading, Understood
+from planner.configs.wording import told_by_keys
 from planner.errors import BrokenInput, UnsupportedScenario, UsageError, nearest, show
 from planner.hardware import list_classes
 from planner.planning import plan
@@ -133,10 +134,17 @@ def judged_somewhere(
 
 def _runs(understood: Understood, documents: tuple[Document, ...], request: Request) -> bool:
     """Whether the run fits, or is tight, on the card of ``request``; not where the card cannot do what files ask."""
-    asked = replace(request_of_files(understood, documents, request).request, evidence="closed-form")
-    ask = informed(understand(asked)[0])
-    found = supported(ask, ask.methods[0], shared_estimator())
+    with told_by_keys(understood, _held(request)):
+        asked = replace(request_of_files(understood, documents, request).request, evidence="closed-form")
+        ask = informed(understand(asked)[0])
+        found = supported(ask, ask.methods[0], shared_estimator())
     return found is not None and found.verdict != "does_not_fit"
+
+
+def _held(request: Request) -> set[str]:
+    """What the command said itself, which no key of a file is to blame for."""
+    told = {"method": bool(request.methods), "gpus": request.gpus > 1, "nodes": request.nodes is not None}
+    return {*request.settings, *(name for name, said in told.items() if said)}
 
 
 def _noted(found: Checked, note: str) -> Checked:
@@ -160,8 +168,9 @@ def check(
     """
     _refuse_absent(ignore, understood.readings)
     refuse_unmodelled(understood.of("unmodelled"), ignore)
-    asked, unset = request_of_files(understood, documents, request)
-    found = _with_origins(plan(asked), unset.keys() - request.settings.keys())
+    with told_by_keys(understood, _held(request)):
+        asked, unset = request_of_files(understood, documents, request)
+        found = _with_origins(plan(asked), unset.keys() - request.settings.keys())
     return Checked(
         understood=understood,
         documents=documents,

@@ -67,13 +67,17 @@ class Understood:
             or getattr(self, what, None) is not None
         )
 
+    def value_of(self, what: str) -> object:
+        """What it says of a setting, or of one of ``model method gpus nodes``."""
+        return {**self.job, **self.fallbacks, **self.settings}.get(what, getattr(self, what, None))
+
     def key_of(self, what: str) -> Reading | None:
         """The key that decided a setting, or one of ``model method gpus nodes``; ``None`` where no key did.
 
         Where several have a part in it, that which holds the value itself; else the first.
         """
         found = [one for one in self.readings if one.fate == "used" and one.sets == what]
-        value = {**self.job, **self.fallbacks, **self.settings}.get(what, getattr(self, what, None))
+        value = self.value_of(what)
         return next((one for one in found if one.value == value), found[0] if found else None)
 
 
