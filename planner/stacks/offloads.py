@@ -18,8 +18,8 @@ def refuse_offload(chosen: Mapping[str, Any], behaviour: Behaviour) -> None:
         _refuse_optimizer(chosen)
         if sharding in ("fsdp", "hsdp") and behaviour.fsdp_version == 1:
             raise UnsupportedScenario(
-                f"--offload {','.join(offload)} under FSDP of version 1 is not planned: use --sharding zero3, or "
-                "a stack with transformers 5"
+                f"--offload {','.join(offload)} under FSDP of version 1 is not planned: use version 2 (--stack "
+                f"{behaviour.name},fsdp=2, in a trainer's file fsdp_version: 2) or --sharding zero3"
             )
     if "activations" in offload and behaviour.offloads_activations == "none":
         raise UnsupportedScenario(f"--offload activations: stack {behaviour.name} does not have it; use --stack trl")

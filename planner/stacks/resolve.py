@@ -228,10 +228,10 @@ def _refuse(chosen: Mapping[str, Any], model: ModelSpec, cluster: Cluster, stack
     """Combinations that cannot run."""
     gpu, sharding = cluster.gpu, chosen["sharding"]
     if cluster.world_size > MAX_GPUS:
-        raise UsageError(f"{cluster.world_size} GPUs are more than the {MAX_GPUS} that we plan for")
+        raise UsageError(f"--gpus {cluster.world_size} is more than the {MAX_GPUS} that we plan for")
     if cluster.world_size > 1 and sharding == "none" and not leaves_nothing(chosen, cluster):
         kinds = ", ".join(kind for kind in get_args(Sharding) if kind != "none")
-        raise UsageError(f"{cluster.world_size} GPUs need --sharding {kinds}, not none")
+        raise UsageError(f"--sharding none on {cluster.world_size} GPUs: use --sharding {kinds}")
     if chosen["attention"] not in model.attends:
         offered = ", ".join(model.attends)
         raise UnsupportedScenario(f"{model.name} has no {chosen['attention']} attention in transformers: use {offered}")

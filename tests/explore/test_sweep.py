@@ -108,7 +108,7 @@ def one_row(**changes: Any) -> Row:
     ("changes", "reason"),
     [
         ({"gpus": ["v100-16gb"], "settings": {"attention": ["flash"]}}, "v100-16gb cannot run FlashAttention-2"),
-        ({"counts": [2], "settings": {"sharding": ["none"]}}, "2 GPUs need --sharding"),
+        ({"counts": [2], "settings": {"sharding": ["none"]}}, "--sharding none on 2 GPUs: use"),
         ({"models": ["mamba-2.8b"]}, "not covered"),
         ({"settings": {"lora_targets": ["no_such_module"]}}, "no_such_module"),
     ],

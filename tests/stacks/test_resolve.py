@@ -239,7 +239,7 @@ def test_what_the_card_cannot_do_is_refused() -> None:
 
 
 def test_several_cards_need_a_scheme() -> None:
-    with pytest.raises(UsageError, match="2 GPUs need --sharding"):
+    with pytest.raises(UsageError, match="--sharding none on 2 GPUs: use --sharding"):
         made(cluster=several(2), sharding="none")
     with pytest.raises(UsageError, match="more than the 4096"):
         made(cluster=several(5000))
