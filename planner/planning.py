@@ -1,7 +1,9 @@
 """The whole answer: names resolved, candidates estimated and judged, one of them recommended."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from planner.estimators import Estimator, estimate, estimator_for, measured_here, remember
 from planner.recommend.candidates import candidates
@@ -18,22 +20,34 @@ from planner.spec import Job, Method, Scenario
 
 __all__ = ["Request", "estimate", "plan", "plan_for", "scenario"]
 
+NOTHING: Mapping[str, Setting] = MappingProxyType({})
 
-def plan(request: Request, *, estimator: Estimator | None = None) -> Plan:
+
+def plan(
+    request: Request,
+    *,
+    estimator: Estimator | None = None,
+    within: Callable[[Estimator], Estimator] | None = None,
+    planned: Mapping[str, Setting] = NOTHING,
+) -> Plan:
     """The plan for ``request``; ``estimator`` stands in for the evidence that it names.
 
+    ``within`` lays bounds around every estimator: what one of them then refuses is not recommended. ``planned``:
+    settings that the user left open, as the plan starts from them.
     Raise ``PlannerError``: an unknown name, a setting without meaning, a scenario that we will not guess.
     """
     question, notes = understand(as_installed(request))
-    question = informed(question)
-    closed = remember(estimator or shared_estimator())
-    asking = closed if request.evidence == "closed-form" else remember(estimator or estimator_for(request.evidence))
+    question = informed(question.planning(planned))
+    bounded = within or _unbounded
+    closed = remember(bounded(estimator or shared_estimator()))
+    by_evidence = request.evidence != "closed-form"
+    asking = remember(bounded(estimator or estimator_for(request.evidence))) if by_evidence else closed
     if request.dataset is not None:
         notes = (*notes, *request.dataset.notes)
     asked, missing = candidates(question, asking)
     shown, recommendation = recommend(asked, question, closed)
     if request.confirm and request.evidence == "closed-form":
-        asking = remember(estimator or estimator_for("traced"))
+        asking = remember(bounded(estimator or estimator_for("traced")))
     if asking is not closed:
         shown, recommendation, confirmed = confirm(shown, recommendation, asking)
         notes = (*notes, *confirmed)
@@ -50,6 +64,10 @@ def plan(request: Request, *, estimator: Estimator | None = None) -> Plan:
         dataset=request.dataset,
         notes=(*notes, *absent, *remarks(asked, request.settings, question.cluster), *measured_here().notices),
     )
+
+
+def _unbounded(estimator: Estimator) -> Estimator:
+    return estimator
 
 
 def plan_for(

@@ -58,7 +58,8 @@ HOMES = {
 }
 """Libraries with one place each."""
 
-FILES = sorted(PACKAGE.rglob("*.py"))
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent.name != "shipped")
+"""Without the scripts that an export writes out, which nothing here imports."""
 
 
 def part(path: Path) -> str:

@@ -105,17 +105,17 @@ def _topics(_option: Option, _asked: Asked) -> Iterator[Word]:
 
 
 def _targets(_option: Option, _asked: Asked) -> Iterable[str]:
-    from planner.configs.exporting import TARGETS  # noqa: PLC0415
+    from planner.configs.targets import TARGETS  # noqa: PLC0415
 
     return TARGETS
 
 
 def _trainers(_option: Option, asked: Asked) -> Iterable[str]:
     """Whose configuration a file is; of a job, whose files it runs."""
-    from planner.configs.exporting import TARGETS  # noqa: PLC0415
     from planner.configs.formats import BY_KIND, BY_NAME  # noqa: PLC0415
+    from planner.configs.targets import TRAINERS  # noqa: PLC0415
 
-    return [one.name for one in TARGETS.values() if not one.job] if asked.command == "export" else (*BY_NAME, *BY_KIND)
+    return TRAINERS if asked.command == "export" else (*BY_NAME, *BY_KIND)
 
 
 def _tasks(_option: Option, _asked: Asked) -> Iterable[str]:

@@ -7,7 +7,8 @@ from planner.cli.options import Values
 from planner.cli.output import check_format
 from planner.cli.plan import request_from
 from planner.cli.show import show
-from planner.configs.exporting import TARGETS, Exported, export
+from planner.configs.exporting import Exported, export
+from planner.configs.targets import TARGETS
 from planner.errors import EXIT_FITS, EXIT_NOTHING_FITS, UnknownName, UsageError
 from planner.errors import show as shown
 from planner.render.exported import exported_document, exported_sheets
@@ -27,7 +28,7 @@ def main(values: Values) -> int:
     folder = Path(values["out"]).expanduser()
     request = request_from(values, command=f"plan export {target} --out {values['out']}")
     request = replace(request, stack=values["stack"] or "")
-    found = export(target, request, dataset=_dataset(values, target), trainer=values["trainer"] or "trl")
+    found = export(target, request, dataset=_dataset(values, target), trainer=values["trainer"] or "")
     if found.files:
         _save(found, folder, force=bool(values["force"]))
     show(format_name, lambda: exported_sheets(found, folder), lambda: exported_document(found, folder))

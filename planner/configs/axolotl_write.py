@@ -115,8 +115,10 @@ def _refuse(chosen: Chosen) -> None:
 
 def _heads_a_wide_table(chosen: Chosen) -> bool:
     train = chosen.train
-    wide = train.method == "full" and train.attention != "flash" and train.sharding in ("none", "ddp")
-    return wide and train.weights_dtype != "fp32" and train.loss == "fused" and _names(chosen, "liger_loss")
+    wide = chosen.scenario.stack.widens_tables(
+        method=train.method, attention=train.attention, sharding=train.sharding, weights_dtype=train.weights_dtype
+    )
+    return wide and train.loss == "fused" and _names(chosen, "liger_loss")
 
 
 def _refuse_kernels(chosen: Chosen) -> None:
@@ -192,7 +194,7 @@ def _training(chosen: Chosen) -> list[Line]:
         "micro_batch_size": f"sequences; with accumulation and all cards {batch} per optimizer step",
         "gradient_accumulation_steps": "",
     }
-    packs = chosen.plan.job.packing
+    packs = chosen.job.packing
     return [
         *said(TRAINING, chosen, whys),
         Line("sample_packing", packs),

@@ -1,58 +1,32 @@
 """A plan as files that a trainer runs, read back before anybody gets them: what a trainer cannot say is an error."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from planner.configs.checking import acts, combined, request_of_files
+from planner.configs.checking import acts, request_of_files
+from planner.configs.combining import combined
 from planner.configs.document import parse_document
 from planner.configs.formats import format_of, read_as
+from planner.configs.targets import TARGETS, TRAINERS, Target
 from planner.configs.written import Chosen, File, Written
-from planner.errors import UnknownName, UnsupportedScenario, show
+from planner.errors import UnknownName, UnsupportedScenario, UsageError, show
+from planner.estimators import Estimator
 from planner.formulas.adapters import adapters
 from planner.planning import plan
 from planner.recommend.candidates import scenario as scenario_of
 from planner.recommend.names import understand
 from planner.recommend.recipe import recipe
 from planner.recommend.request import Request, command
-from planner.result import Candidate, Plan
+from planner.recommend.verdict import judge
+from planner.result import Candidate, Estimate, Plan
 from planner.spec import Job, Scenario
 from planner.spec.job import OBJECTIVE_OF
+from planner.stacks.rules import load_stack
 from planner.stacks.values import option
 from planner.units import format_gib
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where a plan goes: ``module`` writes it. ``stack``: the trainer that runs it.
-
-    A ``job`` target asks a scheduler for machines, and runs the files of a trainer on them.
-    """
-
-    name: str
-    module: str
-    stack: str
-    job: bool = False
-
-
-TARGETS: Mapping[str, Target] = {
-    one.name: one
-    for one in (
-        Target("trl", "planner.configs.trl", "trl"),
-        Target("axolotl", "planner.configs.axolotl", "axolotl"),
-        Target("llamafactory", "planner.configs.llamafactory", "llamafactory"),
-        Target("unsloth", "planner.configs.unsloth", "unsloth"),
-        Target("torchtune", "planner.configs.torchtune", "torchtune"),
-        Target("accelerate", "planner.configs.accelerate", "hf"),
-        Target("deepspeed", "planner.configs.deepspeed", "hf"),
-        Target("sky", "planner.jobs.sky", "trl", job=True),
-        Target("dstack", "planner.jobs.dstack", "trl", job=True),
-        Target("slurm", "planner.jobs.slurm", "trl", job=True),
-        Target("k8s", "planner.jobs.k8s", "trl", job=True),
-    )
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,25 +41,24 @@ class Exported:
     setup: tuple[str, ...] = ()
 
 
-def export(name: str, request: Request, *, dataset: str = "", trainer: str = "trl") -> Exported:
-    """What ``request`` recommends, as the files of the target ``name``; a job runs those of ``trainer``.
+def export(name: str, request: Request, *, dataset: str = "", trainer: str = "") -> Exported:
+    """What ``request`` recommends, as the files of the target ``name``; a job runs those of ``trainer``, else TRL's.
 
-    ``request.stack`` is empty where the target's own is meant. Raise ``UnknownName``, and ``UnsupportedScenario`` for a
-    setting that the target cannot express.
+    ``request.stack`` is empty where the target's own is meant. What the target cannot express is not recommended;
+    raise ``UnknownName``, ``UsageError`` for what is of no use to this target, and ``UnsupportedScenario`` where it
+    cannot express what was asked for.
     """
-    if name not in TARGETS:
+    target = TARGETS.get(name)
+    if target is None:
         raise UnknownName("target", name, TARGETS)
-    target = TARGETS[name]
-    runs = TARGETS[trainer] if target.job and trainer in TARGETS else target
-    if runs.job:
-        raise UnknownName("trainer", trainer, [one.name for one in TARGETS.values() if not one.job])
+    runs = _trainer(target, trainer)
     asked = replace(request, stack=request.stack or runs.stack)
-    found = plan(asked)
+    _check_stack(name, asked.stack, runs)
+    found = _plan_for(runs, asked, dataset)
     if found.recommendation.candidate is None:
         return Exported(target=target, plan=found)
     chosen = chosen_of(found, asked, dataset)
-    written: Written = importlib.import_module(runs.module).write(chosen)
-    hold_against(written, chosen, runs)
+    written = checked(chosen, runs)
     files = (*written.files, _requirements(chosen, written))
     if target.job:
         asking: Written = importlib.import_module(target.module).write(chosen, replace(written, files=files))
@@ -95,18 +68,107 @@ def export(name: str, request: Request, *, dataset: str = "", trainer: str = "tr
     )
 
 
+# ---------------------------------------------------------------- what was asked for
+
+
+def _trainer(target: Target, trainer: str) -> Target:
+    """Whose files are written; only a job has a choice."""
+    if not target.job:
+        if trainer:
+            raise UsageError(
+                f"--trainer says what a job runs, and {target.name} runs itself: leave it out, "
+                f"or write plan export {trainer if trainer in TRAINERS else 'slurm'} ..."
+            )
+        return target
+    if trainer and trainer not in TRAINERS:
+        raise UnknownName("trainer", trainer, TRAINERS)
+    return TARGETS[trainer or target.stack]
+
+
+def _check_stack(name: str, text: str, runs: Target) -> None:
+    """Raise ``UsageError`` for a stack that the target does not write for."""
+    stack = load_stack(text).behaviour.name
+    if stack == runs.stack:
+        return
+    others = [one for one in TRAINERS if TARGETS[one].stack == stack]
+    instead = f"--trainer {others[0]}" if others and TARGETS[name].job else f"plan export {others[0]}" if others else ""
+    raise UsageError(
+        f"{runs.name} is written for the stack {runs.stack}, and --stack {show(text)} is another: leave it out"
+        + (f", or take {instead}" if instead else "")
+    )
+
+
+# ---------------------------------------------------------------- what is recommended
+
+
+def _plan_for(target: Target, asked: Request, dataset: str) -> Plan:
+    """The plan; where its choice has no words in ``target``, the plan among what the target can express.
+
+    Raise ``UnsupportedScenario`` where that leaves nothing to plan.
+    """
+    steps = (step for step in ({}, *target.instead) if not step.keys() & asked.settings.keys())
+    refused = None
+    for within, step in ((None, {}), *((_expressible(target, asked, dataset), step) for step in steps)):
+        try:
+            found = plan(asked, within=within, planned=step)
+            if within is None and found.recommendation.candidate is not None:
+                checked(chosen_of(found, asked, dataset), target)
+            return found
+        except UnsupportedScenario as error:
+            refused = error
+    raise refused or AssertionError  # the first round returns or refuses
+
+
+def _expressible(target: Target, asked: Request, dataset: str) -> Callable[[Estimator], Estimator]:
+    """Lets an estimator answer for what ``target`` can express on the hardware that was asked for.
+
+    Other hardware is advice, which an export is asked about again.
+    """
+    cluster = understand(asked)[0].cluster
+    refusals: dict[Scenario, str] = {}
+
+    def within(estimate: Estimator) -> Estimator:
+        def estimated(scenario: Scenario) -> Estimate:
+            found = estimate(scenario)
+            if scenario.cluster != cluster:
+                return found
+            if scenario not in refusals:
+                refusals[scenario] = _refusal(scenario, found, target, asked, dataset)
+            if refusals[scenario]:
+                raise UnsupportedScenario(refusals[scenario])
+            return found
+
+        return estimated
+
+    return within
+
+
+def _refusal(scenario: Scenario, found: Estimate, target: Target, asked: Request, dataset: str) -> str:
+    """Why ``target`` cannot express a scenario; empty where it can."""
+    candidate = Candidate(scenario=scenario, estimate=found, verdict=judge(found, scenario.cluster))
+    try:
+        checked(_chosen(candidate, asked.job, asked, dataset), target)
+    except UnsupportedScenario as error:
+        return str(error)
+    return ""
+
+
 def chosen_of(found: Plan, asked: Request, dataset: str) -> Chosen:
     """The recommended candidate with all that a writer needs; the plan must have one."""
     candidate = found.candidates[found.recommendation.candidate or 0]
-    model = _local(asked.model) or found.model.hub_id or asked.model
+    return _chosen(candidate, found.job, asked, dataset, heading=_heading(found, candidate, asked))
+
+
+def _chosen(candidate: Candidate, job: Job, asked: Request, dataset: str, heading: tuple[str, ...] = ()) -> Chosen:
+    scenario = candidate.scenario
     return Chosen(
         candidate=candidate,
-        plan=found,
+        job=job,
         request=asked,
-        recipe=recipe(candidate.scenario, _job(found.job, candidate.scenario)),
-        model=model,
+        recipe=recipe(scenario, _of_objective(job, scenario)),
+        model=_local(asked.model) or scenario.model.hub_id or asked.model,
         dataset=dataset,
-        heading=_heading(found, candidate, asked),
+        heading=heading,
     )
 
 
@@ -118,7 +180,7 @@ def _local(model: str) -> str:
     return str((path.parent if path.is_file() else path).absolute())
 
 
-def _job(job: Job, scenario: Scenario) -> Job:
+def _of_objective(job: Job, scenario: Scenario) -> Job:
     """The job as its objective has it: pairs and samples want other rates than texts, whatever the task was called."""
     tasks = {objective: task for task, objective in OBJECTIVE_OF.items()}
     return replace(job, task=tasks.get(scenario.train.objective, job.task))
@@ -141,14 +203,19 @@ def _heading(found: Plan, candidate: Candidate, asked: Request) -> tuple[str, ..
     return (*lines, f"made by: {found.recommendation.command or command(asked)}")
 
 
-def hold_against(written: Written, chosen: Chosen, target: Target) -> None:
-    """Read the files back; raise ``UnsupportedScenario`` for the first setting that did not survive."""
+# ---------------------------------------------------------------- what comes back
+
+
+def checked(chosen: Chosen, target: Target) -> Written:
+    """What ``target`` writes, read back; raise ``UnsupportedScenario`` for the first setting that did not survive."""
+    written: Written = importlib.import_module(target.module).write(chosen)
     lost = differences(chosen.scenario, read_back(written, chosen.request))
     if lost:
         name, (ours, theirs) = next(iter(lost.items()))
         raise UnsupportedScenario(
             f"{target.name} cannot express {option(name)} {show(ours)}: its files would mean {show(theirs)}"
         )
+    return written
 
 
 def read_back(written: Written, request: Request) -> Scenario:

@@ -13,6 +13,7 @@ from planner.configs.transformers_keys import TRAINING
 from planner.configs.written import Chosen, File, Line, json_text, yaml_text
 from planner.errors import UnsupportedScenario
 from planner.recommend.sourced import Advice
+from planner.spec import NO_JOB
 from planner.stacks.values import option
 
 ACCELERATE, DEEPSPEED = "accelerate.yaml", "ds_config.json"
@@ -38,6 +39,10 @@ def refuse(chosen: Chosen, target: str) -> None:
             raise UnsupportedScenario(f"{target} cannot express {option(name)}: use --sharding fsdp or zero3")
     if train.peft_config:
         raise UnsupportedScenario(f"{target} cannot express --peft-config: its files hold LoRA's settings only")
+    if chosen.job.packing and train.objective != "sft":
+        raise UnsupportedScenario(
+            f"{target} cannot express --packing under --objective {train.objective}: leave it out"
+        )
     if beyond := [name for name in train.moments if name != "evaluation"]:
         raise UnsupportedScenario(f"{target} cannot express --moments {','.join(beyond)}: leave them out")
     if train.optimizer == "adamw_loop":
@@ -152,15 +157,22 @@ def recipe_lines(chosen: Chosen) -> list[Line]:
 
 def learning_lines(chosen: Chosen, *, scheduler: str, warmup: str, epochs: str) -> list[Line]:
     """What learning feels: rate, schedule, warmup and epochs, each with its source; names where trainers differ."""
-    recipe, job = chosen.recipe, chosen.plan.job
-    counted = chosen.candidate.cost is not None
+    recipe = chosen.recipe
     return [
         _advised("learning_rate", recipe.learning_rate),
         _advised(scheduler, recipe.scheduler),
         _advised(warmup, recipe.warmup),
         _advised("weight_decay", recipe.weight_decay),
-        Line(epochs, job.epochs, "as planned") if counted else _advised(epochs, recipe.epochs),
+        epochs_line(chosen, epochs),
     ]
+
+
+def epochs_line(chosen: Chosen, name: str) -> Line:
+    """How often the data is seen: as planned, or as the recipe advises where nobody said anything of data."""
+    if chosen.candidate.cost is not None or chosen.job.epochs != NO_JOB.epochs:
+        epochs = chosen.job.epochs
+        return Line(name, int(epochs) if epochs == int(epochs) else epochs, "as planned")
+    return _advised(name, chosen.recipe.epochs)
 
 
 def _newer(chosen: Chosen, major: int) -> bool:

@@ -130,7 +130,7 @@ def _training(chosen: Chosen) -> list[Line]:
     train = chosen.train
     lines = [
         *said(DATA, chosen, {"cutoff_len": "tokens of a sequence; longer ones are cut"}),
-        Line("packing", chosen.plan.job.packing),
+        Line("packing", chosen.job.packing),
         Line("disable_gradient_checkpointing", not train.gradient_checkpointing),
         Line("use_unsloth_gc", "activations" in train.offload, "inputs of layers wait in host memory, or not"),
     ]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from planner.configs.hf_write import rendezvous
+from planner.configs.hf_write import epochs_line, rendezvous
 from planner.configs.torchtune_keys import (
     ATTENTION,
     CHUNKED,
@@ -66,7 +66,7 @@ def _launch(chosen: Chosen) -> str:
 
 
 def _builder(chosen: Chosen) -> Builder:
-    name = chosen.plan.model.name
+    name = chosen.scenario.model.name
     found = next(builders_for(name), None)
     if found is None:
         near = ", ".join(nearest(name, {one.model for one in BUILDERS if "/" not in one.model}))
@@ -84,6 +84,8 @@ def _refuse(chosen: Chosen, builder: Builder) -> None:
             f"torchtune adapts queries, keys and values of {builder.model} one by one, which the plan of its joined "
             "matrices does not describe: take another target, or --method full"
         )
+    if chosen.job.packing and train.objective == "dpo":
+        raise UnsupportedScenario("torchtune cannot express --packing under --objective dpo: leave out one")
     if train.objective == "grpo":
         raise UnsupportedScenario("torchtune 0.6 has no GRPO: take --objective sft or dpo, or plan export trl")
     if train.objective == "dpo" and not train.uses_adapters and chosen.gpus == 1:
@@ -111,16 +113,23 @@ def _lines(chosen: Chosen, builder: Builder) -> Iterator[Line]:
     yield Line("optimizer", _optimizer(chosen), f"learning rate: {advice.learning_rate.source}")
     yield Line("lr_scheduler", _schedule(chosen))
     yield Line("loss", {"_component_": _loss(train)})
-    yield Line("epochs", int(chosen.plan.job.epochs))
+    yield _epochs(chosen)
     yield Line("max_steps_per_epoch", NULL)
     yield Line("clip_grad_norm", 1.0)
-    yield Line("compile", False, "a compiled model takes other memory than planned")
+    yield Line("compile", train.kernels == "compiled", "of layers and of a chunked loss; what they keep depends on it")
     yield Line("device", "cuda")
     yield Line(
         "metric_logger", {"_component_": f"{TRAINING}.metric_logging.DiskLogger", "log_dir": "${output_dir}/logs"}
     )
     yield Line("log_every_n_steps", 1)
     yield Line("log_peak_memory_stats", True, "to hold against the plan")
+
+
+def _epochs(chosen: Chosen) -> Line:
+    found = epochs_line(chosen, "epochs")
+    if not isinstance(found.value, int):
+        raise UnsupportedScenario(f"torchtune cannot express --epochs {found.value}: it counts whole ones")
+    return found
 
 
 TRAINING = "torchtune.training"
@@ -195,7 +204,7 @@ def _checkpointer(builder: Builder) -> dict[str, Any]:
 
 def _dataset(chosen: Chosen) -> dict[str, Any]:
     """The user's own rows, or those of the shipped recipes to begin with."""
-    packed = {} if chosen.train.objective == "dpo" else {"packed": chosen.plan.job.packing}
+    packed = {} if chosen.train.objective == "dpo" else {"packed": chosen.job.packing}
     if not chosen.dataset:
         shipped = "stack_exchange_paired_dataset" if chosen.train.objective == "dpo" else "alpaca_cleaned_dataset"
         return {"_component_": f"torchtune.datasets.{shipped}", **packed}

@@ -65,7 +65,7 @@ def _own_lines(chosen: Chosen) -> list[Line]:
         return [*lines, *_dpo_lines(chosen)]
     if train.context_parallel > 1:
         lines.append(Line("pad_to_multiple_of", 2 * train.context_parallel, "two parts of a sequence for each rank"))
-    return [*lines, Line("packing", chosen.plan.job.packing)]
+    return [*lines, Line("packing", chosen.job.packing)]
 
 
 def _dpo_lines(chosen: Chosen) -> list[Line]:

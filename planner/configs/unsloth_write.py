@@ -158,7 +158,7 @@ def _config(chosen: Chosen) -> Iterator[Line]:
     yield Line("bf16", train.autocast == "bf16")
     yield Line("fp16", train.autocast == "fp16")
     yield Line("max_length", train.seq_len)
-    yield Line("packing", chosen.plan.job.packing)
+    yield Line("packing", chosen.job.packing)
     yield from recipe_lines(chosen)
     if chosen.gpus > 1:
         yield Line("ddp_find_unused_parameters", False)

@@ -9,8 +9,8 @@ from typing import Any
 
 from planner.recommend.recipe import Recipe
 from planner.recommend.request import Request, Setting
-from planner.result import Candidate, Plan
-from planner.spec import Scenario, TrainSpec
+from planner.result import Candidate
+from planner.spec import Job, Scenario, TrainSpec
 
 COMMENT_WIDTH = 100
 
@@ -31,7 +31,7 @@ class Chosen:
     """
 
     candidate: Candidate
-    plan: Plan
+    job: Job
     request: Request
     recipe: Recipe
     model: str

@@ -52,7 +52,7 @@ def needs_of(chosen: Chosen) -> Needs:
         gpus=cluster.gpus,
         nodes=cluster.nodes,
         memory_gb=ceil(host_bytes(scenario, estimate) * MEMORY_MARGIN / GB),
-        disk_gb=SYSTEM_GB + ceil(disk_bytes(scenario, estimate, chosen.plan.job) / GB),
+        disk_gb=SYSTEM_GB + ceil(disk_bytes(scenario, estimate, chosen.job) / GB),
         hours=None if cost is None else max(ceil(cost.high_hours * HOURS_MARGIN), 1),
     )
 
@@ -74,7 +74,7 @@ def reasons(chosen: Chosen, needs: Needs) -> list[str]:
 
 def run_name(chosen: Chosen) -> str:
     """What the run is called in every tool: its method and its model."""
-    return plain_name(f"{chosen.candidate.method}-{chosen.plan.model.name}")
+    return plain_name(f"{chosen.candidate.method}-{chosen.scenario.model.name}")
 
 
 def plain_name(text: str) -> str:

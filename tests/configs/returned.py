@@ -4,7 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 from planner.closed_form import estimate
-from planner.configs.exporting import TARGETS, chosen_of
+from planner.configs.exporting import chosen_of
+from planner.configs.targets import TARGETS
 from planner.configs.written import Written
 from planner.planning import plan
 from planner.recommend.request import Request

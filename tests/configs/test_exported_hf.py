@@ -13,7 +13,7 @@ import yaml
 
 from planner.configs import accelerate, deepspeed, trl
 from planner.configs.exporting import differences, read_back
-from planner.configs.hf_script import TRAIN
+from planner.configs.hf_script import script as shipped
 from planner.configs.written import Written
 from planner.errors import UnsupportedScenario
 from planner.recommend.request import Request
@@ -125,6 +125,7 @@ def test_it_comes_back_as_the_same_scenario_and_bytes(target: str, asked: Reques
         ("trl", request("full", optimizer="adamw_loop"), "--optimizer adamw_loop"),
         ("trl", request("full", optimizer="muon"), "optim has no word for --optimizer 'muon'"),
         ("accelerate", request("full", job=Job(packing=True)), "--packing"),
+        ("trl", request("lora", job=Job(packing=True), objective="dpo"), "--packing under --objective dpo"),
         ("accelerate", request("full", moments=("evaluation",)), "--no-eval-logits"),
     ],
     ids=named,
@@ -213,14 +214,21 @@ def test_several_machines_say_which_one_they_are() -> None:
     assert "--machine_rank $MACHINE_RANK" in written.launch
 
 
-def test_the_script_is_python_and_its_reasons_are_comments() -> None:
+def test_the_script_is_the_shipped_one_and_its_reasons_are_comments() -> None:
     written, _ = leave("accelerate", request("qlora"), accelerate)
 
     script = text(written, "train.py")
 
     compile(script, "train.py", "exec")
-    assert script.endswith(TRAIN)
-    assert all(line.startswith("#") for line in script.removesuffix(TRAIN).splitlines())
+    assert script.endswith(shipped())
+    assert all(line.startswith("#") for line in script.removesuffix(shipped()).splitlines())
+
+
+@pytest.mark.parametrize(("asked", "told"), [(Job(epochs=1.5), 1.5), (Job(epochs=3.0), 3), (Job(), 2)], ids=str)
+def test_epochs_are_the_users_or_the_recipes(asked: Job, told: float) -> None:
+    written, _ = leave("trl", request("lora", job=asked), trl)
+
+    assert yaml.safe_load(text(written, "sft.yaml"))["num_train_epochs"] == told
 
 
 # ---------------------------------------------------------------- the libraries' own parsers
