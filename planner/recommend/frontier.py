@@ -1,14 +1,15 @@
 """How far a card goes: for each method the largest micro-batch at each length, and the longest length at batch 1.
 
 Every entry is a pair of estimates: what it says fits, and one more that does not. So it is true of these two whatever
-lies between them.
+lies between them. The micro-batches of GRPO are searched by kinds of equal accumulation, since it is only among these
+that a larger one needs more: three sequences in eight micro-steps need more than four in two.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from planner.errors import UnsupportedScenario, UsageError
 from planner.estimators import Estimator, timed
@@ -21,7 +22,7 @@ from planner.recommend.shared import shared_estimator
 from planner.recommend.verdict import judge
 from planner.result import Verdict
 from planner.spec import Cluster, Method, ModelSpec, Scenario, TrainSpec
-from planner.stacks.objectives import settle_objective
+from planner.stacks.objectives import settle_objective, whole_groups
 from planner.stacks.values import MAX_MICRO_BATCH
 
 SHORTEST = 256
@@ -96,6 +97,7 @@ def frontier(request: Request, *, estimator: Estimator | None = None) -> Frontie
     ask, notes = understand(request)
     ask = informed(ask)
     limit = ask.model.max_position_embeddings or UNLIMITED
+    _refuse_completions(ask, limit)
     estimate = estimator or shared_estimator()
     lanes: list[Lane] = []
     missing: list[tuple[Method, str]] = []
@@ -116,6 +118,16 @@ def frontier(request: Request, *, estimator: Estimator | None = None) -> Frontie
         missing=tuple(missing),
         notes=notes,
     )
+
+
+def _refuse_completions(ask: Ask, limit: int) -> None:
+    """Completions beside which no sequence of the model has room for a prompt."""
+    completion = ask.request.settings.get("completion_len")
+    if isinstance(completion, int) and completion >= limit:
+        raise UsageError(
+            f"--completion-len {completion} leaves no prompt in the {limit:,} positions of {ask.model.name}: "
+            f"name fewer tokens than that"
+        )
 
 
 def lane_of(scenario: Scenario, lengths: tuple[int, ...], limit: int, estimate: Estimator) -> Lane:
@@ -171,10 +183,45 @@ def largest(reaches: Callable[[int], bool], most: int, guess: int = 1) -> int:
 
 
 def _scenarios(ask: Ask, method: Method) -> Iterator[Scenario]:
-    """The method with activations recomputed and kept, as far as the user left that open."""
-    held = ask.request.settings.get("gradient_checkpointing")
+    """The method with activations recomputed and kept, as far as the user left that open; long enough for a prompt."""
+    held, completion = (ask.request.settings.get(name) for name in ("gradient_checkpointing", "completion_len"))
+    room: dict[str, Setting] = {"seq_len": completion + 1} if isinstance(completion, int) else {}
     for checkpointing in (True, False) if held is None else (bool(held),):
-        yield scenario_of(ask.using(method, {"gradient_checkpointing": checkpointing}), method)
+        yield scenario_of(ask.using(method, {"gradient_checkpointing": checkpointing, **room}), method)
+
+
+class Batches(NamedTuple):
+    """Micro-batches in steps of equal accumulation, of which a larger one needs more; they repeat with the group.
+
+    >>> some = Batches((2, 6), 8)
+    >>> [some.at(place) for place in (1, 2, 3, 4)], some.up_to(9), some.up_to(10)
+    ([2, 6, 10, 14], 2, 3)
+    """
+
+    first: tuple[int, ...] = (1,)
+    period: int = 1
+
+    def at(self, place: int) -> int:
+        """The micro-batch in this place, the first being in place 1."""
+        rounds, one = divmod(place - 1, len(self.first))
+        return rounds * self.period + self.first[one]
+
+    def up_to(self, most: int) -> int:
+        """How many there are up to ``most``."""
+        rounds, rest = divmod(most, self.period)
+        return rounds * len(self.first) + sum(one <= rest for one in self.first)
+
+
+def batches_of(scenario: Scenario) -> tuple[Batches, ...]:
+    """Every micro-batch by the accumulation that makes whole groups of it, fewest micro-steps first."""
+    train = scenario.train
+    if train.objective != "grpo" or scenario.origins.get("grad_accumulation", "user") == "user":
+        return (Batches(),)
+    group, kinds = train.num_generations, dict[int, list[int]]()
+    for batch in range(1, group + 1):
+        chosen = {"num_generations": group, "micro_batch_size": batch}
+        kinds.setdefault(whole_groups(chosen, scenario.cluster), []).append(batch)
+    return tuple(Batches(tuple(kinds[count]), group) for count in sorted(kinds))
 
 
 def shaped(scenario: Scenario, seq_len: int, micro_batch_size: int) -> Scenario:
@@ -223,19 +270,35 @@ class _Search:
         )
 
     def _cell(self, seq_len: int, guess: int) -> Cell:
-        fits, tight = (largest(partial(self.reaches, goal, seq_len), MAX_MICRO_BATCH, guess) for goal in GOALS)
+        fits, tight = (self._largest(goal, seq_len, guess) for goal in GOALS)
         return Cell(
             seq_len=seq_len, fits=fits, tight=max(fits, tight), tokens_per_second=self._pace(seq_len, fits or tight)
         )
 
+    def _largest(self, goal: Verdict, seq_len: int, guess: int) -> int:
+        """The largest micro-batch of any kind: of each further kind only those above what was found are looked at."""
+        found = 0
+        for kind in batches_of(self.scenario):
+            passed = kind.up_to(found)
+            reaches = partial(self._reaches_place, goal, seq_len, kind, passed)
+            more = largest(reaches, kind.up_to(MAX_MICRO_BATCH) - passed, 1 if found else kind.up_to(guess))
+            found = kind.at(passed + more) if more else found
+        return found
+
+    def _reaches_place(self, goal: Verdict, seq_len: int, kind: Batches, passed: int, place: int) -> bool:
+        return self.reaches(goal, seq_len, kind.at(passed + place))
+
     def _longest(self, goal: Verdict, near: int) -> int:
-        """Tokens of the longest single sequence: the limit itself, or a multiple of the step."""
+        """Tokens of the longest single sequence: the limit itself, or a multiple of the step with room for a prompt."""
         if self.reaches(goal, self.limit, 1):
             return self.limit
+        passed = _completion(self.scenario) // LENGTH_STEP
         steps = largest(
-            lambda count: self.reaches(goal, count * LENGTH_STEP, 1), self.limit // LENGTH_STEP, near // LENGTH_STEP
+            lambda count: self.reaches(goal, (passed + count) * LENGTH_STEP, 1),
+            self.limit // LENGTH_STEP - passed,
+            near // LENGTH_STEP - passed,
         )
-        return steps * LENGTH_STEP
+        return (passed + steps) * LENGTH_STEP if steps else 0
 
     def _pace(self, seq_len: int, batch: int) -> float | None:
         if not batch:

@@ -12,12 +12,24 @@ from hypothesis import strategies as st
 
 import planner
 from planner.errors import UsageError
-from planner.recommend.frontier import Frontier, Lane, frontier, frontier_for, largest, lengths_to
+from planner.recommend.frontier import (
+    Batches,
+    Frontier,
+    Lane,
+    batches_of,
+    frontier,
+    frontier_for,
+    lane_of,
+    largest,
+    lengths_to,
+    shaped,
+)
 from planner.recommend.request import request_of
 from planner.recommend.verdict import judge
 from planner.render.frontier import frontier_lines, frontier_sheets
 from planner.render.lines import Screen, plain
 from planner.render.markdown import sheet_markdown
+from planner.spec import Scenario
 from tests.cli.conftest import Run
 from tests.explore.fakes import step_of
 
@@ -192,3 +204,90 @@ def test_groups_of_completions_are_settled_at_each_length(settings: dict[str, An
         asked_alone = planner.scenario(model="1b", gpu="4090", method="lora", **shape)
         assert judge(planner.estimate(asked_alone), asked_alone.cluster) == "fits"
     assert all(cell.tokens_per_second is None or cell.tokens_per_second > 0 for cell in lane.cells)
+
+
+# ---------------------------------------------------------------- groups of completions
+
+GROUPS: tuple[dict[str, Any], ...] = (
+    {"model": "1b", "gpu": "4090", "method": "lora"},
+    {"model": "1b", "gpu": "4090", "method": "full", "num_generations": 6},
+    {"model": "8b", "gpu": "h100", "method": "qlora", "num_generations": 12, "completion_len": 300},
+    {"model": "1b", "gpu": "4090", "gpus": 2, "method": "lora", "grad_accumulation": 4},
+    {"model": "3b", "gpu": "a100-80gb", "gpus": 3, "method": "lora", "num_generations": 9, "sharding": "ddp"},
+)
+BEYOND = 3
+"""Rounds of a group above the answer that are tried one by one."""
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+@pytest.mark.parametrize("case", GROUPS, ids=str)
+def test_no_larger_micro_batch_of_whole_groups_fits(case: dict[str, Any], checkpointing: bool) -> None:
+    """Three sequences in eight micro-steps may need more than four in two: a search by halves had ended at two."""
+    scenario = planner.scenario(**case, objective="grpo", gradient_checkpointing=checkpointing)
+    lengths = (512, 1024, 4096)
+    found = lane_of(scenario, lengths, 8192, planner.estimate)
+
+    for cell in found.cells:
+        for most, goals in ((cell.fits, {"fits"}), (cell.tight, {"fits", "tight"})):
+            beyond = range(most, most + BEYOND * scenario.train.num_generations)
+            verdicts = [judged_as(shaped(scenario, cell.seq_len, batch)) for batch in beyond if batch]
+            assert all(one not in goals for one in verdicts[bool(most) :]), (cell, most)
+            assert not most or verdicts[0] in goals
+
+
+def judged_as(scenario: Scenario) -> str:
+    return judge(planner.estimate(scenario), scenario.cluster)
+
+
+@pytest.mark.parametrize("case", GROUPS, ids=str)
+def test_a_larger_micro_batch_of_its_kind_needs_more(case: dict[str, Any]) -> None:
+    """What the search rests on; and so does a longer sequence, alone."""
+    scenario = planner.scenario(**case, objective="grpo")
+    kinds = batches_of(scenario)
+    for kind in kinds:
+        shapes = [shaped(scenario, 1024, kind.at(place)) for place in range(1, 12)]
+        needs = [planner.estimate(shape).peak.required_bytes for shape in shapes]
+        assert needs == sorted(needs)
+        assert len({shape.train.grad_accumulation for shape in shapes}) == 1
+    found = [kind.at(place) for kind in kinds for place in range(1, kind.up_to(40) + 1)]
+    assert sorted(found) == list(range(1, 41))
+
+    lengths = range(scenario.train.completion_len + 64, 6000, 192)
+    needs = [planner.estimate(shaped(scenario, length, 1)).peak.required_bytes for length in lengths]
+    assert needs == sorted(needs)
+
+
+@given(st.sets(st.integers(1, 12), min_size=1), st.integers(0, 60))
+def test_micro_batches_of_a_kind_are_counted(first: set[int], most: int) -> None:
+    kind = Batches(tuple(sorted(first)), 12)
+    members = [number for number in range(1, 100) if (number - 1) % 12 + 1 in first]
+
+    assert [kind.at(place) for place in range(1, 9)] == members[:8]
+    assert kind.up_to(most) == sum(number <= most for number in members)
+
+
+def test_a_longest_sequence_may_be_shorter_than_every_length_of_the_table() -> None:
+    """Completions of 300 tokens fit beside a short prompt where 512 tokens do not."""
+    scenario = planner.scenario(model="8b", gpu="rtx4060ti-16gb", method="lora", objective="grpo", completion_len=300)
+    needs = {length: planner.estimate(shaped(scenario, length, 1)).peak.required_bytes for length in (384, 448)}
+    card = replace(scenario.cluster, headroom_bytes=scenario.cluster.usable_bytes - needs[384])
+    found = lane_of(replace(scenario, cluster=card), (512,), 8192, planner.estimate)
+
+    assert needs[384] < needs[448]
+    assert found.cells[0].tight == 0
+    assert found.longest_tight == 384
+
+
+def test_long_completions_have_a_frontier_and_those_that_fill_the_model_a_line(run: Run) -> None:
+    answer = run("frontier", "--model", "1b", "--gpu", "h100", "--objective", "grpo", "--completion-len", "4096")
+    assert answer.code == 0
+    assert "8,192" in answer.out
+
+    for tokens in (1024, 5000):
+        full = ("--model", "gpt2", "--gpu", "h100", "--objective", "grpo", "--completion-len", str(tokens))
+        refused = run("frontier", *full)
+        assert refused.code == 2
+        assert refused.err == (
+            f"error: --completion-len {tokens} leaves no prompt in the 1,024 positions of gpt2: "
+            "name fewer tokens than that\n"
+        )
