@@ -77,7 +77,13 @@ JOB = (
     ),
     Option("gradient_checkpointing", "switch", "recompute activations instead of keeping them", "on"),
     Option("attention", "text", "flash, sdpa or eager", "flash where the card can", "KIND"),
-    Option("kernels", "text", "eager, or fused (Triton, as in Liger and Unsloth)", "eager, or the stack's", "KIND"),
+    Option(
+        "kernels",
+        "text",
+        "eager, fused (Triton, as in Liger and Unsloth), or compiled (torchtune's torch.compile)",
+        "eager, or the stack's",
+        "KIND",
+    ),
     Option("loss", "text", "full, chunked or fused", "the stack's", "KIND"),
     Option(
         "stack", "text", "plain, hf, trl, axolotl, llamafactory, unsloth, torchtune; or hf,torch=2.4", "trl", "STACK"

@@ -13,7 +13,7 @@ from planner.formulas.loss import (
     unsloth_fused,
 )
 from planner.result import Memory
-from planner.spec import Behaviour
+from planner.spec import Scenario
 
 
 def loss_phase(step: Step) -> Memory:
@@ -64,7 +64,7 @@ def head_bytes(step: Step) -> LossBytes:
         trained=profile.head_trained,
     )
     if scenario.train.loss == "chunked":
-        return _chunked(head, scenario.stack)
+        return _chunked(head, scenario)
     kind = scenario.stack.fused_loss
     if kind == "liger":
         return _liger(step, head)
@@ -73,10 +73,10 @@ def head_bytes(step: Step) -> LossBytes:
     return trl_fused(head) if kind == "trl" else cut_fused(head)
 
 
-def _chunked(head: Head, stack: Behaviour) -> LossBytes:
-    if stack.chunked_loss == "outputs":
-        return chunked_outputs(head)
-    return checkpointed_chunks(head, upcasts_weight=stack.chunks_upcast_head)
+def _chunked(head: Head, scenario: Scenario) -> LossBytes:
+    if scenario.stack.chunked_loss == "outputs":
+        return chunked_outputs(head, compiled=scenario.train.kernels == "compiled")
+    return checkpointed_chunks(head, upcasts_weight=scenario.stack.chunks_upcast_head)
 
 
 def _liger(step: Step, head: Head) -> LossBytes:

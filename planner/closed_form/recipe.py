@@ -74,9 +74,10 @@ def key_of(scenario: Scenario) -> ProfileKey:
 
 
 def _wide_outside(train: TrainSpec, stack: Behaviour) -> bool:
-    """Whether norms, tables and head are trained in fp32 beside 16-bit matrices: ``full_upcast`` of the stack."""
-    alone = train.sharding in ("none", "ddp") and train.weights_dtype != "fp32"
-    return alone and train.method == "full" and train.attention in stack.full_upcast and train.loss != "fused"
+    """Whether norms, tables and head are trained in fp32 beside 16-bit matrices, and a head in fp32 is what is used."""
+    return train.loss != "fused" and stack.widens_tables(
+        method=train.method, attention=train.attention, sharding=train.sharding, weights_dtype=train.weights_dtype
+    )
 
 
 def _mixed_shards(train: TrainSpec, stack: Behaviour) -> bool:
@@ -128,6 +129,10 @@ def recipe_of(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Recipe:
     if placed.parameters and key.dropout:
         raise UnsupportedScenario(
             f"PEFT has no dropout on stacked experts, which these targets of {model.name} are: use --lora-dropout 0"
+        )
+    if key.kernels == "compiled" and any(block.experts for block in model.blocks):
+        raise UnsupportedScenario(
+            f"what torch.compile keeps of the experts of {model.name} is not known: use --kernels eager"
         )
     storage = storage_of(key, stack)
     compute = 2 if key.autocast != "none" or key.mixed_shards or key.quant else FLOAT_BYTES[key.weights_dtype]

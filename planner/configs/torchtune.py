@@ -57,6 +57,7 @@ def read(document: Document) -> Understood:
         **_loss(keys.section("loss"), found.method),
         **_sequences(keys.section("tokenizer")),
         **_offload(keys),
+        **_compiled(keys),
     }
     if "weights_dtype" in settings:
         settings |= {"autocast": "none", "adapter_dtype": settings["weights_dtype"]}
@@ -179,6 +180,12 @@ def _offload(keys: Keys) -> dict[str, Setting]:
         return {}
     found = (("optimizer", "parameters") if states else ()) + (("activations",) if activations else ())
     return {"offload": found}
+
+
+def _compiled(keys: Keys) -> dict[str, Setting]:
+    """Whether layers and a chunked loss are compiled: torchtune 0.6.1 training/_compile.py."""
+    compiled = keys.take("compile", "flag", "kernels")
+    return {} if compiled is None else {"kernels": "compiled" if compiled else "eager"}
 
 
 def _job(keys: Keys) -> dict[str, Any]:

@@ -113,7 +113,6 @@ LEGACY = ("fsdp", "memory_efficient_fsdp_wrap")
 """Keys that a shipped recipe has and that no code of 0.6.1 reads."""
 
 UNMODELLED: Mapping[str, str] = {
-    "compile": "a compiled model keeps other tensors for backward",
     "optimizer_in_bwd": "gradients go as soon as their parameter is updated",
     "ac_mode": "torchtune then checkpoints some layers only, or none",
     "ac_option": "torchtune then checkpoints some layers only",
@@ -128,7 +127,7 @@ UNMODELLED: Mapping[str, str] = {
     "dataloader": "a recipe in development, which loads several datasets",
     "datasets": "a recipe in development, which loads several datasets",
 }
-"""Keys that change the answer. ``compile: false`` and the like say nothing."""
+"""Keys that change the answer. ``optimizer_in_bwd: false`` and the like say nothing."""
 
 OF_PPO = (
     "enable_kv_cache",

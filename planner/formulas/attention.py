@@ -130,6 +130,7 @@ def _flash(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tens
             (query, key, value),
             out,
             saved=(query, key, value, out, lse),
+            runs="apart",
             scratch_forward=passing,
             scratch_backward=returning + Size(token=scratch),
         )
@@ -165,11 +166,12 @@ def _math(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tenso
     query = r.unary(query, "scaled query", saves="nothing")
     key = r.unary(key, "scaled key", saves="nothing")
     scores = Tensor("scores", Size(score=4 * spec.num_attention_heads), "b n s s", 4, grad=True)
-    raw = r.tape.add(Op("q k^T", (query, key), scores, saved=(query, key)))
+    raw = r.tape.add(Op("q k^T", (query, key), scores, saved=(query, key), runs="apart"))
     masked = r.unary(raw, "scores + mask", saves="nothing")
     weights = r.unary(masked, "softmax", saves="output", scratch=1)
+    r.tape.ops[-1].runs = "apart"
     out = r.tensor("attention output", r.width(value), value.e)
-    return r.cast(r.tape.add(Op("probabilities v", (weights, value), out, saved=(weights, value))), e)
+    return r.cast(r.tape.add(Op("probabilities v", (weights, value), out, saved=(weights, value), runs="apart")), e)
 
 
 def _repeat_kv(r: Recorder, spec: Attention, x: Tensor, name: str) -> Tensor:
@@ -211,7 +213,9 @@ def _softmax(r: Recorder, spec: Attention, scores: Tensor) -> Tensor:
     heads = spec.num_attention_heads
     copied = wide.size if scores.e < e else ZERO
     product = Size(score=heads * e + heads * (e - scores.e))
-    return r.tape.add(Op("softmax", (scores,), wide, saved=(wide,), scratch_forward=copied, scratch_backward=product))
+    return r.tape.add(
+        Op("softmax", (scores,), wide, saved=(wide,), runs="apart", scratch_forward=copied, scratch_backward=product)
+    )
 
 
 def _eager(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -233,7 +237,7 @@ def _eager(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tens
     if r.recipe.several:
         query, key, value = _merged_heads(r, (query, key, value))
     heads, e = spec.num_attention_heads, value.e
-    raw = r.tape.add(Op("q k^T", (query, key), _scores("scores", heads, query.e), saved=(query, key)))
+    raw = r.tape.add(Op("q k^T", (query, key), _scores("scores", heads, query.e), saved=(query, key), runs="apart"))
     scaled = r.unary(raw, "scores * scale", saves="nothing")
     if spec.softcap:
         scaled = r.unary(r.unary(scaled, "scores / cap", saves="nothing"), "tanh(scores)", saves="output", scratch=1)
@@ -245,6 +249,6 @@ def _eager(r: Recorder, spec: Attention, query: Tensor, key: Tensor, value: Tens
     r.tape.aside = weights
     weights = r.cast(weights, e, "probabilities, as the values")
     out = r.tensor("attention output", r.width(value), e)
-    out = r.tape.add(Op("probabilities v", (weights, value), out, saved=(weights, value)))
+    out = r.tape.add(Op("probabilities v", (weights, value), out, saved=(weights, value), runs="apart"))
     r.name(*upcast, *((raw,) if spec.holds_scores else ()))
     return r.tape.add(Op("contiguous", (out,), r.tensor("attention output, contiguous", r.width(out), e)))

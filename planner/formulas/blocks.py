@@ -9,6 +9,7 @@ from functools import lru_cache
 from planner.errors import UnsupportedScenario
 from planner.formulas.attention import attention
 from planner.formulas.between_ranks import gather, scatter
+from planner.formulas.compiled import compiled
 from planner.formulas.experts import experts
 from planner.formulas.feed_forward import mlp
 from planner.formulas.norms import norm
@@ -31,7 +32,7 @@ def block_tape(block: Block, hidden_size: int, recipe: Recipe) -> Tape:
     {"pre": _pre, "post": _post, "sandwich": _sandwich, "parallel": _parallel, "parallel_two": _parallel}[
         block.placement
     ](recorder, block, source)
-    return recorder.tape
+    return compiled(recorder.tape) if recipe.compiled else recorder.tape
 
 
 # ---------------------------------------------------------------- placement

@@ -165,26 +165,27 @@ def cut_fused(head: Head) -> LossBytes:
     return LossBytes(kept, kept + rows + cast, backward)
 
 
-def chunked_outputs(head: Head) -> LossBytes:
+def chunked_outputs(head: Head, *, compiled: bool = False) -> LossBytes:
     """A head in 8 chunks along the sequence, whose losses are taken in fp32 one after the other.
 
     Shapes:    logits (t, V) in 16 bits until the loss returns; log-softmax (t, V) fp32 kept; a chunk (t/8, V) in fp32;
                in backward two chunks of fp32 gradients, later gradients of all logits in 16 bits
     Formula:   forward t*h*eh + V*t*(e + 4 + 4/8); backward t*h*eh + V*t*(4 + 8/8), or with the weight's gradients of
-               two chunks and their sum t*h*eh + 6/8*V*t*e + 3*V*h*ew
+               two chunks and their sum t*h*eh + 6/8*V*t*e + 3*V*h*ew; a compiled loss takes each chunk in one kernel,
+               in its own dtype: forward t*h*eh + V*t*e, and V*t*e*9/8 in place of the fp32 gradients
     Source:    torchtune 0.6 modules/loss/ce_chunked_output_loss.py, modules/transformer.py chunked_output, recipes'
                _loss_step (``del logits``); torch engine.cpp: nodes made later run first, so all losses before any head
-    Valid:     eager; a compiled loss keeps no log-softmax
-    Excludes:  the head's weight itself
+    Valid:     8 chunks; compiled as torchtune's compile_loss does, the fp32 copy and the cross entropy alone
+    Excludes:  the head's weight itself; two numbers per token that a compiled loss keeps
 
     >>> chunked_outputs(Head(4096, 4096, 128256, 2, 2, 2, False)).forward // 2**20
     3288
     """
     t, logits = head.t, head.t * head.V
     hidden = t * head.h * head.hidden_bytes
-    chunk = 4 * -(-t // OUTPUT_CHUNKS) * head.V
-    forward_logits = (head.e + 4) * logits + chunk
-    losses = 4 * logits + 2 * chunk
+    chunk = -(-t // OUTPUT_CHUNKS) * head.V
+    forward_logits = head.e * logits if compiled else (head.e + 4) * logits + 4 * chunk
+    losses = head.e * (logits + chunk) if compiled else 4 * logits + 8 * chunk
     grads = head.e * logits
     heads = grads * 6 // OUTPUT_CHUNKS + 3 * head.V * head.h * head.weight_bytes if head.trained else grads
     return LossBytes(

@@ -44,7 +44,7 @@ def _rms_norm(r: Recorder, spec: Norm, x: Tensor, groups: int) -> Tensor:
         wide = r.unary(wide, f"{spec.name} centred again", saves="nothing")
     size = Size(token=-(-4 * groups // _parts(r, spec, x, groups)))
     rsqrt = Tensor(f"{spec.name} rsqrt", size, f"b s {groups}", 4, grad=True)
-    r.tape.add(Op(f"{spec.name} mean, rsqrt", (squares,), rsqrt, saved=(rsqrt,)))
+    r.tape.add(Op(f"{spec.name} mean, rsqrt", (squares,), rsqrt, saved=(rsqrt,), runs="reduction"))
     normed = r.mul(wide, rsqrt, f"{spec.name} normalised")
     if not spec.weight:
         return r.cast(normed, x.e, f"{spec.name} output")

@@ -68,6 +68,8 @@ class Recipe(NamedTuple):
     keeps_dequantized: bool = False
     """4-bit matrices are dequantised into a buffer that stays, and is counted elsewhere."""
     ranks: Ranks = Ranks()
+    compiled: bool = False
+    """``torch.compile`` has made a layer and the loss into graphs of their own."""
 
     @property
     def matrix_bytes(self) -> int:
@@ -215,6 +217,7 @@ class Recorder:
                 out,
                 saved=(*copy, *((self.kept(x),) if trained else ())),
                 reloads=True,
+                runs="apart",
                 scratch_backward=scratch + self.regathered(x) if trained else scratch,
                 weight_grad=linear.params * weight_bytes if trained else 0,
             )
@@ -242,6 +245,7 @@ class Recorder:
                 saved=kept,
                 attached=kept,
                 reloads=True,
+                runs="apart",
                 scratch_forward=scratch,
                 scratch_backward=scratch,
             )
@@ -274,6 +278,7 @@ class Recorder:
                 out,
                 saved=(self.kept(x),),
                 attached=(self.kept(x),),
+                runs="apart",
                 scratch_forward=Size(token=(2 + 2 + 1 + 1) * linear.d_in + 4 * linear.d_out),
                 scratch_backward=Size(fixed=linear.weight_params * x.e),
             )
@@ -319,6 +324,7 @@ class Recorder:
                 (x,),
                 out,
                 saved=(self.kept(x), *copy),
+                runs="apart",
                 scratch_backward=self.regathered(x),
                 weight_grad=params * self.recipe.adapter_bytes,
             )
@@ -339,6 +345,7 @@ class Recorder:
                 out,
                 saved=(self.kept(x), *dropped),
                 passes=(base,),
+                runs="apart",
                 scratch_backward=self.regathered(x),
                 weight_grad=weight_grad,
             )

@@ -24,12 +24,14 @@ SPARE_FRACTIONS: Mapping[tuple[str, str], float] = MappingProxyType(
         ("chunked", "fused"): 0.11,
         ("fused", "eager"): 0.11,
         ("fused", "fused"): 0.11,
+        ("full", "compiled"): 0.27,
+        ("chunked", "compiled"): 0.11,
     }
 )
 """Reserved minus allocated, as a share of the bytes that vary within a step, by loss and kernels, when memory
 is plentiful: fitted, as medians of fms-acceleration's one-GPU A100 rows that leave the card at least 15 % empty (n = 10
 with full logits and eager kernels, 12 with fused kernels, 6 with a fused loss; see docs/how-it-works/overhead.md).
-Chunked is taken as fused: nobody has published it."""
+Chunked is taken as fused, and compiled as eager: nobody has published either."""
 
 SHARED_SPARE_FRACTION, SHARED_SPARE_BYTES = 0.15, 3 * 2**29
 """The same with several GPUs, whatever loss and kernels: a line through fms-acceleration's adapter rows on Mistral-7B

@@ -81,7 +81,8 @@ class Op:
     tensors are not read, but Python variables of the running function still point at them. ``attached`` are those of
     ``saved`` that hang on the node itself, where hooks of a checkpoint do not reach them. ``reloads`` says
     that backward needs something saved, a weight at least: in a checkpoint this starts the recomputation.
-    ``overwrites``: the inputs' gradients are written over what is saved, which is they themselves.
+    ``overwrites``: the inputs' gradients are written over what is saved, which is they themselves. ``runs`` tells a
+    compiler what it can fuse: what runs ``apart`` reads and writes whole tensors whoever calls it.
     ``scratch_*`` are temporaries of the kernel itself; ``weight_grad`` the parameter gradients it makes.
     """
 
@@ -94,6 +95,7 @@ class Op:
     attached: tuple[Tensor, ...] = ()
     reloads: bool = False
     overwrites: bool = False
+    runs: Literal["pointwise", "reduction", "apart"] = "pointwise"
     scratch_forward: Size = ZERO
     scratch_backward: Size = ZERO
     weight_grad: int = 0

@@ -90,6 +90,8 @@ def test_a_key_that_nobody_knows_is_told() -> None:
         ({"optimizer": {"_component_": "torch.optim.AdamW", "foreach": False}}, {"optimizer": "adamw_loop"}),
         ({"optimizer": {"_component_": "bitsandbytes.optim.PagedAdamW"}}, {"optimizer": "paged_adamw_32bit"}),
         ({"optimizer": ADAMW}, {"optimizer": "adamw_fused"}),
+        ({"compile": True}, {"kernels": "compiled"}),
+        ({"compile": False}, {"kernels": "eager"}),
     ],
 )
 def test_what_a_key_says(keys: dict[str, Any], settings: dict[str, Any]) -> None:
@@ -102,7 +104,6 @@ def test_what_a_key_says(keys: dict[str, Any], settings: dict[str, Any]) -> None
 @pytest.mark.parametrize(
     "keys",
     [
-        {"compile": True},
         {"optimizer_in_bwd": True},
         {"ac_mode": "selective"},
         {"device": "cpu"},
