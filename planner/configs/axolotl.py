@@ -31,6 +31,7 @@ from planner.configs.understood import Understood, with_fallbacks
 from planner.errors import BrokenInput
 from planner.recommend.request import Setting
 from planner.spec import Method
+from planner.stacks import load_stack
 
 __all__ = ["read", "write"]
 
@@ -159,12 +160,10 @@ def _attention(keys: Keys) -> dict[str, Setting]:
 
 
 def _wide_tables(keys: Keys, method: Method, settings: Mapping[str, Setting]) -> None:
-    """Full fine-tuning without FlashAttention keeps tables and norms in fp32; Liger's head there is not planned.
-
-    axolotl 0.19 loaders/model.py, _configure_embedding_dtypes: the cut loss, FSDP and adapters narrow them, too.
-    """
-    narrow = settings.get("attention") == "flash" or settings.get("sharding", "none") not in ("none", "ddp")
-    if method == "full" and not narrow and settings.get("weights_dtype") != "fp32":
+    """Full fine-tuning without FlashAttention keeps tables and norms in fp32; Liger's head there is not planned."""
+    kept = {"attention": "sdpa", "sharding": "none", "weights_dtype": "bf16"}
+    said = {name: str(settings.get(name, absent)) for name, absent in kept.items()}
+    if load_stack("axolotl").behaviour.widens_tables(method=method, **said):
         why = "Liger's head on a table in fp32, which axolotl keeps without FlashAttention: set flash_attention_2"
         keys.tell("attn_implementation", "unmodelled", sets="attention", why=why)
 

@@ -326,5 +326,13 @@ class Behaviour:
     fuses_pairs: bool = True
     """The kernels that it chooses for adapters are those of preferences, too."""
 
+    def widens_tables(self, *, method: str, attention: str, sharding: str, weights_dtype: str) -> bool:
+        """Whether norms, embeddings and head are trained in fp32 beside 16-bit matrices: ``full_upcast``.
+
+        What the loss makes of such a head is for those who ask: one that takes it in 16 bits narrows them again.
+        """
+        alone = method == "full" and sharding in ("none", "ddp")
+        return alone and weights_dtype != "fp32" and attention in self.full_upcast
+
     def __hash__(self) -> int:
         return hash((self.name, frozenset(self.versions.items())))
