@@ -177,11 +177,11 @@ def test_126_layers_of_2000_events() -> None:
     """About a second here, so ten is a regression everywhere."""
     trace = _long(4, 500)
 
-    began = time.perf_counter()
+    began = time.process_time()
     deep = extend(trace, 126)
 
     assert len(deep.events) == 126 * 2000
-    assert time.perf_counter() - began < 10
+    assert time.process_time() - began < 10
 
 
 def _long(layers: int, saved: int) -> Trace:

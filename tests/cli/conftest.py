@@ -58,7 +58,7 @@ def shell(tmp_path: Path) -> Callable[..., Answer]:
             cwd=tmp_path,
             env=variables,
             capture_output=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
         return Answer(done.returncode, done.stdout.decode(), done.stderr.decode())

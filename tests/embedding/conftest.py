@@ -69,7 +69,7 @@ def bash(folder: Path) -> Bash:
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=600,
         )
         return Done(done.returncode, done.stdout, done.stderr)
 

@@ -1,15 +1,16 @@
 """A tiny model on disk, its scenario, and results made by hand."""
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from planner.families import model_from_config
-from planner.measure import Device, Measurement, PhasePeak, Prediction, StepPeaks, child
+from planner.measure import Device, Measurement, PhasePeak, Prediction, StepPeaks, child, ranks
 from planner.measure.here import card_of_device, cpu_here
 from planner.measure.task import Task
 from planner.result import Memory, Phase
@@ -77,6 +78,20 @@ def measured(scenario: Scenario) -> Callable[..., Measurement]:
         return Measurement(**{**facts, **changes})
 
     return make
+
+
+@pytest.fixture
+def time_is_up(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Hours pass at once for those who watch children: a busy machine reaches any place that a test waits for."""
+    passed = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0], sleep=time.sleep)
+    for module in (child, ranks):
+        monkeypatch.setattr(module, "time", clock)
+
+    def pass_now() -> None:
+        passed[0] += 3600
+
+    return pass_now
 
 
 Start = Callable[..., list[Forked]]

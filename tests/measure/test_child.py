@@ -85,10 +85,16 @@ def test_killed_while_it_loads(script: Callable[[str], Any], scenario: Scenario)
     assert (found.outcome, found.died_in, found.steps) == ("killed", (0, "load"), ())
 
 
-def test_time_is_up(script: Callable[[str], list[Any]], scenario: Scenario, tmp_path: Path) -> None:
+def test_time_is_up(
+    script: Callable[[str], list[Any]], scenario: Scenario, tmp_path: Path, time_is_up: Callable[[], None]
+) -> None:
     started = script("step(0, 'backward'); time.sleep(600)")
 
-    found = run.measure(scenario, "cpu", timeout=1.0)
+    def tell(line: child.Line) -> None:
+        if (line["event"], line.get("phase")) == ("begin", "backward"):
+            time_is_up()
+
+    found = run.measure(scenario, "cpu", timeout=60, tell=tell)
 
     assert (found.outcome, found.died_in) == ("timed_out", (0, "backward"))
     assert started[0].returncode == -signal.SIGKILL

@@ -87,7 +87,7 @@ def both(first: str, second: str, end: str = "") -> str:
 
 def is_gone(process: int) -> bool:
     """Whether a process has ended, within a moment; one that nobody has waited for counts as ended."""
-    for _ in range(100):
+    for _ in range(1000):
         try:
             state = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
         except OSError:
@@ -157,10 +157,22 @@ def listening(pids: list[int], after: Callable[[], None] = lambda: None) -> chil
     return tell
 
 
-def test_when_time_is_up_no_rank_is_left(script: Callable[[str], None], on_two: Scenario, tmp_path: Path) -> None:
+def test_when_time_is_up_no_rank_is_left(
+    script: Callable[[str], None], on_two: Scenario, tmp_path: Path, time_is_up: Callable[[], None]
+) -> None:
     script(both(STAY, STAY))
     pids: list[int] = []
-    found = run.measure(on_two, "cpu", timeout=5.0, tell=listening(pids))
+    begun: list[int] = []
+    note = listening(pids)
+
+    def tell(line: child.Line) -> None:
+        note(line)
+        if (line["event"], line.get("phase")) == ("begin", "backward"):
+            begun.append(line["rank"])
+        if len(begun) == 2:
+            time_is_up()
+
+    found = run.measure(on_two, "cpu", timeout=60, tell=tell)
 
     assert (found.outcome, found.detail, found.died_in) == ("timed_out", "the time was up", (0, "backward"))
     assert len(pids) == 2
@@ -183,7 +195,9 @@ def test_an_interrupt_takes_all_ranks_along(script: Callable[[str], None], on_tw
 
 
 def test_ranks_of_a_launcher_that_dies_are_ended(script: Callable[[str], None], on_two: Scenario) -> None:
-    script(f"rank(0, {STAY!r}), rank(1, {STAY!r}); time.sleep(2); os._exit(1)")
+    begun = "all(os.path.exists(f'{report}.{number}') and 'backward' in open(f'{report}.{number}').read()"
+    wait = f"while not {begun} for number in (0, 1)):\n    time.sleep(0.02)"
+    script(f"rank(0, {STAY!r}), rank(1, {STAY!r})\n{wait}\ntime.sleep(0.5)\nos._exit(1)")
     pids: list[int] = []
     found = run.measure(on_two, "cpu", tell=listening(pids))
 

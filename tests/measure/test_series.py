@@ -314,7 +314,8 @@ out, log = map(Path, sys.argv[1:3])
 def perform(planned):
     with log.open("a") as file:
         file.write(planned.case.model + "\\n")
-    time.sleep(0.5)
+    if len(log.read_text().split()) == 3:  # where it is ended
+        time.sleep(600)
     return (a_record(model=planned.case.model),)
 
 found = run_series(plans(), Ledger(out), perform)
@@ -329,7 +330,7 @@ def test_a_matrix_that_was_ended_goes_on_where_it_was(tmp_path: Path, number: si
     command = [sys.executable, "-c", SCRIPT, str(out), str(log)]
     root = Path(__file__).parents[2]
     with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not (log.exists() and len(log.read_text().split()) >= 3) and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(number)

@@ -37,7 +37,7 @@ def test_many_begin_a_store_at_once(tmp_path: Path) -> None:
 def test_a_killed_writer_loses_nothing_that_it_committed(tmp_path: Path) -> None:
     store, said = Store(tmp_path / "measurements.db"), 0
     for kill in range(4):  # four moments, none of them chosen
-        one = writer(tmp_path, 1000 * kill, 900)
+        one = writer(tmp_path, 100_000 * kill, 99_000)  # more than it can write before it is killed
         assert one.stdout is not None
         lines = [one.stdout.readline() for _ in range(20 + kill)]
         time.sleep(0.001 * kill)

@@ -1,10 +1,10 @@
 """``plan rent`` as it is typed, and ``planner.rent``: formats, lines for what cannot be, and how long it takes."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -225,14 +225,20 @@ def test_cards_and_machines_are_whole_numbers(name: str, value: Any) -> None:
 # ---------------------------------------------------------------- speed
 
 
+def of_children() -> float:
+    """Seconds of the processor that ended processes have taken."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
 def test_all_profiles_up_to_eight_cards_take_two_seconds() -> None:
-    """From the start of the interpreter to the last line; the best of three, since machines are shared."""
+    """Of the processor, from the start of the interpreter to its end; the best of three, since machines are shared."""
     command = [sys.executable, "-m", "planner", "rent", "--model", "70b", "--dataset-tokens", "50M", "--max-gpus", "8"]
     times = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = of_children()
         subprocess.run(command, check=True, capture_output=True)
-        times.append(time.perf_counter() - start)
+        times.append(of_children() - start)
         if times[-1] < SLOW_MACHINES_S:
             break
 
