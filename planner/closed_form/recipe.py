@@ -175,4 +175,5 @@ def recipe_of(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Recipe:
 def _fused(key: ProfileKey, stack: Behaviour) -> frozenset[str]:
     """What runs as one kernel; of fused adapters nothing where there are none."""
     parts = frozenset(stack.fused_parts) if key.kernels == "fused" else frozenset[str]()
+    parts |= {"xielu"} if stack.xielu_kernel else set[str]()
     return parts - {"lora", "lora_quantized", "lora_mlp"} if key.method == "full" else parts

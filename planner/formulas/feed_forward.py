@@ -68,7 +68,7 @@ def activate(r: Recorder, name: str, x: Tensor) -> Tensor:
     if name in ("gelu_new", "gelu_fast"):
         return _composed_gelu(r, x)
     if name == "xielu":
-        return _xielu(r, x)
+        return r.unary(x, "xielu") if "xielu" in r.recipe.fused else _xielu(r, x)
     raise UnsupportedScenario(f"activation function {name!r} is not covered")
 
 

@@ -53,7 +53,7 @@ class Recipe(NamedTuple):
     flash_kernel: bool
     """The card can run the flash kernel; without it sdpa has the memory-efficient and the math path."""
     fused: frozenset[str]
-    """Which of norm, rope, swiglu, lora (or lora_quantized), lora_mlp and loss run as one kernel."""
+    """Which of norm, rope, swiglu, xielu, lora (or lora_quantized), lora_mlp and loss run as one kernel."""
     several: bool
     """More than one sequence per micro-batch: heads and batch cannot be merged without a copy."""
     repeats_kv: bool

@@ -292,6 +292,8 @@ class Behaviour:
     """bitsandbytes' product with a 4-bit matrix keeps its input."""
     nf4: Literal["bitsandbytes", "torchao"] = "bitsandbytes"
     """Whose 4-bit weights these are."""
+    xielu_kernel: bool = False
+    """Apertus's activation is one kernel, of the package xielu."""
     keeps_dequantized: bool = False
     """One buffer, as large as the largest dequantised matrix, stays between the products that need it (Unsloth)."""
     full_upcast: tuple[str, ...] = ()

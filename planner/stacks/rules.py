@@ -67,7 +67,7 @@ def load_stack(text: str) -> Defaults:
         raise UnknownName("stack", name, STACKS, listing="plan explain stack")
     libraries, trainer = _read("libraries"), _read(name)
     newest: dict[str, str] = {**libraries["newest"], **trainer.get("newest", {})}
-    given = _parse_versions(rest, (*newest, *trainer.get("optional", ()), FSDP))
+    given = _parse_versions(rest, (*newest, *libraries["optional"], *trainer.get("optional", ()), FSDP))
     fsdp = given.pop(FSDP, None)
     _refuse_older(given, {**libraries["oldest"], **trainer.get("oldest", {})})
     versions = {**newest, **given}
@@ -151,7 +151,9 @@ def newer_versions(text: str) -> tuple[str, ...]:
     """
     behaviour = load_stack(text).behaviour
     trainer = _read(behaviour.name)
-    newest = {**_read("libraries")["newest"], **trainer.get("newest", {}), **trainer.get("optional", {})}
+    libraries = _read("libraries")
+    newest = {**libraries["newest"], **trainer.get("newest", {})}
+    newest |= {**libraries["optional"], **trainer.get("optional", {})}
     return tuple(
         f"{package} {version} is newer than {newest[package]}, the newest described here, and taken to behave like it"
         for package, version in behaviour.versions.items()

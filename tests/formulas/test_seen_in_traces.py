@@ -28,6 +28,18 @@ def loss_phase(given: Scenario) -> Memory:
     return estimate(given).phases["loss"]
 
 
+# ---------------------------------------------------------------- Apertus's activation
+
+
+def test_one_kernel_of_xielu_saves_its_input_alone() -> None:
+    # single operations save x, alpha_p * x and expm1 in bf16, and a mask of one byte, for 21504 entries; one kernel x
+    def kept(stack: str) -> int:
+        given = scenario("apertus-8b", "lora", stack, gradient_checkpointing=False, autocast="none", attention="flash")
+        return saved_bytes(given)
+
+    assert kept("plain") - kept("plain,xielu=0.1") == 32 * TOKENS * 21504 * (2 * 2 + 1)
+
+
 # ---------------------------------------------------------------- 8-bit matrices under checkpoints
 
 

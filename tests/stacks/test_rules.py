@@ -158,7 +158,8 @@ def test_every_rule_says_what_it_sets_and_who_says_so(file: str, index: int, rul
 )
 def test_every_condition_names_a_package_and_can_hold_or_fail(file: str, index: int, rule: dict[str, Any]) -> None:
     own = document(file)
-    newest = {**document("libraries")["newest"], **own.get("newest", {}), **own.get("optional", {})}
+    libraries = document("libraries")
+    newest = {**libraries["newest"], **libraries["optional"], **own.get("newest", {}), **own.get("optional", {})}
 
     for package, condition in rule.get("when", {}).items():
         assert package in newest
