@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from planner.configs.document import Document
 from planner.configs.hf_script import ARGUMENTS, SCRIPT, trainer_files
-from planner.configs.hf_write import DEEPSPEED, deepspeed_keys, setup
+from planner.configs.hf_write import DEEPSPEED, deepspeed_keys, rendezvous, setup
 from planner.configs.keys import Keys, listed
 from planner.configs.understood import Understood
 from planner.configs.written import Chosen, File, Line, Written, json_text
@@ -307,12 +307,19 @@ def write(chosen: Chosen) -> Written:
             f"deepspeed cannot express --sharding {train.sharding}: use --sharding zero2 or zero3"
         )
     files = trainer_files(chosen, "deepspeed", Line("deepspeed", DEEPSPEED))
-    machines = f" --num_nodes {cluster.nodes} --hostfile hostfile" if cluster.nodes > 1 else ""
     return Written(
         files=(*files, File(DEEPSPEED, json_text(deepspeed_keys(chosen)))),
         configs=(files[0].name, DEEPSPEED),
-        launch=f"deepspeed --num_gpus {cluster.gpus}{machines} {SCRIPT} {ARGUMENTS}",
+        launch=_launch(chosen),
         setup=setup(chosen),
         gpus=chosen.gpus,
         nodes=cluster.nodes if cluster.nodes > 1 else None,
     )
+
+
+def _launch(chosen: Chosen) -> str:
+    """DeepSpeed's launcher; on several machines torchrun on each, as its own wants a hostfile and SSH between them."""
+    cluster = chosen.scenario.cluster
+    if cluster.nodes == 1:
+        return f"deepspeed --num_gpus {cluster.gpus} {SCRIPT} {ARGUMENTS}"
+    return " ".join(["torchrun", *rendezvous(chosen), "--nproc_per_node", str(cluster.gpus), SCRIPT, ARGUMENTS])

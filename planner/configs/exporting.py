@@ -11,8 +11,8 @@ from planner.configs.combining import combined
 from planner.configs.document import parse_document
 from planner.configs.formats import format_of, read_as
 from planner.configs.targets import TARGETS, TRAINERS, Target
-from planner.configs.written import Chosen, File, Written
-from planner.errors import UnknownName, UnsupportedScenario, UsageError, show
+from planner.configs.written import REQUIREMENTS, Chosen, File, Written
+from planner.errors import UnknownName, UnsupportedScenario, UsageError, option, show
 from planner.estimators import Estimator
 from planner.formulas.adapters import adapters
 from planner.planning import plan
@@ -25,7 +25,6 @@ from planner.result import Candidate, Estimate, Plan
 from planner.spec import Job, Scenario
 from planner.spec.job import OBJECTIVE_OF
 from planner.stacks.rules import load_stack
-from planner.stacks.values import option
 from planner.units import format_gib
 
 
@@ -254,4 +253,4 @@ def _requirements(chosen: Chosen, written: Written) -> File:
     versions = chosen.scenario.stack.versions
     names = written.packages or tuple(versions)
     pins = [f"{name}=={versions[name]}.*" for name in versions if name in names]
-    return File("requirements.txt", "\n".join(["# the versions that the plan describes", *pins]) + "\n")
+    return File(REQUIREMENTS, "\n".join(["# the versions that the plan describes", *pins]) + "\n")

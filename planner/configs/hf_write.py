@@ -11,10 +11,9 @@ from planner.configs import model_arguments as arguments
 from planner.configs.keys import Key
 from planner.configs.transformers_keys import TRAINING
 from planner.configs.written import Chosen, File, Line, json_text, yaml_text
-from planner.errors import UnsupportedScenario
+from planner.errors import UnsupportedScenario, option
 from planner.recommend.sourced import Advice
 from planner.spec import NO_JOB
-from planner.stacks.values import option
 
 ACCELERATE, DEEPSPEED = "accelerate.yaml", "ds_config.json"
 """Names of the launcher's files."""
@@ -218,7 +217,7 @@ def launcher_files(chosen: Chosen) -> tuple[File, ...]:
     if chosen.gpus == 1:
         lines.append(Line("gpu_ids", "0", "one card, also where there are more"))
     if zero:
-        lines.append(Line("deepspeed_config", {"deepspeed_config_file": DEEPSPEED}))
+        lines.append(Line("deepspeed_config", _zero_launcher(cluster.nodes)))
     else:
         lines.append(Line("mixed_precision", "no" if train.autocast == "none" else train.autocast))
     if train.shards_by_fsdp:
@@ -227,6 +226,15 @@ def launcher_files(chosen: Chosen) -> tuple[File, ...]:
         lines.append(Line("parallelism_config", groups))
     found = [File(ACCELERATE, yaml_text(chosen.heading[:1], lines))]
     return (*found, *((File(DEEPSPEED, json_text(deepspeed_keys(chosen))),) if zero else ()))
+
+
+def _zero_launcher(nodes: int) -> dict[str, Any]:
+    """Where DeepSpeed's file is; on several machines torchrun starts each, where pdsh would want SSH between them.
+
+    accelerate 1.15 utils/launch.py, prepare_deepspeed_cmd_env.
+    """
+    found = {"deepspeed_config_file": DEEPSPEED}
+    return found if nodes == 1 else {**found, "deepspeed_multinode_launcher": "standard"}
 
 
 def _fsdp(chosen: Chosen) -> dict[str, Any]:

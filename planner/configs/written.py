@@ -14,6 +14,9 @@ from planner.spec import Job, Scenario, TrainSpec
 
 COMMENT_WIDTH = 100
 
+REQUIREMENTS = "requirements.txt"
+"""The file of the versions that a plan describes."""
+
 
 @dataclass(frozen=True, slots=True)
 class File:

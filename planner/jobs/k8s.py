@@ -81,12 +81,12 @@ def _job(name: str, written: Written, needs: Needs) -> dict[str, Any]:
 
 
 def _container(name: str, written: Written, needs: Needs) -> dict[str, Any]:
-    main = f"export MAIN_IP={name}-0.{name}"
+    variables = (("MAIN_IP", f"{name}-0.{name}"), *VARIABLES)
     script = [
         "set -e",
         f"cp -L {FILES}/* {WORK}/ && cd {WORK}",
         *setup_lines(written),
-        *([main, *exports(VARIABLES, needs)] if needs.nodes > 1 else []),
+        *exports(variables, needs),
         written.launch,
     ]
     amounts = {

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil
 
-from planner.configs.written import Chosen, Written
+from planner.configs.written import REQUIREMENTS, Chosen, Written
 from planner.cost import disk_bytes, host_bytes
 from planner.spec import Gpu
 
@@ -88,7 +88,16 @@ def plain_name(text: str) -> str:
 
 def setup_lines(written: Written) -> list[str]:
     """Commands that make a machine ready in the folder of the files."""
-    return ["pip install -r requirements.txt", *written.setup]
+    return [f"pip install -r {REQUIREMENTS}", *written.setup]
+
+
+def as_command(launch: str) -> str:
+    """A launch behind another command, which takes no variables of the shell's.
+
+    >>> as_command("NNODES=2 llamafactory-cli train sft.yaml"), as_command("trl sft")
+    ('env NNODES=2 llamafactory-cli train sft.yaml', 'trl sft')
+    """
+    return f"env {launch}" if "=" in launch.split()[0] else launch
 
 
 def exports(variables: Iterable[tuple[str, str]], needs: Needs) -> list[str]:
@@ -96,7 +105,10 @@ def exports(variables: Iterable[tuple[str, str]], needs: Needs) -> list[str]:
 
     The launches of trainers name ``$MAIN_IP`` and ``$MACHINE_RANK``.
     """
-    return [f"export {name}={value}" for name, value in variables] if needs.nodes > 1 else []
+    if needs.nodes == 1:
+        return []
+    named = tuple(variables)
+    return [*(f"{name}={value}" for name, value in named), f"export {' '.join(name for name, _ in named)}"]
 
 
 def block(key: str, lines: Iterable[str]) -> list[str]:

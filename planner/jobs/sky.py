@@ -2,15 +2,18 @@
 
 from planner.configs.written import Chosen, File, Written, comments
 from planner.jobs.cards import SKY, known
-from planner.jobs.needs import Needs, block, exports, needs_of, reasons, run_name, setup_lines
+from planner.jobs.needs import Needs, as_command, block, exports, needs_of, reasons, run_name, setup_lines
 
 FILE = "task.yaml"
 
 IDLE_MINUTES = 10
 """After which a machine that has nothing to do goes back. Ours."""
 
+STOP = "set -e"
+"""SkyPilot's scripts go on behind a command that failed: skylet/log_lib.py, make_task_bash_script."""
+
 VARIABLES = (
-    ("MAIN_IP", '$(echo "$SKYPILOT_NODE_IPS" | head -n 1)'),
+    ("MAIN_IP", '$(echo "$SKYPILOT_NODE_IPS" | sed -n 1p)'),
     ("MACHINE_RANK", "$SKYPILOT_NODE_RANK"),
 )
 
@@ -23,8 +26,8 @@ def write(chosen: Chosen, written: Written) -> Written:
         lines.append(f"num_nodes: {needs.nodes}")
     lines += ["workdir: .  # the folder of these files", *_resources(needs)]
     lines.append("# secrets: {HF_TOKEN: null}  # for models behind a licence, with sky launch --secret HF_TOKEN")
-    lines += block("setup", setup_lines(written))
-    lines += block("run", [*exports(VARIABLES, needs), _limited(written.launch, needs)])
+    lines += block("setup", [STOP, *setup_lines(written)])
+    lines += block("run", [STOP, *exports(VARIABLES, needs), _limited(written.launch, needs)])
     text = "\n".join(lines) + "\n"
     return Written(files=(File(FILE, text),), configs=(), launch=f"sky launch -c {run_name(chosen)} {FILE}")
 
@@ -55,4 +58,4 @@ def _accelerators(names: list[str], count: int) -> str:
 
 
 def _limited(launch: str, needs: Needs) -> str:
-    return launch if needs.hours is None else f"timeout {needs.hours}h {launch}"
+    return launch if needs.hours is None else f"timeout {needs.hours}h {as_command(launch)}"

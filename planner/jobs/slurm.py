@@ -1,13 +1,14 @@
 """A batch script for Slurm. What a site calls its cards, partitions and accounts only the site knows."""
 
 import shlex
+from hashlib import sha256
 
-from planner.configs.written import Chosen, File, Written, comments
-from planner.jobs.needs import Needs, exports, needs_of, reasons, run_name, setup_lines
+from planner.configs.written import REQUIREMENTS, Chosen, File, Written, comments
+from planner.jobs.needs import Needs, as_command, exports, needs_of, reasons, run_name, setup_lines
 
 FILE = "job.slurm"
 
-VARIABLES = (("MAIN_IP", '$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'),)
+VARIABLES = (("MAIN_IP", '$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)'),)
 """Of the whole job; the rank of a machine is known in its own task."""
 
 RANK = "export MACHINE_RANK=$SLURM_NODEID"
@@ -52,20 +53,27 @@ def _options(chosen: Chosen, needs: Needs) -> list[str]:
 
 
 def _environment(written: Written) -> list[str]:
-    """An environment in the folder, made by the first run; it has to lie where all machines see it."""
-    first, *others = setup_lines(written)
+    """An environment in the folder, which has to lie where all machines see it.
+
+    Its mark is made last and is named by what was installed: what failed on the way, or was another, is made anew.
+    """
+    lines = setup_lines(written)
+    wanted = "\n".join([*lines, *(file.text for file in written.files if file.name == REQUIREMENTS)])
+    mark = f"venv/ready-{sha256(wanted.encode()).hexdigest()[:8]}"
     return [
-        "if [ ! -d venv ]; then",
+        f"if [ ! -e {mark} ]; then",
+        "  rm -rf venv",
         "  python3 -m venv venv",
-        f"  venv/bin/{first}",
+        "  source venv/bin/activate",
+        *(f"  {line}" for line in lines),
+        f"  touch {mark}",
         "fi",
         "source venv/bin/activate",
-        *others,
     ]
 
 
 def _launch(written: Written, needs: Needs) -> str:
     """One process on each machine, which starts those of its cards."""
     if needs.nodes == 1:
-        return f"srun {written.launch}"
+        return f"srun {as_command(written.launch)}"
     return "srun " + shlex.join(["bash", "-c", f"{RANK}; {written.launch}"])

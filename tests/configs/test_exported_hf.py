@@ -308,6 +308,39 @@ def test_trls_own_parser_reads_its_file(tmp_path: Path, objective: str, method: 
 
 @pytest.mark.torch
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(find_spec("trl") is None, reason="not installed: trl")
+@pytest.mark.parametrize("sharding", ["fsdp", "zero3"])
+def test_each_of_several_machines_starts_its_own_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sharding: str
+) -> None:
+    """What ``trl`` hands to accelerate, and accelerate to torchrun, on the second of two machines."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser  # noqa: PLC0415
+    from accelerate.utils.launch import prepare_deepspeed_cmd_env  # noqa: PLC0415
+    from trl.cli import accelerate_launcher, main  # noqa: PLC0415
+
+    asked = replace(request("full", gpus=16, sharding=sharding), nodes=2, network_gbps=400)
+    written, _ = leave("trl", asked, trl)
+    save(tmp_path, written)
+    handed: list[str] = []
+    keep = lambda script_name, launch_args, training_script_args: handed.extend(launch_args)  # noqa: E731
+    monkeypatch.setattr(accelerate_launcher, "launch_training_script", keep)
+    monkeypatch.chdir(tmp_path)
+    words = written.launch.replace("$MACHINE_RANK", "1").replace("$MAIN_IP", "first").split()[1:]
+
+    assert main([*words, "--use_cpu", "true"]) == 0
+    said = _validate_launch_command(launch_command_parser().parse_args([*handed, "sft.py"]))[0]
+
+    assert (said.num_machines, said.num_processes, said.machine_rank) == (2, 16, 1)
+    assert (said.main_process_ip, said.main_process_port) == ("first", 29500)
+    if sharding == "zero3":
+        said.deepspeed_fields_from_accelerate_config = "deepspeed_config_file"  # as launch_command sets it
+        command, _ = prepare_deepspeed_cmd_env(said)
+        assert command is None, "torchrun's, not a launcher that wants SSH"
+        assert (said.nnodes, said.nproc_per_node, said.node_rank, said.master_addr) == ("2", "8", "1", "first")
+
+
+@pytest.mark.torch
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.skipif(find_spec("deepspeed") is None, reason="not installed: deepspeed")
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_deepspeeds_own_schema_reads_its_file(stage: int) -> None:

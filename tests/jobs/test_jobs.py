@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -143,8 +144,9 @@ def test_several_machines_know_the_first_and_themselves(tool: str) -> None:
     launch = request.rindex("tune run --nnodes 2 --rdzv_backend c10d --rdzv_endpoint $MAIN_IP:29500 --nproc_per_node 8")
 
     for name in ("MAIN_IP", "MACHINE_RANK"):
-        assert request.index(f"export {name}=") < launch
-    assert "export MAIN_IP" not in text(asked(tool))
+        assert re.search(rf"(^| |'){name}=\S", request[:launch], re.MULTILINE)
+        assert re.search(rf"export .*\b{name}\b", request[:launch])
+    assert "MAIN_IP" not in text(asked(tool))
     if tool != "slurm":
         assert amounts(tool, text(asked(tool)))[1] == 1
     else:
@@ -176,30 +178,108 @@ def test_bash_reads_what_is_run(tool: str, gpu: str, gpus: int, trainer: str) ->
         assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
-def test_a_batch_script_starts_each_machine_with_its_own_rank(tmp_path: Any) -> None:
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="there is no shellcheck")
+@pytest.mark.parametrize("tool", TOOLS)
+@pytest.mark.parametrize(("gpu", "gpus", "trainer"), RUNS)
+def test_shellcheck_has_nothing_to_say(tool: str, gpu: str, gpus: int, trainer: str) -> None:
+    for script in scripts(tool, text(asked(tool, gpu, gpus, trainer))):
+        done = subprocess.run(
+            ["shellcheck", "--shell=bash", "--severity=warning", "-"],
+            input=script, text=True, capture_output=True, check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stdout) == (0, "")
+
+
+TOOLS_OF_SLURM = {
     # srun and scontrol are Slurm's: stand-ins run the task twice, as Slurm would on two machines.
-    request = text(asked("slurm", "h100", 16))
-    tools = {
-        "srun": 'for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@"; done',
-        "scontrol": "echo first-machine",
-        "tune": 'echo "$MACHINE_RANK $*"',
-        "python3": "mkdir -p venv/bin; touch venv/bin/activate; printf '#!/bin/bash\\n' > venv/bin/pip; "
-        "chmod +x venv/bin/pip",
-    }
-    for name, body in tools.items():
-        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
-        (tmp_path / name).chmod(0o755)
-    path = f"{tmp_path}:/usr/bin:/bin"
-    surroundings = {"PATH": path, "SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_NODELIST": "m[1-2]"}
-    done = subprocess.run(
-        ["bash"], input=request, text=True, capture_output=True, check=False, cwd=tmp_path, env=surroundings
+    "srun": 'for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@"; done',
+    "scontrol": "echo first-machine; echo second-machine",
+    "tune": 'echo "$MACHINE_RANK $*"',
+    "python3": "mkdir -p venv/bin; cp pip-that-is-made venv/bin/pip; "
+    "echo 'PATH=\"$PWD/venv/bin:$PATH\"' > venv/bin/activate",
+    "pip-that-is-made": 'echo "pip $*" >> said; [ ! -e broken ]',
+}
+
+
+def submitted(folder: Path, request: str) -> subprocess.CompletedProcess[str]:
+    """A batch script, really run with stand-ins in ``folder``."""
+    for name, body in TOOLS_OF_SLURM.items():
+        (folder / name).write_text(f"#!/bin/bash\n{body}\n")
+        (folder / name).chmod(0o755)
+    surroundings = {"PATH": f"{folder}:/usr/bin:/bin", "SLURM_SUBMIT_DIR": str(folder), "SLURM_JOB_NODELIST": "m[1-2]"}
+    return subprocess.run(
+        ["bash"], input=request, text=True, capture_output=True, check=False, cwd=folder, env=surroundings
     )
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_a_batch_script_starts_each_machine_with_its_own_rank(tmp_path: Path) -> None:
+    done = submitted(tmp_path, text(asked("slurm", "h100", 16)))
 
     assert done.returncode == 0, done.stderr
     runs = [line for line in done.stdout.splitlines() if " run " in line]
     assert [line.split()[0] for line in runs] == ["0", "1"]
     assert all("--rdzv_endpoint first-machine:29500" in line for line in runs)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_what_did_not_install_is_installed_by_the_next_run(tmp_path: Path) -> None:
+    request = text(asked("slurm", "h100", 16))
+    (tmp_path / "broken").touch()
+    failed = submitted(tmp_path, request)
+    assert failed.returncode != 0
+    assert " run " not in failed.stdout, "nothing is started without its packages"
+
+    (tmp_path / "broken").unlink()
+    assert submitted(tmp_path, request).returncode == 0
+    assert (tmp_path / "said").read_text().splitlines() == ["pip install -r requirements.txt"] * 2
+
+    assert submitted(tmp_path, request).returncode == 0
+    assert len((tmp_path / "said").read_text().splitlines()) == 2, "what is there is not installed again"
+
+    other = text(asked("slurm", "h100", 16, "trl"))
+    submitted(tmp_path, other)
+    assert len((tmp_path / "said").read_text().splitlines()) > 2, "another trainer's packages are"
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_skypilots_setup_stops_at_what_fails(tmp_path: Path) -> None:
+    (tmp_path / "pip").write_text("#!/bin/bash\nexit 1\n")
+    (tmp_path / "pip").chmod(0o755)
+    setup = yaml.safe_load(text(asked("sky", trainer="trl")))["setup"] + "\necho went on\n"
+
+    done = subprocess.run(
+        ["bash"], input=setup, text=True, capture_output=True, check=False, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    )
+
+    assert (done.returncode, done.stdout) == (1, "")
+
+
+@pytest.mark.parametrize("tool", ["sky", "slurm"])
+def test_a_launch_with_variables_is_a_command(tool: str) -> None:
+    """Behind ``timeout`` and ``srun`` a variable of the shell's would be the program."""
+    request = text(asked(tool, trainer="llamafactory"))
+
+    assert re.search(r"(timeout \d+h|srun) env CUDA_VISIBLE_DEVICES=0 llamafactory-cli train", request)
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+@pytest.mark.parametrize("trainer", ["trl", "accelerate", "deepspeed", "axolotl", "llamafactory"])
+def test_deepspeed_on_several_machines_needs_no_hostfile(tool: str, trainer: str) -> None:
+    request = Request(
+        model="8b", gpu="h100", gpus=16, nodes=2, methods=("full",), stack="",
+        settings={"sharding": "zero3", "weights_dtype": "fp32" if trainer == "llamafactory" else "bf16"},
+    )  # fmt: skip
+    found = export(tool, request, trainer=trainer)
+    files = {file.name: file.text for file in found.files}
+
+    assert "hostfile" not in text(found)
+    assert "$MAIN_IP" in text(found)
+    if trainer in ("trl", "accelerate"):
+        assert (
+            yaml.safe_load(files["accelerate.yaml"])["deepspeed_config"]["deepspeed_multinode_launcher"] == "standard"
+        )
+        assert "--machine_rank $MACHINE_RANK --main_process_ip $MAIN_IP" in text(found)
 
 
 # ---------------------------------------------------------------- cards
