@@ -103,6 +103,15 @@ def show(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
+def option(name: str) -> str:
+    """The long option of a setting, as it is typed.
+
+    >>> option("micro_batch_size")
+    '--micro-batch-size'
+    """
+    return "--" + name.replace("_", "-")
+
+
 def quoted(text: str) -> str:
     """Text as Python quotes it, but paths of Windows as they were typed."""
     return repr(text).replace("\\\\", "\\")

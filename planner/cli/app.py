@@ -15,7 +15,7 @@ from planner.cli.options import COMPLETION, FORMAT, JOB, MODEL, PROFILES, REQUES
 from planner.cli.output import write
 from planner.cli.rented import RENTED
 from planner.cli.swept import SWEPT
-from planner.errors import UsageError
+from planner.errors import UsageError, option
 
 SEARCH = Option("query", "argument", "words that the name must contain", metavar="QUERY")
 CONFIRM = Option("confirm", "flag", "trace what is recommended, and its alternatives, before they are said")
@@ -241,7 +241,7 @@ def _aside(module: str, action: str, *arguments: object) -> None:
 def _refuse_leading_options(command: str, values: Values) -> None:
     given = [name for name, value in values.items() if value not in (None, False, [], ())]
     if given:
-        flag = "--" + given[0].replace("_", "-")
+        flag = option(given[0])
         raise UsageError(f"{flag} stands before the command {command}: write plan {command} {flag} ...")
 
 

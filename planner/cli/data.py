@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from planner.cli.options import Option, Values, integer, number
-from planner.errors import UnknownName, UnsupportedScenario, UsageError
+from planner.errors import UnknownName, UnsupportedScenario, UsageError, option
 from planner.spec.dataset import Dataset
 from planner.spec.job import OBJECTIVE_OF, OTHER_TRAINERS, TASK_NAMES, TASKS, Job, Task, check_job
 from planner.units import parse_count
@@ -89,7 +89,7 @@ def dataset_from(values: Values, model: str | None, task: Task | None) -> Datase
         return None
     for name in ("dataset_tokens", "dataset_sequences"):
         if values.get(name) is not None:
-            raise UsageError(f"--dataset and --{name.replace('_', '-')} both say how much there is: give one of them")
+            raise UsageError(f"--dataset and {option(name)} both say how much there is: give one of them")
     return read_with_progress(path, model, values.get("tokenizer"), task)
 
 
@@ -109,4 +109,4 @@ def _count(values: Values, name: str) -> int | None:
     try:
         return parse_count(text)
     except UsageError as error:
-        raise UsageError(f"--{name.replace('_', '-')} {error}") from None
+        raise UsageError(f"{option(name)} {error}") from None

@@ -7,7 +7,7 @@ from planner.cli.data import read_with_progress, task_from
 from planner.cli.options import Values, integer
 from planner.cli.output import check_format, is_ascii
 from planner.cli.show import show
-from planner.errors import EXIT_FITS, UsageError
+from planner.errors import EXIT_FITS, UsageError, option
 from planner.render.dataset import Setting, dataset_answer, dataset_sheets
 
 
@@ -35,7 +35,7 @@ def _positive(values: Values, name: str) -> int | None:
     text = values[name]
     if text is None:
         return None
-    flag = f"--{name.replace('_', '-')}"
+    flag = option(name)
     count = integer(flag, text)
     if count < 1:
         raise UsageError(f"{flag} {text} is not a whole number of 1 or more")

@@ -11,7 +11,7 @@ from planner.cli.output import EXIT_NOT_WRITTEN, check_format, complain
 from planner.cli.progress import Progress
 from planner.cli.remember import remember
 from planner.cli.show import show
-from planner.errors import EXIT_FITS, EXIT_INTERRUPTED, EXIT_NOTHING_FITS, PlannerError, UsageError
+from planner.errors import EXIT_FITS, EXIT_INTERRUPTED, EXIT_NOTHING_FITS, PlannerError, UsageError, option
 from planner.hardware import list_gpus
 from planner.measure import Device
 from planner.measure.cases import perform, plan_cases
@@ -53,8 +53,7 @@ def run_matrix(values: Values) -> int:
 def _refuse_others(values: Values) -> None:
     for name, value in values.items():
         if name not in TAKEN and value not in (None, False, [], ()):
-            flag = "--" + name.replace("_", "-")
-            raise UsageError(f"{flag} says nothing beside --matrix: write it into a block of the file")
+            raise UsageError(f"{option(name)} says nothing beside --matrix: write it into a block of the file")
 
 
 def _out(text: str | None) -> Path | None:

@@ -14,7 +14,7 @@ from planner.cli.progress import Progress
 from planner.cli.remember import remember
 from planner.cli.request import build_request
 from planner.cli.show import show
-from planner.errors import EXIT_BUG, EXIT_FITS, EXIT_INTERRUPTED, EXIT_NOTHING_FITS, UsageError
+from planner.errors import EXIT_BUG, EXIT_FITS, EXIT_INTERRUPTED, EXIT_NOTHING_FITS, UsageError, option
 from planner.errors import show as shown
 from planner.hardware import list_gpus, load_gpu
 from planner.measure import Device, Measurement, compare, look, measure, predict
@@ -102,8 +102,8 @@ def _refuse_stray(values: Values) -> None:
     for owner, names in OF_ANOTHER.items():
         for name in names:
             if values[name] not in (None, False) and not values[owner]:
-                flag, of = ("--" + one.replace("_", "-") for one in (name, owner))
-                raise UsageError(f"{flag} belongs to {of}, which is not there: leave it out, or add {of}")
+                of = option(owner)
+                raise UsageError(f"{option(name)} belongs to {of}, which is not there: leave it out, or add {of}")
 
 
 def _run_steps(values: Values) -> int:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
-from planner.errors import UsageError, quoted
+from planner.errors import UsageError, option, quoted
 from planner.units import parse_bytes
 
 Values = Mapping[str, Any]
@@ -37,7 +37,7 @@ class Option(NamedTuple):
     @property
     def flag(self) -> str:
         """The option as it is typed."""
-        return "--" + self.name.replace("_", "-")
+        return option(self.name)
 
     @property
     def declarations(self) -> tuple[str, ...]:
@@ -240,15 +240,15 @@ def size(flag: str, text: str) -> int:
 def settings(values: Values) -> dict[str, Any]:
     """Training settings that the user gave, by ``TrainSpec`` field, with text turned into numbers."""
     found = {}
-    for option in JOB:
-        value = values.get(option.name)
-        if option.name in NOT_SETTINGS or value is None:
+    for one in JOB:
+        value = values.get(one.name)
+        if one.name in NOT_SETTINGS or value is None:
             continue
-        if option.kind == "integer":
-            value = integer(option.flag, value)
-        elif option.kind == "number":
-            value = number(option.flag, value)
-        found[option.name] = value
+        if one.kind == "integer":
+            value = integer(one.flag, value)
+        elif one.kind == "number":
+            value = number(one.flag, value)
+        found[one.name] = value
     return found
 
 

@@ -9,7 +9,7 @@ from planner.cli.options import Values, integer
 from planner.cli.output import check_format
 from planner.cli.progress import Progress
 from planner.cli.show import show
-from planner.errors import EXIT_FITS, BrokenInput, UsageError
+from planner.errors import EXIT_FITS, BrokenInput, UsageError, option
 from planner.errors import show as shown
 from planner.render.replayed import replayed_document, replayed_sheet
 
@@ -25,7 +25,7 @@ def run_replay(values: Values) -> int:
     format_name = check_format(values["format"])
     for name, value in values.items():
         if name not in TAKEN and value not in (None, False, [], ()):
-            raise UsageError(f"--{name.replace('_', '-')} says nothing beside --replay: a history is what it is")
+            raise UsageError(f"{option(name)} says nothing beside --replay: a history is what it is")
     text, name = values["alloc_conf"] or "", str(values["replay"])
     parse(text)
     device = None if values["device"] is None else integer("--device", values["device"])

@@ -12,9 +12,8 @@ from typing import Any, Literal
 
 from planner.configs.document import Document
 from planner.configs.understood import Fate, Reading
-from planner.errors import BrokenInput, UnsupportedScenario, nearest, show
+from planner.errors import BrokenInput, UnsupportedScenario, nearest, option, show
 from planner.recommend.request import Setting
-from planner.stacks.values import option
 
 Kind = Literal["text", "whole", "number", "flag", "names", "section", "any"]
 """``whole`` and ``number`` take numbers written as text too, ``names`` one name or a list of them, as trainers do."""

@@ -10,10 +10,9 @@ from planner.configs.keys import Key, Keys, listed
 from planner.configs.transformers_keys import OPTIMIZERS
 from planner.configs.understood import Understood
 from planner.configs.unsloth_keys import checkpointing
-from planner.errors import BrokenInput, show
+from planner.errors import BrokenInput, option, show
 from planner.recommend.request import Setting
 from planner.spec import Method
-from planner.stacks.values import option
 
 NAME = "unsloth"
 

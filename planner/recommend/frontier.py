@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from planner.errors import UnsupportedScenario, UsageError
+from planner.errors import UnsupportedScenario, UsageError, option
 from planner.estimators import Estimator, timed
 from planner.recommend.candidates import scenario as scenario_of
 from planner.recommend.changes import RANKS
@@ -93,7 +93,7 @@ def frontier(request: Request, *, estimator: Estimator | None = None) -> Frontie
     """The frontier of a request; raise ``PlannerError``, also where it sets what is varied here."""
     for name in VARIED:
         if name in request.settings:
-            raise UsageError(f"--{name.replace('_', '-')} is what a frontier varies: leave it out, or ask plan itself")
+            raise UsageError(f"{option(name)} is what a frontier varies: leave it out, or ask plan itself")
     ask, notes = understand(request)
     ask = informed(ask)
     limit = ask.model.max_position_embeddings or UNLIMITED

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from planner.errors import option
 from planner.result import Candidate
 from planner.spec import MOMENTS_OF, Cluster
 from planner.spec.layout import divides_as_megatron, is_divided
-from planner.stacks.values import option
 from planner.units import format_bytes
 
 TELLING = 1.25

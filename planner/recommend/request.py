@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from planner.errors import UsageError, show
+from planner.errors import UsageError, option, show
 from planner.peft_config import adapter_text, method_of
 from planner.result import Evidence
 from planner.spec import METHODS, NO_JOB, Cluster, Gpu, Job, Method, ModelSpec
@@ -129,12 +129,12 @@ def on_machines(settings: Mapping[str, Any]) -> OnMachines:
     )
 
 
-def amount(option: str, memory: object) -> int:
+def amount(flag: str, memory: object) -> int:
     """Bytes, as a number or with their unit."""
     if isinstance(memory, str):
         return parse_bytes(memory)
     if isinstance(memory, bool) or not isinstance(memory, int):
-        raise UsageError(f"{option} {show(memory)} is no amount of memory: write it with its unit, such as 64GiB")
+        raise UsageError(f"{flag} {show(memory)} is no amount of memory: write it with its unit, such as 64GiB")
     return memory
 
 
@@ -306,17 +306,16 @@ def _job(request: Request) -> list[str]:
     return [*words, *(flag for flag, said in flags.items() if said)]
 
 
-def _unless(value: object, default: object, option: str) -> list[str]:
-    return [] if value == default else [option, str(value)]
+def _unless(value: object, default: object, flag: str) -> list[str]:
+    return [] if value == default else [flag, str(value)]
 
 
 def _option(name: str, value: Setting) -> list[str]:
-    option = name.replace("_", "-")
     if isinstance(value, bool):
-        return [f"--{option}" if value else f"--no-{option}"]
+        return [option(name if value else f"no_{name}")]
     if isinstance(value, list | tuple):
-        return [f"--{option}", ",".join(value) or "none"]
-    return [f"--{option}", str(value)]
+        return [option(name), ",".join(value) or "none"]
+    return [option(name), str(value)]
 
 
 def _bytes(count: int) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from planner.catalog import Resolved, index, load_model
-from planner.errors import PlannerError, UnsupportedScenario, UsageError
+from planner.errors import PlannerError, UnsupportedScenario, UsageError, option
 from planner.hardware import list_gpus, load_gpu
 from planner.recommend.candidates import scenario as scenario_of
 from planner.recommend.candidates import weighed
@@ -147,7 +147,7 @@ def _names(kind: str, given: Iterable[str], every: Callable[[], Iterable[str]]) 
 def _distinct(kind: str, values: Iterable[T]) -> tuple[T, ...]:
     found = tuple(dict.fromkeys(values))
     if not found:
-        raise UsageError(f"--{kind.replace('_', '-')} names nothing to sweep over")
+        raise UsageError(f"{option(kind)} names nothing to sweep over")
     return found
 
 

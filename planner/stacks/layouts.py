@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from planner.errors import UnsupportedScenario, UsageError
+from planner.errors import UnsupportedScenario, UsageError, option
 from planner.spec import Behaviour, Block, Cluster, ModelSpec, Origin, TrainSpec
 from planner.spec.layout import divides_as_megatron, is_divided, layout_of
 
@@ -177,9 +177,7 @@ def _widths(block: Block) -> Iterator[int]:
 
 def _divides(whole: int, size: int, name: str, what: str) -> None:
     if whole % size:
-        raise UnsupportedScenario(
-            f"--{name.replace('_', '-')} {size} does not divide {what}: use {_dividing(whole, size)}"
-        )
+        raise UnsupportedScenario(f"{option(name)} {size} does not divide {what}: use {_dividing(whole, size)}")
 
 
 def _sequence(train: TrainSpec) -> None:

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from math import gcd
 from typing import Any
 
-from planner.errors import UnsupportedScenario, UsageError
+from planner.errors import UnsupportedScenario, UsageError, option
 from planner.spec import Behaviour, Cluster, Origin
-from planner.stacks.values import option
 
 FEWEST_GENERATIONS = 2
 """Advantages compare the completions of one prompt."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, NamedTuple, get_args
 
-from planner.errors import UnsupportedScenario, UsageError
+from planner.errors import UnsupportedScenario, UsageError, option
 from planner.peft_config import lora_settings
 from planner.spec import (
     SHARDS_WEIGHTS,
@@ -22,7 +22,7 @@ from planner.stacks.layouts import leaves_nothing, refuse_layout, settle_layout
 from planner.stacks.objectives import refuse_objective, settle_objective
 from planner.stacks.offloads import refuse_offload
 from planner.stacks.rules import Defaults, load_stack
-from planner.stacks.values import FILES, MAX_GPUS, checked, option
+from planner.stacks.values import FILES, MAX_GPUS, checked
 
 
 class _Question(NamedTuple):

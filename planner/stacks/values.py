@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import get_args
 
-from planner.errors import UnknownName, UsageError, show
+from planner.errors import UnknownName, UsageError, option, show
 from planner.peft_config import adapter_text
 from planner.spec import (
     MOMENTS,
@@ -110,15 +110,6 @@ def checked(name: str, value: object) -> object:
     if name in FILES:
         return adapter_text(value)
     raise UnknownName("setting", name, [field.name for field in fields(TrainSpec)], listing="plan --help")
-
-
-def option(name: str) -> str:
-    """The long option of a ``TrainSpec`` field.
-
-    >>> option("micro_batch_size")
-    '--micro-batch-size'
-    """
-    return "--" + name.replace("_", "-")
 
 
 def _choice(name: str, value: object) -> str:

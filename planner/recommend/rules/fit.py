@@ -4,10 +4,10 @@ from dataclasses import asdict
 from typing import ClassVar
 
 from planner.calibration import words_of
+from planner.errors import option
 from planner.recommend.rules.base import Case, Scope, largest_owner
 from planner.recommend.verdict import lacks_ram
 from planner.result import Reason
-from planner.stacks.values import option
 from planner.units import format_bytes
 
 
