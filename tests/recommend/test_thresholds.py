@@ -127,3 +127,20 @@ def test_completions_set_no_shortest_length() -> None:
 
     assert not [one for one in found.recommendation.thresholds if one.side == "below" and one.quantity == "seq_len"]
     assert not [one.text for one in found.recommendation.thresholds if "None" in one.text]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "nothing without offloading"),
+        ({"offload": "none"}, "nothing"),
+        ({"offload": "optimizer", "sharding": "zero3"}, "nothing with this offloading"),
+    ],
+    ids=str,
+)
+def test_words_of_nothing_say_what_is_offloaded(settings: dict[str, Any], words: str) -> None:
+    """Nothing is said of offloading where the user asks for none."""
+    answer = planner.plan(model="llama-2-7b", gpu="a100-80gb", gpus=8, method="full", **settings)
+    below = next(one for one in answer.recommendation.thresholds if one.side == "below" and one.method is None)
+
+    assert below.text.endswith(f": {words}")
