@@ -76,11 +76,17 @@ def test_a_child_that_does_not_leave_is_ended(
     assert started[0].returncode == -signal.SIGKILL
 
 
-def test_time_is_up_in_a_real_step(start: Start, scenario: Scenario) -> None:
-    started = start((1, "loss"))
-    found = run.measure(scenario, "cpu", timeout=6)
+def test_time_is_up_in_a_real_step(start: Start, scenario: Scenario, time_is_up: Callable[[], None]) -> None:
+    place = (1, "loss")
+    started = start(place)
 
-    assert (found.outcome, found.died_in) == ("timed_out", (1, "loss"))
+    def tell(line: child.Line) -> None:
+        if line["event"] == "begin" and (line["step"], line["phase"]) == place:
+            time_is_up()
+
+    found = run.measure(scenario, "cpu", timeout=600, tell=tell)
+
+    assert (found.outcome, found.died_in) == ("timed_out", place)
     assert started[0].returncode == -signal.SIGKILL
 
 
@@ -138,14 +144,14 @@ def test_an_interrupt_ends_the_command_and_its_child(model: Path, tmp_path: Path
     )
     report = _first(lambda: [path for path in tmp_path.glob("plan-measure-*/report") if "forward" in path.read_text()])
     os.killpg(asked.pid, signal.SIGINT)
-    out, err = asked.communicate(timeout=60)
+    out, err = asked.communicate(timeout=300)
 
     assert (asked.returncode, out) == (130, "")
     assert err.startswith("error: interrupted")
     assert not report.parent.exists()
 
 
-def _first(look: Callable[[], list[Path]], seconds: float = 120.0) -> Path:
+def _first(look: Callable[[], list[Path]], seconds: float = 300.0) -> Path:
     """What ``look`` finds, once it finds anything."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
