@@ -71,9 +71,12 @@ def _new_gradients(step: Step, made: int) -> int:
 
 
 def _end(step: Step) -> Memory:
-    """All gradients made; a tied embedding's two gradients still lie beside their sum."""
+    """All gradients made; a tied embedding's two gradients still lie beside their sum.
+
+    The sum becomes the gradient, or is added into the one that stands from the micro-steps before.
+    """
     static = step.static(gradients=step.shards.gradients)
-    extra = 2 * step.profile.tied_grad + step.bytes(step.profile.stream)
+    extra = (3 if standing_gradients(step) else 2) * step.profile.tied_grad + step.bytes(step.profile.stream)
     return static._replace(
         activations=static.activations + step.beside,
         logits=step.held_logits,

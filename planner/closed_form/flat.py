@@ -10,7 +10,7 @@ from typing import NamedTuple
 from planner.closed_form.inventory import Storage
 from planner.closed_form.units import Pieces, Sharing
 from planner.formulas.adapters import Part, block_parts
-from planner.formulas.coordinator import AFTER, BEFORE, Module, Tensor, live, renumbered, visits
+from planner.formulas.coordinator import AFTER, AROUND, BEFORE, Module, Tensor, Visit, live, renumbered, visits
 from planner.formulas.sharding import Piece
 from planner.formulas.zero import (
     Arrival,
@@ -181,27 +181,23 @@ def _walk(model: ModelSpec, storage: Storage, sharing: Sharing, limits: Buckets,
     modules = numbered.model(model)
     found = _Gathered({}, {})
     again = storage.method == "full" or checkpointing
-    run = modules if sharing.called else modules[:-1]
-    trace = visits(run, checkpointing=checkpointing, embedding_again=again)
+    trace = visits(modules, checkpointing=checkpointing, embedding_again=again)
     working, arriving = found
-    for (module, which), now, coming, _ in live(tuple(numbered.tensors), trace, limits):
-        key = (which, module.place)
+    for visit, now, coming, _ in live(tuple(numbered.tensors), trace, limits):
+        key = (visit.which, _place(visit))
         # of what follows the layers, the head works last and longest
         if now > working.get(key, -1) or key == ("forward", AFTER):
             working[key] = now
         if coming > arriving.get(key, -1):
             arriving[key] = coming
-    if not sharing.called and not model.tie_word_embeddings:
-        _with_head(found, sum(numbered.tensors[number].bytes for number in modules[-1].tensors))
     return found
 
 
-def _with_head(found: _Gathered, head: int) -> None:
-    """A head whose weight alone is taken is the outermost module's: it goes when the loss's backward is done."""
-    for key in {*found.working, ("forward", AFTER), ("backward", AFTER)}:
-        if key[0] == "forward" or key[1] == AFTER:
-            found.working[key] = found.working.get(key, 0) + head
-            found.arriving[key] = found.arriving.get(key, 0) + head
+def _place(visit: Visit) -> int:
+    """Modules around the layers are entered before them, and in backward after them."""
+    if visit.module.place != AROUND:
+        return visit.module.place
+    return AFTER if visit.which == "backward" else BEFORE
 
 
 def _arrivals(trained: Iterable[_Trained]) -> list[Arrival]:
@@ -225,18 +221,25 @@ class _Numbered:
         self.frozen: list[Tensor] = []
 
     def model(self, model: ModelSpec) -> list[Module]:
-        """Everything, the model's own containers first: they fetch ahead, too."""
+        """Everything, in the model's own containers: they fetch ahead, too.
+
+        A head whose weight alone is taken is a parameter of the container that takes it.
+        """
         words, others = model.embeddings[:1], model.embeddings[1:]  # stages of a pipeline but the first have none
         embedding = self.leaf([*words], BEFORE)
         parts: list[Part] = [*others, *model.extra_norms, *model.extra_linears]
         front = [self.leaf([part], BEFORE) for part in parts]
-        containers = [Module((), BEFORE)] * (4 if self.pieces.storage.method != "full" else 2)
         layers = [*self.layers(model)]
         norm = [self.leaf([model.final_norm], AFTER)] if model.final_norm is not None else []
         head = self.of(self.pieces.head(), AFTER)
         if model.tie_word_embeddings:
             head = head._replace(tensors=(*embedding.tensors, *head.tensors))
-        return [*containers, embedding, *front, Module((), BEFORE), *layers, *norm, head]
+        layered = Module((), AROUND, (embedding, *front, Module((), BEFORE), *layers, *norm))
+        called = self.pieces.sharing.called
+        outer = Module((), AROUND, (layered, head)) if called else Module(head.tensors, AROUND, (layered,))
+        if self.pieces.storage.method != "full":  # PEFT's two
+            outer = Module((), AROUND, (Module((), AROUND, (outer,)),))
+        return [outer]
 
     def layers(self, model: ModelSpec) -> Iterator[Module]:
         """Every layer; of a kind that came before, the same tensors under new numbers."""
@@ -265,10 +268,10 @@ class _Numbered:
         return Module((), place, tuple(parts))
 
     def mlp(self, mlp: Mlp, place: int) -> Module:
-        inputs = [self.linear(part, place) for part in mlp.inputs]
-        activation, output = Module((), place), self.linear(mlp.output, place)
+        first, *others = [self.linear(part, place) for part in mlp.inputs]
+        inputs, output = (first, Module((), place), *others), self.linear(mlp.output, place)
         tables = [self.leaf([part], place) for part in mlp.tables]
-        return Module((), place, (*inputs, activation, output, *tables))
+        return Module((), place, (*inputs, output, *tables))
 
     def experts(self, block: Block, place: int) -> Module:
         """Experts are fetched as one module: DeepSpeed takes sparse blocks as leaves."""
@@ -281,12 +284,16 @@ class _Numbered:
         return self.of([*self.pieces.modules(rest), *adapted], place)
 
     def linear(self, part: Part, place: int) -> Module:
-        """A matrix; with an adapter, the wrapper of three modules and a dropout."""
+        """A matrix; with an adapter, the wrapper of three modules and a dropout.
+
+        The wrapper takes the first adapter matrix too, for its dtype. peft 0.21 tuners/lora/layer.py, Linear.forward.
+        """
         base, everything = list(self.pieces.base(part)), list(self.pieces.modules([part]))
         if len(base) == len(everything):
             return self.of(base, place)
+        own = self.of(base, place)
         adapters = tuple(self.of([piece], place) for piece in everything[len(base) :])
-        return Module((), place, (self.of(base, place), Module((), place), *adapters))
+        return Module(adapters[0].tensors, place, (own, Module((), place), *adapters))
 
     def leaf(self, parts: list[Part], place: int) -> Module:
         return self.of(self.pieces.modules(parts), place)
@@ -298,7 +305,7 @@ class _Numbered:
             size = piece.rows * piece.columns
             for _ in range(piece.copies):
                 numbers.append(len(self.tensors))
-                self.tensors.append(Tensor(size, size * piece.computed))
+                self.tensors.append(Tensor(size, size * piece.computed, frozen=not piece.trained))
                 if piece.trained:
                     self.trained.append(_Trained(place, size))
                 else:

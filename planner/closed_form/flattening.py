@@ -127,7 +127,9 @@ def _end(step: Step, flat: Flat) -> list[Memory]:
     static = step.static()._replace(logits=step.held_logits)
     stream, whole = step.bytes(step.profile.stream), flat.e * flat.trained
     buffers = _buffers(flat, "backward", BEFORE)
-    last = with_buffers(static, buffers + _beside(flat, BEFORE) + stream + 2 * step.profile.tied_grad)
+    added = flat.stage == 1 and gradients_before_backward(step, flat) > 0  # stages 2 and 3 keep none that is whole
+    tied = (3 if added else 2) * step.profile.tied_grad
+    last = with_buffers(static, buffers + _beside(flat, BEFORE) + stream + tied)
     last = last._replace(gradients=_kept(step, flat, whole) if flat.stage > 1 else whole)
     if flat.stage > 1:
         return [last]

@@ -20,12 +20,14 @@ class Tensor(NamedTuple):
 
     numel: int
     bytes: int
+    frozen: bool = False
 
 
 class Module(NamedTuple):
-    """A module: the numbers of its own parameters in rising order, its place, and the modules inside it.
+    """A module: the numbers of its parameters in rising order, its place, and the modules inside it.
 
-    ``place``: the layer, or ``BEFORE`` the layers or ``AFTER`` them.
+    A parameter that it takes from a module inside, without calling that, is its own too (DeepSpeed's "external" ones).
+    ``place``: the layer, or ``BEFORE`` the layers, ``AFTER`` them or ``AROUND`` them.
     """
 
     tensors: tuple[int, ...]
@@ -43,14 +45,15 @@ def renumbered(module: Module, first: int, place: int) -> Module:
     return Module(tuple(number + first for number in module.tensors), place, inside)
 
 
-BEFORE, AFTER = -1, -2
+BEFORE, AFTER, AROUND = -1, -2, -3
 
 
 class Visit(NamedTuple):
-    """One entry of a step's trace."""
+    """One entry of a step's trace: a module is entered, or left."""
 
     module: Module
     which: Pass
+    entered: bool = True
 
 
 class Live(NamedTuple):
@@ -67,53 +70,75 @@ class Live(NamedTuple):
 
 
 def visits(modules: Sequence[Module], *, checkpointing: bool, embedding_again: bool) -> tuple[Visit, ...]:
-    """A step's modules in the order in which they are entered; one without parameters fetches ahead, too.
+    """A step's modules in the order in which they are entered and left; one without parameters fetches ahead, too.
 
     Formula:   forward in order; backward in reverse, the outer module first; a checkpointed layer's forward runs again
-               when the first of its modules asks for what it saved
-    Source:    parameter_offload.py, _register_deepspeed_module (hooks of every module, in both directions)
+               when the first of its modules asks for what it saved, without hooks of the layer itself, and ends within
+               the last module, which is not left
+    Source:    parameter_offload.py, _register_deepspeed_module (hooks of every module, in both directions; those around
+               the layers are never left in backward, as no gradient of their inputs is made); transformers 5.23
+               modeling_layers.py, GradientCheckpointingLayer; torch 2.13 utils/checkpoint.py, _StopRecomputationError
     Valid:     modules that run in the order given; every layer checkpointed without re-entry, or none;
                ``embedding_again`` where its output has a gradient, as checkpointed adapters ask for
     Excludes:  modules that return no tensor with a gradient
 
     >>> layer = Module((), 0, (Module((1,), 0), Module((2,), 0)))
     >>> found = visits([Module((0,), BEFORE), layer, Module((3,), AFTER)], checkpointing=True, embedding_again=True)
-    >>> [(visit.module.tensors, visit.which[0]) for visit in found]  # doctest: +NORMALIZE_WHITESPACE
+    >>> [(visit.module.tensors, visit.which[0]) for visit in found if visit.entered]  # doctest: +NORMALIZE_WHITESPACE
     [((0,), 'f'), ((), 'f'), ((1,), 'f'), ((2,), 'f'), ((3,), 'f'), ((3,), 'b'),
-     ((), 'b'), ((2,), 'b'), ((), 'r'), ((1,), 'r'), ((2,), 'r'), ((1,), 'b'), ((0,), 'b')]
+     ((), 'b'), ((2,), 'b'), ((1,), 'r'), ((2,), 'r'), ((1,), 'b'), ((0,), 'b')]
     """
-    found = [Visit(module, "forward") for outer in modules for module in _forward(outer)]
-    for outer in reversed(modules):
-        if outer.place == BEFORE and not (embedding_again and outer.tensors):
-            continue
-        back = [Visit(module, "backward") for module in _backward(outer)]
-        first = next((place for place, visit in enumerate(back) if visit.module.tensors), len(back) - 1) + 1
-        found += back[:first]
-        if checkpointing and outer.place >= 0:
-            found += [Visit(module, "recompute") for module in _forward(outer)]
-        found += back[first:]
+    found = [visit for module in modules for visit in _forward(module, "forward")]
+    for module in reversed(modules):
+        found += _back(module, checkpointing=checkpointing, embedding_again=embedding_again)
     return tuple(found)
 
 
-def _forward(module: Module) -> Iterator[Module]:
-    yield module
+def _forward(module: Module, which: Pass) -> Iterator[Visit]:
+    yield Visit(module, which)
     for inner in module.inside:
-        yield from _forward(inner)
+        yield from _forward(inner, which)
+    if module.tensors:
+        yield Visit(module, which, entered=False)
 
 
-def _backward(module: Module) -> Iterator[Module]:
-    yield module
+def _back(module: Module, *, checkpointing: bool, embedding_again: bool) -> Iterator[Visit]:
+    """The backward pass of a module outside the layers, or of a layer."""
+    if module.place == BEFORE and not (embedding_again and module.tensors):
+        return
+    if module.place == AROUND:
+        yield Visit(module, "backward")
+        for inner in reversed(module.inside):
+            yield from _back(inner, checkpointing=checkpointing, embedding_again=embedding_again)
+        return
+    back = [*_backward(module)]
+    asking = (place for place, (inner, _, entered) in enumerate(back) if entered and inner.tensors and not inner.inside)
+    first = next(asking, len(back) - 1) + 1
+    yield from back[:first]
+    if checkpointing and module.place >= 0:
+        again = [visit for inner in module.inside for visit in _forward(inner, "recompute")]
+        while again and not again[-1].entered:
+            again.pop()
+        yield from again
+    yield from back[first:]
+
+
+def _backward(module: Module) -> Iterator[Visit]:
+    yield Visit(module, "backward")
     for inner in reversed(module.inside):
         yield from _backward(inner)
+    if module.tensors:
+        yield Visit(module, "backward", entered=False)
 
 
 def live(tensors: tuple[Tensor, ...], trace: tuple[Visit, ...], limits: Buckets) -> tuple[Live, ...]:
-    """Gathered bytes at every visit of a step whose order is known from a step before.
+    """Gathered bytes at every module that is entered in a step whose order is known from a step before.
 
     Shapes:    a tensor that comes alone is its buffer; several are copied out of one buffer, which stays until the last
                of them is asked for
     Formula:   fetched ahead: until 0.9 h**2 elements or what is left of max_live_parameters are reached; kept: what is
-               used again before max_reuse_distance elements have passed
+               used again before max_reuse_distance elements have passed, but for frozen ones that came for a layer's
+               second run: they go with the module that asked for it
     Source:    this module's docstring
     Valid:     from the second step on; the first releases everything at once and fetches nothing ahead
     Excludes:  persistent parameters; what the CUDA allocator holds back for other streams
@@ -123,8 +148,8 @@ def live(tensors: tuple[Tensor, ...], trace: tuple[Visit, ...], limits: Buckets)
     >>> [found.working for found in live(ten, step, Buckets(reduce=1, prefetch=10, persistence=0, reuse=25))]
     [40, 40, 60, 60, 40, 20]
     """
-    walk = _Walk(tensors, trace, limits)
-    return tuple(walk.enter(step) for step in range(len(trace)))
+    walk = _Walk(tensors, tuple(visit for visit in trace if visit.entered), limits)
+    return tuple(found for visit in trace if (found := walk.visit(visit)) is not None)
 
 
 class _Group:
@@ -135,7 +160,7 @@ class _Group:
 
 
 class _Walk:
-    """The coordinator's bookkeeping."""
+    """The coordinator's bookkeeping. ``step`` counts the modules that have been entered."""
 
     def __init__(self, tensors: tuple[Tensor, ...], trace: tuple[Visit, ...], limits: Buckets) -> None:
         self.tensors, self.trace, self.limits = tensors, trace, limits
@@ -144,6 +169,13 @@ class _Walk:
         self.there: set[int] = set()
         """Gathered tensors that have arrived."""
         self.coming: dict[int, _Group] = {}
+        self.step = 0
+        self.working: list[set[int]] = [set() for _ in tensors]
+        """Modules that have been entered with a tensor, and not left: by identity."""
+        self.asking = 0
+        """The module that was entered last in backward."""
+        self.computed_again: dict[int, set[int]] = {}
+        """Frozen tensors that came for a layer that was computed again, by the module that asked for it."""
         self.available = 0
         """Elements gathered or on their way."""
         self.bytes = 0
@@ -160,20 +192,37 @@ class _Walk:
         for found in self.uses:
             found.reverse()
 
-    def enter(self, step: int) -> Live:
-        """Fetch a module's parameters and those ahead; say what is there; then leave it."""
-        visit = self.trace[step]
+    def visit(self, visit: Visit) -> Live | None:
+        """What is there when a module is entered."""
+        if not visit.entered:
+            self.leave(visit)
+            return None
+        step, self.step = self.step, self.step + 1
         if not visit.module.tensors:
             self.ahead()
             return Live(visit, self.bytes, self.bytes, self.available)
+        return self.enter(step, visit)
+
+    def enter(self, step: int, visit: Visit) -> Live:
+        """Fetch a module's parameters and those ahead."""
         wanted = [number for number in visit.module.tensors if self.divided[number]]
         self.gather([number for number in wanted if not self.has(number)])
+        self.take(visit, wanted)
         arriving = max((self.wait(number) for number in wanted), default=self.bytes)
         self.forget(step, visit.module.tensors)
         self.ahead()
-        found = Live(visit, self.bytes, max(arriving, self.bytes), self.available)
-        self.leave(step, wanted)
-        return found
+        return Live(visit, self.bytes, max(arriving, self.bytes), self.available)
+
+    def take(self, visit: Visit, numbers: list[int]) -> None:
+        """Note which module works with the tensors."""
+        module = id(visit.module)
+        if visit.which == "backward":
+            self.asking = module
+        for number in numbers:
+            self.working[number].add(module)
+            if visit.which == "recompute" and self.tensors[number].frozen:
+                self.working[number].add(self.asking)
+                self.computed_again.setdefault(self.asking, set()).add(number)
 
     def has(self, number: int) -> bool:
         return number in self.there or number in self.coming
@@ -224,9 +273,14 @@ class _Walk:
                 count += self.tensors[number].numel
         self.gather(chosen)
 
-    def leave(self, step: int, numbers: list[int]) -> None:
-        for number in numbers:
-            if number in self.there and not self.stays(number, step + 1):
+    def leave(self, visit: Visit) -> None:
+        """Release a module's tensors, unless they are used again soon, and those that came for a layer's second run."""
+        module = id(visit.module)
+        going = {number for number in visit.module.tensors if not self.stays(number, self.step)}
+        again = self.computed_again.pop(module, set()) if visit.which == "backward" else set()
+        for number in {*visit.module.tensors, *again}:
+            self.working[number].discard(module)
+            if number in going | again and number in self.there and not self.working[number]:
                 self.there.discard(number)
                 self.available -= self.tensors[number].numel
                 self.bytes -= self.tensors[number].bytes

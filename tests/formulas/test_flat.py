@@ -25,7 +25,7 @@ def test_the_ends_of_a_model_tell_all_of_it(model: str, method: Method, monkeypa
 
 
 def test_a_walk_of_too_few_layers_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    ends = estimated("qwen3-32b", "qlora")
-    monkeypatch.setattr(flat, "_in_reach", lambda *_: 6)
+    ends = estimated("llama-3.1-8b", "full")
+    monkeypatch.setattr(flat, "_in_reach", lambda *_: 4)
 
-    assert estimated("qwen3-32b", "qlora") != ends
+    assert estimated("llama-3.1-8b", "full") != ends

@@ -77,6 +77,57 @@ def test_gathering_at_once_allocates_what_gathering_part_by_part_does(monkeypatc
     assert sizes(run(question("zero3", 2)).trace) == at_once
 
 
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_the_closed_form_walks_as_the_engine_does(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elements that are gathered or on their way at every module of a step, under limits that bind."""
+    from deepspeed.runtime.zero.partitioned_param_coordinator import (  # noqa: PLC0415
+        PartitionedParameterCoordinator as Coordinator,
+    )
+
+    from planner.build import deepspeed as built  # noqa: PLC0415
+    from planner.closed_form import estimate, flat  # noqa: PLC0415
+    from planner.formulas.coordinator import live  # noqa: PLC0415
+
+    seen: list[int] = []
+    counted: list[int] = []
+    fetch, reset, settings = Coordinator.fetch_sub_module, Coordinator.reset_step, built.settings_of
+    limits = {"live": 3_000_000, "reuse": 1_500_000, "persistence": H}
+
+    def fetched(self: Any, module: Any, forward: bool) -> None:
+        fetch(self, module, forward)
+        seen.append(self._PartitionedParameterCoordinator__n_available_params)
+
+    def begun(self: Any) -> None:
+        seen.clear()
+        reset(self)
+
+    def limited(asked: "Scenario") -> dict[str, Any]:
+        names = ("stage3_max_live_parameters", "stage3_max_reuse_distance", "stage3_param_persistence_threshold")
+        found = settings(asked)
+        found["zero_optimization"] |= dict(zip(names, limits.values(), strict=True))
+        return found
+
+    def walked(tensors: Any, trace: Any, buckets: Any) -> Any:
+        found = live(tensors, trace, buckets._replace(**limits))
+        counted[:] = [one.numel for one in found]
+        return found
+
+    monkeypatch.setattr(Coordinator, "fetch_sub_module", fetched)
+    monkeypatch.setattr(Coordinator, "reset_step", begun)
+    monkeypatch.setattr(built, "settings_of", limited)
+    asked = question("zero3", 8, method)
+    run(asked)
+    monkeypatch.setattr(flat, "live", walked)
+    for known in (flat._walked, flat.flat_of):
+        known.cache_clear()
+    estimate(asked)
+    for known in (flat._walked, flat.flat_of):
+        known.cache_clear()
+
+    assert counted == seen
+    assert max(counted) > limits["live"] - V * H
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
