@@ -23,6 +23,8 @@ def experts(r: Recorder, spec: Experts, x: Tensor) -> Tensor:
         out = _all_experts(r, spec, x, weights)
     elif spec.linear_names and not r.recipe.fused_experts:
         out = _expert_loop(r, spec, x, weights)
+    elif _indexes(r, spec):
+        out = _expert_loop(r, spec, x, weights, indexed=True)
     else:
         out = _expert_rows(r, spec, x, weights)
     for branch in (spec.shared, spec.parallel_dense):
@@ -86,21 +88,41 @@ def _all_experts(r: Recorder, spec: Experts, x: Tensor, weights: Tensor) -> Tens
     return r.tape.add(Op("sum over experts", (out,), r.tensor("experts output", h, out.e)))
 
 
-def _expert_loop(r: Recorder, spec: Experts, x: Tensor, weights: Tensor) -> Tensor:
+def _indexes(r: Recorder, spec: Experts) -> bool:
+    """Whether stacked experts are trained one after another, each taken out of the stack by a tensor (gpt-oss)."""
+    stacked = any(table.name in r.recipe.stacked for table in spec.tables)
+    return not r.recipe.fused_experts and spec.activation == "swiglu_clamped" and not stacked
+
+
+def _expert_loop(r: Recorder, spec: Experts, x: Tensor, weights: Tensor, *, indexed: bool = False) -> Tensor:
     """Experts as transformers 4 runs them: one after another on its share of the rows, added into the output in place.
 
     Rows are taken as evenly routed. The last expert is recorded in full: its operations run while all the others'
-    saved tensors exist, which are one bundle before it.
+    saved tensors exist, which are one bundle before it. ``indexed``: the gradient of each begins as zeros of the whole
+    stack, beside the sum of those before it (torch's ``IndexBackward0``).
     """
     before = len(r.tape.ops)
-    last = _one_expert(r, spec, x, weights)
+    last = (_one_indexed if indexed else _one_expert)(r, spec, x, weights)
     recorded = r.tape.ops[before:]
     del r.tape.ops[before:]
     others = spec.num_experts - 1
-    bundle = [_multiplied(tensor, others) for op in recorded for tensor in op.saved if tensor.root is not x.root]
+    kept = {id(tensor.root): tensor.root for op in recorded for tensor in op.saved if tensor.root is not x.root}
+    bundle = [_multiplied(tensor, others) for tensor in kept.values()]
     weight_grad = others * sum(op.weight_grad for op in recorded)
     total = r.tensor("experts output", r.width(x), x.e)
-    r.tape.add(Op(OTHERS, (x,), total, saved=tuple(bundle), reloads=True, weight_grad=weight_grad))
+    zeros = Size(fixed=max(table.params for table in spec.tables) * r.recipe.stored_bytes)
+    scratch = zeros if indexed and r.recipe.full else Size()
+    r.tape.add(
+        Op(
+            OTHERS,
+            (x,),
+            total,
+            saved=tuple(bundle),
+            reloads=True,
+            scratch_backward=scratch,
+            weight_grad=weight_grad,
+        )
+    )
     r.tape.ops.extend(recorded)
     joined = Tensor(total.name, total.size, total.shape, total.e, grad=True, storage=total)
     return r.tape.add(Op(JOINED, (total, last), joined, passes=(total,)))
@@ -142,7 +164,44 @@ def _one_expert(r: Recorder, spec: Experts, x: Tensor, weights: Tensor) -> Tenso
     hidden = r.mul(curved, product("up", state, h, f), "expert act(gate) * up") if spec.gated else curved
     out = product("down", hidden, f, h)
     made = rows("weighted expert rows", h)
-    return r.tape.add(Op("times routing weight", (out, weights), made, saved=(out,), scratch_backward=out.size))
+    return r.tape.add(Op("times routing weight", (out, weights), made, saved=(out, made), scratch_backward=out.size))
+
+
+def _one_indexed(r: Recorder, spec: Experts, x: Tensor, weights: Tensor) -> Tensor:
+    """One expert of gpt-oss. Its matrices are copies, and the products save them: ``gate_up_proj[expert_idx]``.
+
+    Source: transformers 4.55 to 4.57 models/gpt_oss/modeling_gpt_oss.py, GptOssExperts.forward in training.
+    """
+    n, share = spec.num_experts, f"b s {spec.top_k}/{spec.num_experts}"
+    e = r.recipe.compute_bytes if r.recipe.autocast else r.recipe.stored_bytes
+
+    def rows(name: str, width: int) -> Tensor:
+        return Tensor(name, Size(token=-(-spec.top_k * width * e // n)), f"{share} {width}", e, grad=True)
+
+    def product(table: Table, source: Tensor, d_out: int) -> Tensor:
+        params = table.params // n
+        copy = r.constant(f"{table.name} of one expert", Size(fixed=params * e), f"{d_out}", e)
+        wide = Size(fixed=params * r.recipe.stored_bytes) if r.recipe.stored_bytes > e else Size()
+        made = Op(
+            f"expert {table.name}",
+            (source,),
+            rows(f"expert {table.name} output", d_out),
+            saved=(copy, source) if r.recipe.full else (copy,),
+            reloads=True,
+            scratch_forward=wide,
+            scratch_backward=Size(fixed=table.params * r.recipe.stored_bytes) if r.recipe.full else Size(),
+            weight_grad=params * r.recipe.stored_bytes if r.recipe.full else 0,
+        )
+        return r.unary(r.tape.add(made), f"expert {table.name} output + bias", saves="nothing")
+
+    h, f = r.width(x), spec.intermediate_size
+    matrices = [table for table in spec.tables if len(table.shape) == 3]
+    positions = Tensor("rows of one expert", Size(token=-(-16 * spec.top_k // n)), share, 8, grad=False)
+    state = r.tape.add(Op("gather rows", (x,), rows("expert input", h), saved=(positions,)))
+    first = product(matrices[0], state, 2 * f)
+    out = product(matrices[1], _clamped_swiglu(r, first, r.width(first) // 2), h)
+    made = rows("weighted expert rows", h)
+    return r.tape.add(Op("times routing weight", (out, weights), made, saved=(out, made), scratch_backward=out.size))
 
 
 def _grouped(r: Recorder, table: Table, x: Tensor, width: int, *, rank_factor: int) -> Tensor:
