@@ -19,10 +19,10 @@ from accelerate.utils import DistributedType
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from torch.distributed.tensor import DTensor
 
+from planner.build.fsdp import fsdp_plugin, mixed_precision
 from planner.measure.collectives import in_host_memory
 from planner.measure.task import DeviceKind, Task
 from planner.spec import Scenario, TrainSpec
-from planner.trace.sharded import fsdp_plugin
 
 Wrap = Callable[[Any], Any]
 """What divides a model, or wraps it."""
@@ -87,9 +87,8 @@ def accelerator(train: TrainSpec, device: DeviceKind) -> Any:
     On the CPU accelerate 1.15 leaves the plugin aside and takes DDP without a word (state.py,
     AcceleratorState.__init__), so it is told there.
     """
-    mixed = "no" if train.autocast == "none" else train.autocast
     plugin = fsdp_plugin(train)
-    found = Accelerator(cpu=device == "cpu", mixed_precision=mixed, fsdp_plugin=plugin)
+    found = Accelerator(cpu=device == "cpu", mixed_precision=mixed_precision(train), fsdp_plugin=plugin)
     if device == "cpu":
         for state in (AcceleratorState, PartialState):
             state._shared_state["distributed_type"] = DistributedType.FSDP

@@ -13,6 +13,7 @@ from planner.build.method import adapter_parameters, loose_adapters, refusing
 from planner.build.model import decoder_layers, is_quantised
 from planner.build.moments import run_moment
 from planner.build.quiet import quiet
+from planner.build.standing import quantisation_states, states_of
 from planner.errors import PlannerError, UnsupportedScenario, UsageError, first_line
 from planner.result import Parameters
 from planner.spec import Scenario
@@ -177,29 +178,6 @@ def seed(recorder: Recorder, job: Job) -> None:
 def models_of(job: Job) -> tuple[Any, ...]:
     """The model, and a second one that gives reference log probabilities."""
     return (job.model,) if job.reference is None else (job.model, job.reference)
-
-
-def quantisation_states(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Scales and tables of quantised matrices, which are no parameters."""
-    for name, module in model.named_modules():
-        if is_quantised(module):
-            for holder in (getattr(module, "quant_state", None), getattr(module, "state", None)):
-                yield from ((f"{name}.scales", tensor) for tensor in tensors_in(holder))
-
-
-def tensors_in(holder: Any) -> Iterator[torch.Tensor]:
-    """Tensors among the attributes of an object, one level of nested quantisation included."""
-    for value in vars(holder).values() if holder is not None else ():
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif type(value) is type(holder):
-            yield from tensors_in(value)
-
-
-def states_of(optimizer: Any) -> Iterator[tuple[torch.Tensor, list[torch.Tensor]]]:
-    """Every parameter with the tensors that an optimizer keeps for it."""
-    for parameter, state in optimizer.state.items():
-        yield parameter, [value for value in state.values() if isinstance(value, torch.Tensor)]
 
 
 def label_states(recorder: Recorder, job: Job) -> None:

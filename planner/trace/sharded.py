@@ -17,24 +17,24 @@ for CPU offload. So allocated bytes are CUDA's. Reserved bytes are not: the cach
 stream, and what copy-in and reduce-scatter allocate lies in pools of their own. NCCL's buffers lie outside it.
 """
 
-import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 from unittest.mock import patch
 
 import torch
-from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from torch.distributed.device_mesh import init_device_mesh
 
 from planner.build.deepspeed import check_engine
+from planner.build.fsdp import fsdp_plugin, mixed_precision
 from planner.build.job import Job
 from planner.errors import UnsupportedScenario, first_line
 from planner.spec import Scenario, TrainSpec
 from planner.spec.layout import Layout, is_divided
+from planner.trace.engine import Engine, inside
 from planner.trace.fake import Answering
 from planner.trace.places import layer_numbers
 from planner.trace.private import (
@@ -48,21 +48,6 @@ from planner.trace.recorder import Recorder
 from planner.trace.zero import zero_engine
 
 
-class Engine(NamedTuple):
-    """What a sharding engine does to a traced job.
-
-    ``wrap``, ``around`` and ``second`` are ``assemble``'s ``after_materialising``, ``around_optimizer`` and
-    ``around_reference``, ``seed`` adds the buffers that stand from the start, and under ``watched`` the recorder knows
-    what the engine allocates.
-    """
-
-    wrap: Callable[[Any], Any] | None = None
-    seed: Callable[[Recorder, Job], None] = lambda _recorder, _job: None
-    watched: Callable[[Recorder, Job], AbstractContextManager[Any]] = lambda _recorder, _job: nullcontext()
-    around: Callable[[Any, Any], Any] | None = None
-    second: Callable[[Any], Any] | None = None
-
-
 @contextmanager
 def engine(scenario: Scenario, mode: Any, rank: int = 0) -> Iterator[Engine]:
     """The scenario's engine among as many pretended ranks as it has GPUs; raise ``UnsupportedScenario`` for others."""
@@ -73,8 +58,8 @@ def engine(scenario: Scenario, mode: Any, rank: int = 0) -> Iterator[Engine]:
         return
     with fake_process_group(scenario.cluster.world_size, rank):
         if train.sharding.startswith("zero"):
-            with zero_engine(scenario, mode) as parts:
-                yield Engine(**parts)
+            with zero_engine(scenario, mode) as found:
+                yield found
         else:
             yield _fsdp(train, scenario.layout, mode) if train.shards_by_fsdp else _ddp()
 
@@ -149,32 +134,12 @@ def _accelerator(train: TrainSpec, mesh: Any) -> Any:
     plugin, names = fsdp_plugin(train), mesh.mesh_dim_names
     return SimpleNamespace(
         state=SimpleNamespace(fsdp_plugin=plugin),
-        mixed_precision="no" if train.autocast == "none" else train.autocast,
+        mixed_precision=mixed_precision(train),
         torch_device_mesh={names: mesh},
         parallelism_config=SimpleNamespace(fsdp_dim_names=names),
         is_main_process=False,
         device=torch.device("cpu"),
     )
-
-
-def fsdp_plugin(train: TrainSpec) -> Any:
-    """The plugin of ``TrainingArguments(fsdp=True)``: transformers 5.23 training_args.py, _process_fsdp_args.
-
-    Mixed precision follows autocast, with the dtype for parameters, reduction and outputs alike: accelerate 1.15
-    state.py, AcceleratorState.__init__, and utils/dataclasses.py, set_mixed_precision. ``--gradient-checkpointing`` is
-    the model's own, not the plugin's.
-    """
-    with patch.dict(os.environ):  # the plugin writes there
-        plugin = FullyShardedDataParallelPlugin(
-            fsdp_version=2,
-            auto_wrap_policy="TRANSFORMER_BASED_WRAP",
-            reshard_after_forward=train.reshard_after_forward,
-            cpu_ram_efficient_loading=False,
-            state_dict_type="FULL_STATE_DICT",
-        )
-    if train.autocast != "none":
-        plugin.set_mixed_precision(train.autocast)
-    return plugin
 
 
 @contextmanager
@@ -217,21 +182,10 @@ def _communication(recorder: Recorder) -> Iterator[None]:
     """Whatever FSDP2 allocates to gather and to reduce is a temporary until it is seen to be a gradient."""
     with ExitStack() as stack:
         stack.enter_context(recorder.following_resizes())
-        stack.enter_context(_inside(*dtensor_shapes(), recorder.silent))
+        stack.enter_context(inside(*dtensor_shapes(), recorder.silent))
         for owner, name in fsdp_communication():
-            stack.enter_context(_inside(owner, name, lambda: recorder.owned("temporaries")))
+            stack.enter_context(inside(owner, name, lambda: recorder.owned("temporaries")))
         yield
-
-
-def _inside(owner: type, name: str, context: Callable[[], AbstractContextManager[Any]]) -> AbstractContextManager[Any]:
-    """A patch under which the method ``name`` always runs in a context."""
-    method = getattr(owner, name)
-
-    def call(*arguments: Any, **keywords: Any) -> Any:
-        with context():
-            return method(*arguments, **keywords)
-
-    return patch.object(owner, name, call)
 
 
 # ---------------------------------------------------------------- DDP

@@ -17,7 +17,7 @@ for leaf modules of experts, whose parts CUDA holds until the next fetch; and re
 import gc
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from typing import Any
@@ -29,15 +29,17 @@ from planner.allocator.events import OUTSIDE
 from planner.build.deepspeed import engine_of, on_cpu
 from planner.build.job import Job
 from planner.build.method import adapter_parameters
+from planner.build.standing import averaged_gradients, flat_gradients, masters, parts_of_weights
 from planner.spec import Scenario
+from planner.trace.engine import Engine, inside
 from planner.trace.fake import ELSEWHERE, Answering, copied_like_real_ones
 from planner.trace.private import FakeTensor
 from planner.trace.recorder import Recorder, storage_of
 
 
 @contextmanager
-def zero_engine(scenario: Scenario, mode: Any) -> Iterator[dict[str, Any]]:
-    """The parts of a sharding ``Engine``, as long as DeepSpeed's process group stands."""
+def zero_engine(scenario: Scenario, mode: Any) -> Iterator[Engine]:
+    """The engine, as long as DeepSpeed's process group stands."""
 
     def around(model: Any, optimizer: Any) -> Any:
         with mode, Answering(), copied_like_real_ones():
@@ -55,7 +57,7 @@ def zero_engine(scenario: Scenario, mode: Any) -> Iterator[dict[str, Any]]:
         from deepspeed.comm import comm  # noqa: PLC0415  (only where it is used)
 
         try:
-            yield {"around": around, "seed": seed, "watched": watched}
+            yield Engine(around=around, seed=seed, watched=watched)
         finally:
             if comm.cdb is not None:
                 comm.destroy_process_group()
@@ -81,18 +83,10 @@ def seed_engine(recorder: Recorder, job: Job, tensors: list[Any]) -> None:
 def standing(job: Job) -> Iterator[tuple[str, str, list[Any]]]:
     """Owner, site and tensors of what the engine keeps and names: parts of weights, masters, gradients."""
     adapters = adapter_parameters(job.model)
-    for name, parameter in job.model.named_parameters():
-        if hasattr(parameter, "ds_tensor"):
-            yield "adapters" if name in adapters else "weights", name, [parameter.ds_tensor]
+    for name, part in parts_of_weights(job.model):
+        yield "adapters" if name in adapters else "weights", name, [part]
     yield "optimizer", "DeepSpeed: fp32 masters", masters(job.optimizer)
-    flat = getattr(job.optimizer, "grad_partitions_flat_buffer", None)
-    yield "gradients", "DeepSpeed: parts of gradients", [] if flat is None else [flat]
-
-
-def masters(optimizer: Any) -> list[Any]:
-    """The fp32 copies of a rank's part of what is trained. deepspeed 0.19 runtime/zero/stage_1_and_2.py, stage3.py."""
-    names = ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat")
-    return [master for name in names for master in getattr(optimizer, name, ())]
+    yield "gradients", "DeepSpeed: parts of gradients", flat_gradients(job.optimizer)
 
 
 def alive(mode: Any) -> list[Any]:
@@ -109,31 +103,20 @@ def labelled(recorder: Recorder, job: Job) -> Iterator[None]:
     Tensors below stage 3's persistence threshold are weights once they have been gathered, which they stay.
     """
 
-    def averaged() -> Iterator[Any]:
-        yield from (p.grad for p in job.model.parameters() if p.grad is not None)
-        for group in job.optimizer.averaged_gradients.values():
-            yield from (part for part in group or () if part is not None)
-
-    def before_update() -> None:
-        recorder.relabel(averaged(), "gradients")
+    @contextmanager
+    def updating() -> Iterator[None]:
+        recorder.relabel((p.grad for p in job.model.parameters() if p.grad is not None), "gradients")
+        recorder.relabel(averaged_gradients(job.optimizer), "gradients")
         recorder.relabel((p for p in job.model.parameters() if getattr(p, "ds_persist", False)), "weights")
-
-    def before_step() -> None:
-        recorder.relabel((master.grad for master in masters(job.optimizer) if master.grad is not None), "gradients")
-
-    with _told(job.engine, before_update), _told(job.optimizer.optimizer, before_step):
         yield
 
+    @contextmanager
+    def stepping() -> Iterator[None]:
+        recorder.relabel((master.grad for master in masters(job.optimizer) if master.grad is not None), "gradients")
+        yield
 
-def _told(stepping: Any, tell: Callable[[], None]) -> Any:
-    """A patch under which an object's ``step`` tells first."""
-    step = stepping.step
-
-    def told(*arguments: Any, **keywords: Any) -> Any:
-        tell()
-        return step(*arguments, **keywords)
-
-    return patch.object(stepping, "step", told)
+    with inside(job.engine, "step", updating), inside(job.optimizer.optimizer, "step", stepping):
+        yield
 
 
 @contextmanager

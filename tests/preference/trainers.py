@@ -21,7 +21,7 @@ datasets: Any = pytest.importorskip("datasets")
 peft: Any = pytest.importorskip("peft")
 trl: Any = pytest.importorskip("trl")
 
-from planner.trace.run import quantisation_states  # noqa: E402
+from planner.build.standing import quantisation_states  # noqa: E402
 
 SEQ_LEN, COMPLETION, GROUP, BATCH = 32, 8, 2, 2
 

@@ -272,7 +272,7 @@ def fsdp_accelerator(question: Scenario) -> Any:
     from accelerate.state import AcceleratorState, PartialState
     from accelerate.utils import DistributedType
 
-    from planner.trace.sharded import fsdp_plugin
+    from planner.build.fsdp import fsdp_plugin
 
     autocast = question.train.autocast
     AcceleratorState._reset_state(True)
