@@ -255,6 +255,8 @@ class Way:
     candidate: Candidate
     command: str
     usd_per_hour: tuple[float | None, float | None] = (None, None)
+    edit: str = ""
+    """The change in the words of the configuration that asked, where it has any."""
 
     @property
     def gpu(self) -> str:

@@ -11,18 +11,20 @@ from planner.configs.combining import combined
 from planner.configs.deepspeed_shipped import shipped_document
 from planner.configs.document import STDIN, Document, read_document
 from planner.configs.formats import BY_NAME, Format, format_of, read_as
+from planner.configs.spelled import edit_of
 from planner.configs.understood import Reading, Understood
 from planner.configs.wording import told_by_keys
 from planner.errors import BrokenInput, UnsupportedScenario, UsageError, nearest, show
 from planner.hardware import list_classes
 from planner.planning import plan
+from planner.recommend.candidates import scenario as scenario_of
 from planner.recommend.candidates import supported
 from planner.recommend.informed import informed
 from planner.recommend.names import understand
 from planner.recommend.request import DEFAULT_STACK, Request, Setting, options
 from planner.recommend.shared import shared_estimator
 from planner.result import Candidate, Plan, Way
-from planner.spec import MOMENT_SETTINGS, Method, Scenario, TrainSpec
+from planner.spec import MOMENT_SETTINGS, Cluster, Method, Scenario, TrainSpec
 from planner.spec.training import NAMES
 from planner.stacks.rules import unset_settings
 
@@ -63,22 +65,30 @@ def understand_files(
     """
     if [str(one) for one in paths].count(STDIN) > 1:
         raise UsageError(f"{STDIN} is standard input, which is read once: name it once")
-    documents = [read_document(path, piped=True) for path in paths]
+    found, documents = _understood([read_document(path, piped=True) for path in paths], trainer)
+    return replace(found, paths=tuple(map(str, paths)), trainer=trainer), documents
+
+
+def _understood(documents: list[Document], trainer: str | None) -> tuple[Understood, tuple[Document, ...]]:
+    """What documents say together, and those that they name."""
     forms = [format_of(one, trainer if place == 0 else None) for place, one in enumerate(documents)]
     kinds = [trainer if trainer in form.kinds else None for form in forms]
     mains = [place for place, form in enumerate(forms) if not form.companion]
     if len(mains) > 1:
         first, second = (documents[place].name for place in mains[:2])
         raise UsageError(f"{first} and {second} both describe a run: check them one by one")
-    main = mains[0] if mains else 0
+    main = _main(forms)
     read = [read_as(one, form, kind) for one, form, kind in zip(documents, forms, kinds, strict=True)]
     for place, one in enumerate(read):  # grows: a companion may name a file, too
         for path in _named(one, documents[place], documents):
             documents.append(_read(path))
             read.append(read_as(documents[-1], format_of(documents[-1])))
-    found = combined(read[main], (one for place, one in enumerate(read) if place != main))
-    words = (*map(str, paths), *(("--trainer", trainer) if trainer else ()))
-    return replace(found, words=words), tuple(documents)
+    return combined(read[main], (one for place, one in enumerate(read) if place != main)), tuple(documents)
+
+
+def _main(forms: Sequence[Format]) -> int:
+    """The place of the trainer's own file; the first of companions alone."""
+    return next((place for place, form in enumerate(forms) if not form.companion), 0)
 
 
 def _named(main: Understood, document: Document, given: Iterable[Document]) -> list[Path]:
@@ -171,10 +181,11 @@ def check(
     with told_by_keys(understood, _held(request)):
         asked, unset = request_of_files(understood, documents, request)
         found = _with_origins(plan(asked), unset.keys() - request.settings.keys())
+    edits = _Edits(understood, documents, request, asked, found.cluster)
     return Checked(
         understood=understood,
         documents=documents,
-        plan=_with_commands(found, [*understood.words, *_ignoring(ignore)], request),
+        plan=_with_commands(found, [*understood.words, *_ignoring(ignore)], request, edits),
         unset=unset,
         overridden=tuple(name for name in request.settings if name in understood.settings),
     )
@@ -275,15 +286,44 @@ def _with_origins(found: Plan, theirs: Collection[str]) -> Plan:
     return replace(found, candidates=tuple(told(one) for one in found.candidates))
 
 
-def _with_commands(found: Plan, files: Sequence[str], request: Request) -> Plan:
-    """The plan with commands that ask of the same files: what a way changes lies over them."""
+class _Edits(NamedTuple):
+    """What changes would look like in the files: ``request`` is the command's, ``asked`` that of the files."""
+
+    understood: Understood
+    documents: tuple[Document, ...]
+    request: Request
+    asked: Request
+    cluster: Cluster
+
+    def of(self, way: Way) -> str:
+        """How the trainer's own file says what a way changes; empty where it does not, and for other cards or engines:
+        their launcher is told, too.
+        """
+        here = (way.gpu, way.gpus) == (self.cluster.gpu.id, self.cluster.world_size)
+        if not here or not way.settings or {"sharding", "offload"} & way.settings.keys():
+            return ""
+        main = self.documents[_main([format_of(one) for one in self.documents])]
+
+        def again(changed: Document) -> Scenario:
+            found, documents = _understood(
+                [changed if one is main else one for one in self.documents], self.understood.trainer
+            )
+            ask = informed(understand(request_of_files(found, documents, self.request).request)[0])
+            return scenario_of(ask, ask.methods[0])
+
+        edit = edit_of(way.candidate, way.settings, self.asked, main, self.understood, again)
+        return "" if edit is None else edit.text
+
+
+def _with_commands(found: Plan, files: Sequence[str], request: Request, edits: _Edits) -> Plan:
+    """The plan with commands that ask of the same files: what a way changes lies over them, or stands in them."""
     advice = found.recommendation
 
     def told(way: Way) -> Way:
         settings = {name: value for name, value in way.settings.items() if name != "method"}
         method = cast("tuple[Method, ...]", (way.settings["method"],)) if "method" in way.settings else request.methods
         asked = replace(request, gpu=way.gpu, gpus=way.gpus, methods=method, settings={**request.settings, **settings})
-        return replace(way, command=_command(files, asked))
+        return replace(way, command=_command(files, asked), edit=edits.of(way))
 
     changed = replace(
         advice,

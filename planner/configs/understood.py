@@ -53,8 +53,15 @@ class Understood:
     notes: tuple[str, ...] = ()
     fallbacks: Mapping[str, Setting] = field(default_factory=dict)
     fsdp: Literal[1, 2] | None = None
-    words: tuple[str, ...] = ()
-    """How the user named the files, and the trainer: words of the command."""
+    paths: tuple[str, ...] = ()
+    """How the user named the files."""
+    trainer: str | None = None
+    """Whose configuration it is, where the user said so."""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What the command says of the files."""
+        return (*self.paths, *(("--trainer", self.trainer) if self.trainer else ()))
 
     def of(self, fate: Fate) -> tuple[Reading, ...]:
         """The keys with this fate, in the order of the files."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 
 from planner.render import words
-from planner.render.sheet import Cell, Column, Sheet, Tone, row
+from planner.render.sheet import Cell, Column, Sheet, Tone, printable, row
 from planner.result import ALL_PHASES, OWNERS, Candidate, Plan, Way
 from planner.spec import ACTS, MOMENTS_OF, Origin, TrainSpec
 from planner.units import GIB, format_count
@@ -219,10 +219,12 @@ def groups(plan: Plan) -> tuple[Group, ...]:
 
 
 def way_title(plan: Plan, way: Way) -> str:
-    """What a way does, in one phrase: the method, then whatever differs from the request."""
+    """What a way does, in one phrase: the method, then whatever differs from the request, or the change of a file."""
     parts = [way.candidate.method]
     if (way.gpu, way.gpus) != (plan.cluster.gpu.id, plan.cluster.world_size):
         parts = [f"{way.gpus} × {way.gpu}", *parts, *([way.sharding] if way.gpus > 1 else [])]
+    if way.edit:
+        return f"{', '.join(parts)}, in {printable(way.edit)}"
     rest = {
         name: content for name, content in way.settings.items() if name not in ("method", "sharding", "gpu", "gpus")
     }
