@@ -57,6 +57,8 @@ def _loss(step: Step, units: Units) -> list[Memory]:
     before = end_of_layers(step)
     if _after_rollout(step):  # since which the head is whole
         return [scored(step, with_buffers(before, units.scoring() + units.last.gathered))]
+    if step.profile.to_logits:
+        return [with_buffers(before, units.entering_head()), scored(step, with_buffers(before, units.scoring()))]
     entering, working = with_buffers(before, units.entering_head()), with_buffers(before, units.at_head())
     return [entering, scored(step, working)]
 

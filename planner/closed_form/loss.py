@@ -18,8 +18,12 @@ from planner.spec import Scenario
 
 def loss_phase(step: Step) -> Memory:
     """The peak of the head and the loss in the forward direction."""
-    before = end_of_layers(step)
-    return scored(step, with_buffers(before, step.profile.autocast_cache + step.shards.loss))
+    before = with_buffers(end_of_layers(step), step.shards.loss)
+    inside = with_buffers(before, step.profile.autocast_cache)
+    if not step.profile.to_logits:
+        return scored(step, inside)
+    head = step.plus(inside, step.largest(step.profile.to_logits))
+    return max(head, scored(step, before), key=lambda memory: memory.total)
 
 
 def scored(step: Step, before: Memory) -> Memory:

@@ -34,13 +34,14 @@ from planner.spec import Scenario
 
 class Gathered(NamedTuple):
     """What an engine makes whole in a forward pass, beyond what the policy leaves whole: before a layer and in it, at
-    the head, and for the embedding.
+    the head, for the embedding, and after the pass.
     """
 
     entering: int = 0
     in_layers: int = 0
     at_head: int = 0
     embedding: int = 0
+    outside: int = 0
 
 
 def as_asked(scenario: Scenario) -> Scenario:
@@ -161,7 +162,7 @@ def _reference_pass(step: Step, before: Memory) -> Memory:
         with_buffers(before, gathered.embedding),
         with_buffers(entered, gathered.entering),
         layers(only, with_buffers(states, gathered.in_layers)),
-        _scored(only, with_buffers(states, gathered.at_head)),
+        _scored(only, states, gathered),
     )
 
 
@@ -172,13 +173,17 @@ def _states(only: Step) -> int:
     return only.scenario.model.num_hidden_layers * only.bytes(only.profile.stream)
 
 
-def _scored(only: Step, before: Memory) -> Memory:
-    """Head and scores of a reference: its own tape where it makes whole logits of pairs."""
+def _scored(only: Step, before: Memory, gathered: Gathered) -> Memory:
+    """Head and scores of a reference: whole logits of pairs are scored when its forward pass is done."""
     scenario, key = only.scenario, key_of(only.scenario)
+    inside = with_buffers(before, gathered.at_head)
     if not key.pairs:
-        return head(only, before)
-    instants = scored_reference(scenario.model, key, scenario.stack)
-    return only.plus(before, only.largest(instants), extra=only.profile.autocast_cache)
+        return head(only, inside)
+    to_logits, scores = scored_reference(scenario.model, key, scenario.stack)
+    return largest(
+        only.plus(inside, only.largest(to_logits), extra=only.profile.autocast_cache),
+        only.plus(with_buffers(before, gathered.outside), only.largest(scores)),
+    )
 
 
 def _referring(step: Step) -> Step:
@@ -190,7 +195,7 @@ def _referring(step: Step) -> Step:
 
 def _of_copy(step: Step) -> Gathered:
     found = reference_of(step.scenario)
-    return Gathered(found.in_layers, found.in_layers, found.at_head)
+    return Gathered(found.in_layers, found.in_layers, found.at_head, outside=found.outside)
 
 
 def _of_policy(step: Step) -> Gathered:
@@ -201,7 +206,8 @@ def _of_policy(step: Step) -> Gathered:
     if shards.flat is not None:
         flat = shards.flat
         most = flat.most("forward")
-        return Gathered(most, most, max(flat.live("forward", AFTER), flat.copying("forward", AFTER)))
+        left = max(flat.live("forward", AFTER), flat.copying("forward", AFTER))
+        return Gathered(most, most, left, outside=left)
     return Gathered(in_layers=shards.forward - shards.loss)
 
 
@@ -217,4 +223,5 @@ def _of_units(units: Units) -> Gathered:
         in_layers=max(units.in_layer(place) for place in places) - left,
         at_head=units.at_head() - left - tail,
         embedding=2 * units.embedding.gathered,
+        outside=units.scoring() - left - tail,
     )

@@ -35,6 +35,8 @@ class Profile:
     held_logits: Size
     beside_reference: Instant
     """What stands of head and full loss while a reference passes: for backward, and in the trainer's variables."""
+    to_logits: tuple[Instant, ...]
+    """Moments of final norm and head, where logits leave the model before they are scored; else empty."""
     hidden_bytes: int
     """Element size of the last hidden state."""
     head_trained: bool
@@ -82,6 +84,7 @@ def _profile(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Profile:
         heading=heading,
         held_logits=total(tensor.size for tensor in held_again),
         beside_reference=beside,
+        to_logits=_to_logits(full, keep=True) if key.pairs else (),
         hidden_bytes=hidden.result.e,
         head_trained=_head_trained(model, key),
         head_bytes=_head_bytes(key, stack),
@@ -137,10 +140,22 @@ def pairs_tape_of(
 
 
 @lru_cache(maxsize=1024)
-def scored_reference(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> tuple[Instant, ...]:
-    """Moments of a reference's head and scores, and of the metrics after them, that can be their peak."""
+def scored_reference(
+    model: ModelSpec, key: ProfileKey, stack: Behaviour
+) -> tuple[tuple[Instant, ...], tuple[Instant, ...]]:
+    """Moments of a reference's head, and of its scores and the metrics after them, that can be their peak."""
     scored = pairs_tape_of(model, key, stack, recipe_of(model, key, stack), metrics=True)
-    return forward_instants(scored.tape, keep=False, held=scored.held, own_source=True)
+    outside = forward_instants(scored.tape, keep=False, held=scored.held, own_source=True)
+    return _to_logits(scored.tape, keep=False), outside
+
+
+def _to_logits(tape: Tape, *, keep: bool) -> tuple[Instant, ...]:
+    return forward_instants(Tape(tape.source, tape.ops[: _head_place(tape)]), keep=keep, own_source=True)
+
+
+def _head_place(tape: Tape) -> int:
+    """How many operations of a tape end with the head's product."""
+    return next(place for place, op in enumerate(tape.ops) if op.output.name == "logits") + 1
 
 
 def loss_tape_of(
@@ -189,7 +204,7 @@ def _fuses_adapters(recipe: Recipe) -> bool:
 
 def _around_head(tape: Tape, held: tuple[Tensor, ...]) -> tuple[tuple[Instant, ...], tuple[Instant, ...]]:
     """Instants of the loss's backward before the head's own begins, and from there on."""
-    head = next(place for place, op in enumerate(tape.ops) if op.output.name == "logits") + 1
+    head = _head_place(tape)
     below = Tape(tape.source, tape.ops[:head])
     kept = below.saved_by_owner(own_source=True)
     above = backward_instants(Tape(below.result, tape.ops[head:]), held=held, own_source=True)

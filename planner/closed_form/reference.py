@@ -23,6 +23,8 @@ class Reference(NamedTuple):
     """What stays whole between its passes."""
     in_layers: int = 0
     at_head: int = 0
+    outside: int = 0
+    """While its logits are scored, after its forward pass."""
 
     @property
     def standing_weights(self) -> int:
@@ -95,7 +97,7 @@ def _in_units(scenario: Scenario) -> Reference:
     outer = sum(table.params for table in model.embeddings) + model.hidden_size
     root = COMPUTE_BYTES * (outer + (0 if model.tie_word_embeddings else model.lm_head.params))
     layer = COMPUTE_BYTES * profile_of(_as_loaded(scenario)).largest_block
-    return Reference(weights=shard(_whole(scenario), ranks), in_layers=root + layer, at_head=root)
+    return Reference(weights=shard(_whole(scenario), ranks), in_layers=root + layer, at_head=root, outside=root)
 
 
 def _in_one_unit(scenario: Scenario) -> Reference:
@@ -126,7 +128,7 @@ def _in_one_unit(scenario: Scenario) -> Reference:
     shards, gathered = units.total("frozen") + units.total("trained") + undivided, units.total("gathered")
     if not train.reshard_after_forward:
         return Reference(weights=shards, standing=gathered)
-    return Reference(weights=shards, in_layers=2 * gathered, at_head=2 * gathered)
+    return Reference(weights=shards, in_layers=2 * gathered, at_head=2 * gathered, outside=gathered)
 
 
 def _by_layers(scenario: Scenario) -> Reference:
@@ -163,7 +165,7 @@ def _partitioned(scenario: Scenario) -> Reference:
     gathered = max(
         (size for (which, _), size in (*flat.gathered.items(), *flat.arriving.items()) if which == "forward")
     )
-    return Reference(weights=own, standing=flat.persistent, in_layers=gathered, at_head=gathered)
+    return Reference(weights=own, standing=flat.persistent, in_layers=gathered, at_head=gathered, outside=gathered)
 
 
 def _frozen(scenario: Scenario, storage: Storage) -> Flat:

@@ -35,6 +35,8 @@ def kernels(keys: Keys, method: Method) -> Fused:
     adapted = _adapters(keys, method)
     parts = _liger(keys, loaded=LIGER in plugins)
     loss, head = _loss(keys, plugins)
+    if keys.peek("rl"):  # pairs and samples are scored from the logits that a model returns without labels
+        loss, head = None, False
     found: dict[str, Setting] = {"loss": loss} if loss else {}
     if method == "full":
         found["kernels"] = "fused" if parts else "eager"

@@ -10,6 +10,7 @@ from typing import Any
 from planner.configs.document import Document
 from planner.configs.keys import Keys
 from planner.configs.llamafactory_keys import (
+    ALONE,
     ATTENTION,
     DATA,
     IGNORED,
@@ -97,7 +98,7 @@ def _method(keys: Keys) -> Method:
 
 
 def _stage(keys: Keys, method: Method) -> tuple[str, dict[str, Setting]]:
-    """The stage, and what pairs need: beside adapters the reference is the base, else a second model."""
+    """The stage, and what pairs need: a second model, beside adapters the base, for ORPO and SimPO nothing."""
     stage = str(keys.take("stage", "text", "objective", "sft")).lower()
     if stage not in OBJECTIVES:
         keys.tell("stage", "unmodelled", sets="objective", why=f"of stages we model {', '.join(OBJECTIVES)}")
@@ -105,8 +106,10 @@ def _stage(keys: Keys, method: Method) -> tuple[str, dict[str, Setting]]:
     keys.ignore("pref_loss", why="there are no pairs")
     if OBJECTIVES.get(stage) != "dpo":
         return stage, {}
+    if loss in ALONE:
+        return stage, {"objective": "dpo", "reference": "none"}
     if loss not in PAIRS:
-        keys.tell("pref_loss", "unmodelled", sets="reference", why="a loss of pairs without a reference")
+        keys.tell("pref_loss", "unmodelled", sets="reference", why=f"of losses we model {', '.join((*PAIRS, *ALONE))}")
     return stage, {"objective": "dpo", "reference": "copy" if method == "full" else "base"}
 
 

@@ -37,6 +37,9 @@ OBJECTIVES: Mapping[str, str] = {"sft": "sft", "pt": "sft", "dpo": "dpo"}
 PAIRS = ("sigmoid", "hinge", "ipo", "kto_pair")
 """Losses of ``pref_loss`` with a reference."""
 
+ALONE = ("orpo", "simpo")
+"""Losses of ``pref_loss`` without one, of the same logits. hparams/finetuning_args.py, use_ref_model."""
+
 MATTER = (
     "model_name_or_path", "stage", "finetuning_type", "quantization_bit", "quantization_method", "lora_target",
     "flash_attn", "packing", "neat_packing", "enable_liger_kernel", "use_unsloth_gc", "disable_gradient_checkpointing",
@@ -74,8 +77,6 @@ UNMODELLED: Mapping[str, str] = {
     "fp8": "8-bit training",
     "ref_model": "another model as reference",
     "reward_model": "another model scores",
-    "pref_ftx": "a second loss on the chosen answers",
-    "pref_bco_weight": "a second loss of pairs",
     "predict_with_generate": "evaluation that generates",
     "compute_accuracy": "evaluation that gathers predictions",
     "quantization_device_map": "layers may be loaded into host memory",
@@ -85,18 +86,18 @@ UNMODELLED: Mapping[str, str] = {
 
 IGNORED = listed("""
     adapter_folder cache_dir use_fast_tokenizer split_special_tokens init_special_tokens model_revision
-    low_cpu_mem_usage rope_scaling use_reentrant_gc offload_folder use_kv_cache infer_dtype hf_hub_token ms_hub_token
-    om_hub_token print_param_status trust_remote_code image_* video_* crop_to_patches use_audio_in_video
-    audio_sampling_rate export_* vllm_* sglang_* kt_* template dataset eval_dataset dataset_dir media_dir
-    train_on_prompt mask_history streaming buffer_size mix_strategy interleave_probs overwrite_cache
+    low_cpu_mem_usage rope_scaling use_reentrant_gc offload_folder use_kv_cache infer_dtype hf_hub_token
+    ms_hub_token om_hub_token print_param_status trust_remote_code image_* video_* crop_to_patches
+    use_audio_in_video audio_sampling_rate export_* vllm_* sglang_* kt_* template dataset eval_dataset dataset_dir
+    media_dir train_on_prompt mask_history streaming buffer_size mix_strategy interleave_probs overwrite_cache
     preprocessing_batch_size preprocessing_num_workers max_samples eval_num_beams ignore_pad_token_for_loss val_size
     eval_on_each_dataset tool_format default_system enable_thinking preserve_thinking tokenized_path
     data_shared_file_system loraplus_* use_rslora pissa_* oft_* module_dropout pref_beta dpo_label_smoothing kto_*
-    simpo_gamma ppo_* ref_model_* reward_model_* ld_alpha galore_* apollo_* badam_* swanlab_* use_swanlab
-    hyper_parallel_args asft_alpha eaft_alpha freeze_vision_tower freeze_multi_modal_projector freeze_trainable_*
-    freeze_extra_modules disable_shuffling early_stopping_steps plot_loss include_effective_tokens_per_second
-    enable_torch_profiler profiler_* profile_modules fp8_* ray_* master_addr master_port do_sample temperature top_p
-    top_k num_beams max_length max_new_tokens repetition_penalty length_penalty skip_special_tokens
-    sortish_sampler generation_*
+    pref_ftx pref_bco_weight simpo_gamma ppo_* ref_model_* reward_model_* ld_alpha galore_* apollo_* badam_*
+    swanlab_* use_swanlab hyper_parallel_args asft_alpha eaft_alpha freeze_vision_tower freeze_multi_modal_projector
+    freeze_trainable_* freeze_extra_modules disable_shuffling early_stopping_steps plot_loss
+    include_effective_tokens_per_second enable_torch_profiler profiler_* profile_modules fp8_* ray_* master_addr
+    master_port do_sample temperature top_p top_k num_beams max_length max_new_tokens repetition_penalty
+    length_penalty skip_special_tokens sortish_sampler generation_*
 """)
 """Keys that neither memory nor time feels, by name or pattern."""

@@ -78,7 +78,7 @@ def _hidden_states(recorder: Recorder, model: ModelSpec, given: Tensor) -> Tenso
 def _rows(recorder: Recorder, given: Tensor, _metrics: bool) -> Scored:
     """The model's outputs end with the pass. trl 0.15 to 0.28 trainer/dpo_trainer.py, concatenated_forward."""
     _by_row(recorder, given)
-    _logged(recorder, given.size.token // 2, ZERO)  # the mean of the logits that are scored, of half the rows at once
+    _logged(recorder, _half(given))
     return Scored(recorder.tape)
 
 
@@ -92,7 +92,8 @@ def _row_copies(recorder: Recorder, given: Tensor, metrics: bool) -> Scored:
     recorder.tape.add(Op("contiguous", (cut,), shifted, passes=(cut,)))
     _by_row(recorder, shifted)
     if metrics:
-        _logged(recorder, given.size.token // 2, _entropy(recorder, given))
+        _logged(recorder, _entropy(recorder, given))
+        _logged(recorder, _half(given))
     recorder.name(shifted)
     return Scored(recorder.tape, held=(given, shifted))
 
@@ -101,7 +102,7 @@ def _row_views(recorder: Recorder, given: Tensor, metrics: bool) -> Scored:
     """The same by a view, of which the entropy makes a copy. trl 1.7 to 1.13 trainer/dpo_trainer.py, _compute_loss."""
     _by_row(recorder, recorder.part(given, "logits but the last", recorder.width(given)))
     if metrics:
-        _logged(recorder, given.size.token, _entropy(recorder, given))
+        _logged(recorder, given.size + _entropy(recorder, given))
     return Scored(recorder.tape, held=(given,))
 
 
@@ -110,21 +111,21 @@ def _kernel(recorder: Recorder, given: Tensor, metrics: bool) -> Scored:
     cut = recorder.part(given, "logits but the last", recorder.width(given))
     recorder.tape.add(Op("log probabilities", (cut,), _per_token(recorder), saved=(given,)))
     if metrics:
-        _logged(recorder, given.size.token // 2, ZERO)
+        _logged(recorder, _half(given))
     return Scored(recorder.tape, held=(given,))
 
 
 def _by_row(recorder: Recorder, scored: Tensor) -> None:
     """One sequence after the other: from fp32 logits by their log-sum-exp, from 16-bit ones by a log-softmax.
 
-    Source: trl 0.15 to 1.13 trainer/utils.py, selective_log_softmax; torch derivatives.yaml: logsumexp keeps its input
-    and makes two rows beside the gradient; unbind stacks the rows' gradients.
+    Source: trl 0.15 to 1.13 trainer/utils.py, selective_log_softmax; torch derivatives.yaml: gather and logsumexp
+    keep their input, the latter makes two rows beside the gradient; unbind stacks the rows' gradients.
     """
     row = Size(position=recorder.width(scored) * scored.e)
     rows = Tensor("rows of logits", scored.size, scored.shape, scored.e, scored.grad, "logits", scored.root)
     found = _per_token(recorder)
     if scored.e == 4:
-        picked = recorder.tape.add(Op("gather", (scored,), _per_token(recorder)))
+        picked = recorder.tape.add(Op("gather", (scored,), _per_token(recorder), saved=(scored,)))
         recorder.tape.add(Op("unbind", (scored,), rows))
         summed = _per_token(recorder)
         recorder.tape.add(
@@ -188,7 +189,7 @@ def _softened(recorder: Recorder, logits: Tensor, *, scratch: Size = ZERO) -> No
     """A log-softmax, which is kept, and its entries at the labels."""
     soft = _of_logits(recorder, "log_softmax", logits)
     recorder.tape.add(Op("log_softmax", (logits,), soft, saved=(soft,), scratch_forward=scratch))
-    recorder.tape.add(Op("gather", (soft,), _per_token(recorder)))
+    recorder.tape.add(Op("gather", (soft,), _per_token(recorder), saved=(soft,)))
 
 
 _SCORERS: Mapping[Pairs, Callable[[Recorder, Tensor, bool], Scored]] = MappingProxyType(
@@ -214,8 +215,13 @@ def _per_token(recorder: Recorder) -> Tensor:
     return recorder.tensor("log probabilities", 1, 4, owner="logits")
 
 
-def _logged(recorder: Recorder, token: int, beside: Size) -> None:
-    """What the trainer logs: a copy of logits of ``token`` bytes per token, and what is made ``beside`` it."""
+def _half(given: Tensor) -> Size:
+    """A copy of the logits that bear loss, of the chosen or of the rejected answers, whose mean is logged."""
+    return Size(token=given.size.token // 2)
+
+
+def _logged(recorder: Recorder, made: Size) -> None:
+    """What the trainer logs, which makes ``made`` for a while."""
     last = recorder.tape.result
     out = Tensor("metrics", Size(fixed=4), "1", 4, grad=last.grad, owner="logits")
-    recorder.tape.add(Op("metrics", (last,), out, passes=(last,), scratch_forward=Size(token=token) + beside))
+    recorder.tape.add(Op("metrics", (last,), out, passes=(last,), scratch_forward=made))

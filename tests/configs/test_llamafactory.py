@@ -119,6 +119,8 @@ def test_methods_and_dtypes(keys: dict[str, Any], method: str, settings: dict[st
         ({"enable_liger_kernel": True}, {"kernels": "fused", "loss": "fused"}),
         ({"enable_liger_kernel": True, "stage": "dpo"}, {"kernels": "fused", "loss": "full", "reference": "base"}),
         ({"stage": "dpo", "finetuning_type": "full"}, {"objective": "dpo", "reference": "copy"}),
+        ({"stage": "dpo", "pref_loss": "simpo"}, {"objective": "dpo", "reference": "none"}),
+        ({"stage": "dpo", "pref_ftx": 1.0}, {"objective": "dpo", "reference": "base"}),
         ({"cutoff_len": 4096, "per_device_train_batch_size": 2}, {"seq_len": 4096, "micro_batch_size": 2}),
     ],
 )
@@ -149,7 +151,7 @@ def test_pretraining_packs_unless_told_otherwise(keys: dict[str, Any], packing: 
         ({"quantization_bit": 3, "quantization_method": "hqq"}, "quantization_bit"),
         ({"quantization_bit": 8, "quantization_method": "eetq"}, "quantization_method"),
         ({"stage": "kto"}, "stage"),
-        ({"stage": "dpo", "pref_loss": "orpo"}, "pref_loss"),
+        ({"stage": "dpo", "pref_loss": "exo"}, "pref_loss"),
         ({"adapter_name_or_path": "saves/one"}, "adapter_name_or_path"),
         ({"neat_packing": True}, "neat_packing"),
         ({"use_unsloth": True}, "use_unsloth"),

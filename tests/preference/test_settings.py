@@ -24,7 +24,13 @@ def test_the_reference_is_the_trainers_own(objective: str, method: str, referenc
 
 @pytest.mark.parametrize(
     ("stack", "loss"),
-    [("trl", "fused"), ("trl,trl=1.14", "full"), ("trl,trl=0.24", "full"), ("axolotl", "full"), ("torchtune", "full")],
+    [
+        ("trl", "fused"),
+        ("trl,trl=1.14", "full"),
+        ("trl,trl=0.24", "full"),
+        ("axolotl,axolotl=0.18", "full"),
+        ("torchtune", "full"),
+    ],
 )
 def test_a_trainer_scores_in_its_own_way(stack: str, loss: str) -> None:
     assert train(objective="dpo", stack=stack).loss == loss
@@ -65,7 +71,7 @@ REFUSED: list[tuple[dict[str, Any], type[PlannerError], str]] = [
     ({"objective": "dpo", "stack": "trl,trl=0.14"}, UnsupportedScenario, "with trl 0.14"),
     ({"objective": "grpo", "stack": "trl,trl=1.14"}, UnsupportedScenario, "with trl 1.14"),
     ({"objective": "grpo", "stack": "axolotl"}, UnsupportedScenario, "not planned for stack axolotl"),
-    ({"objective": "dpo", "stack": "axolotl,axolotl=0.18"}, UnsupportedScenario, "not planned for stack axolotl"),
+    ({"objective": "dpo", "stack": "axolotl,axolotl=0.16"}, UnsupportedScenario, "not planned for stack axolotl"),
     ({"objective": "dpo", "stack": "trl,trl=1.9", "loss": "chunked"}, UnsupportedScenario, "scores whole logits"),
     ({"objective": "dpo", "stack": "torchtune", "reference": "none"}, UnsupportedScenario, "no --reference none"),
     (

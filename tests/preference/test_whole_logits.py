@@ -35,21 +35,29 @@ class Case(NamedTuple):
         return "-".join([self.stack, self.method, *(f"{value}" for value in self.settings.values())])
 
 
-OLD_TRL = ("trl,trl=0.18", "trl,trl=0.24", "trl,trl=1.5", "trl,trl=1.9")
 CASES = [
-    *(Case(stack, method) for stack in (*OLD_TRL, "llamafactory", "torchtune") for method in ("lora", "full")),
-    *(Case(stack, "full", {"reference": "none"}) for stack in OLD_TRL),
-    *(Case(stack, "lora", {"gradient_checkpointing": False}) for stack in ("trl,trl=0.24", "trl,trl=1.9")),
-    *(Case(stack, "lora", {"autocast": "none", "weights_dtype": "bf16"}) for stack in OLD_TRL),
-    *(Case(stack, "lora", {"gpus": 4, "sharding": "fsdp"}) for stack in ("trl,trl=0.24", "trl,trl=1.9", "torchtune")),
-    Case("llamafactory", "full", {"gpus": 4, "sharding": "ddp", "grad_accumulation": 2}),
+    Case("trl,trl=0.18", "lora"),
+    Case("trl,trl=0.24", "lora"),
+    Case("trl,trl=0.24", "full", {"reference": "none"}),
+    Case("trl,trl=0.24", "lora", {"gpus": 4, "sharding": "fsdp"}),
+    Case("trl,trl=1.5", "lora"),
+    Case("trl,trl=1.5", "lora", {"autocast": "none", "weights_dtype": "bf16"}),
+    Case("trl,trl=1.9", "full"),
+    Case("trl,trl=1.9", "lora", {"gradient_checkpointing": False}),
+    Case("trl,trl=1.9", "full", {"gpus": 4, "sharding": "fsdp"}),
+    Case("llamafactory", "lora"),
+    Case("llamafactory", "full"),
+    Case("torchtune", "full"),
+    Case("torchtune", "lora", {"gpus": 4, "sharding": "fsdp"}),
 ]
 
 
 def of(one: Case) -> Scenario:
-    """The scenario with what the stack does to pairs, and all else as with the releases that are installed."""
+    """The scenario with what the stack does to pairs, and all else as with the releases that are installed.
+
+    A trace runs a few layers, and has no hidden states of the others in its outputs: without those of older TRL.
+    """
     pairs = load_stack(one.stack).behaviour
-    base = "trl" if one.stack.startswith("trl") else one.stack
     found = scenario(
         model="llama-3.2-1b",
         gpu="h100",
@@ -62,11 +70,11 @@ def of(one: Case) -> Scenario:
         kernels="eager",
         **one.settings,  # type: ignore[arg-type]
     )
-    names = ("objectives", "pairs", "adapted_pairs", "pairs_with_states", "references", "narrow_reference")
+    names = ("objectives", "pairs", "adapted_pairs", "references", "narrow_reference", "logits_upcast")
     newest = load_stack("trl").behaviour
     stack = replace(newest, **{name: getattr(pairs, name) for name in names})
     train = replace(found.train, offload=(), optimizer="adamw_fused")
-    return replace(found, stack=stack, train=train) if base else found
+    return replace(found, stack=stack, train=train)
 
 
 @pytest.fixture

@@ -58,16 +58,37 @@ def _passed(model: Any, batch: Mapping[str, Any], states: bool = False) -> Any:
     return model(**batch, use_cache=False, **more)
 
 
+class _Gather(torch.autograd.Function):  # type: ignore[misc]  (untyped)
+    """``torch.gather`` along the vocabulary with the backward of real tensors, which adds into zeros in place.
+
+    torch autograd/FunctionsManual.cpp, gather_backward: of tensor subclasses, as a trace has them, it makes a copy.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(logits, index)
+        return torch.gather(logits, -1, index)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        logits, index = ctx.saved_tensors
+        return torch.zeros_like(logits).scatter_add_(-1, index, grads[0]), None
+
+
+def _picked(logits: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    found: torch.Tensor = _Gather.apply(logits, index).squeeze(-1)
+    return found
+
+
 def _by_row(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Log probabilities of the labels, one sequence after the other."""
     index = labels.unsqueeze(-1)
     if logits.dtype == torch.float32:
-        picked = torch.gather(logits, -1, index).squeeze(-1)
-        return picked - torch.stack([torch.logsumexp(row, -1) for row in logits])
+        return _picked(logits, index) - torch.stack([torch.logsumexp(row, -1) for row in logits])
     found = []
     for row, places in zip(logits, index, strict=True):
         soft = functional.log_softmax(row, -1)
-        found.append(soft.gather(-1, places).squeeze(-1))
+        found.append(_picked(soft, places))
     return torch.stack(found)
 
 
@@ -155,7 +176,7 @@ def _log_softmax(called: Any, second: Any, refer: Any, batch: Any, mask: Any, _s
 
 def _at_once(logits: torch.Tensor, batch: Any, mask: torch.Tensor) -> torch.Tensor:
     index = batch["input_ids"][:, 1:].clone().unsqueeze(-1)
-    return (torch.gather(logits[:, :-1].log_softmax(-1), 2, index).squeeze(-1) * mask[:, 1:]).sum(-1)
+    return (_picked(logits[:, :-1].log_softmax(-1), index) * mask[:, 1:]).sum(-1)
 
 
 def _divided(called: Any, second: Any, refer: Any, batch: Any, mask: Any, _states: bool, names: Any) -> Policy:
@@ -192,7 +213,7 @@ def _halves(called: Any, second: Any, refer: Any, batch: Any, mask: Any, _states
 
 def _at_temperature(logits: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     index = ids[:, 1:].clone().unsqueeze(-1)
-    found = torch.gather(functional.log_softmax(logits[:, :-1] / 1.0, -1), 2, index).squeeze(-1)
+    found = _picked(functional.log_softmax(logits[:, :-1] / 1.0, -1), index)
     return (found * mask[:, 1:]).sum(-1)
 
 
