@@ -1,7 +1,7 @@
 """Tiny models and settings that are both trained on two real ranks and traced, and what is compared.
 
-Run as a program on every rank of a gloo process group it trains them on the CPU and writes down what they hold:
-``python -m torch.distributed.run --nproc-per-node 2 -m tests.trace.sharding_cases FILE``.
+Run as a program it trains them on the CPU, on every rank of gloo process groups, and writes down what they hold:
+``python -m tests.trace.sharding_cases FILE 2 4``, into FILE.2 and FILE.4.
 
 The recorder of traces counts there too, on real tensors: every storage that Python's tensors own. What gloo's threads
 copy to communicate, and what kernels take within a call, is neither's; the latter is held against torch's profiler on
@@ -15,6 +15,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from planner.families.build import model_from_config
 from planner.hardware import load_gpu
 from planner.spec import Cluster, Method, Scenario
 from planner.stacks.resolve import resolve
+from tests.forked_ranks import fork
 
 SIZES = {
     "hidden_size": 256,
@@ -292,13 +294,11 @@ def main(target: Path) -> None:
     """Train every case and, on the first rank, write what it held."""
     import torch.distributed as dist
 
-    dist.init_process_group("gloo")
     ranks = dist.get_world_size()
     found = {case.name: measure(case, ranks) for case in cases(ranks)}
     if dist.get_rank() == 0:
-        target.write_text(json.dumps(found), encoding="utf-8")
-    dist.destroy_process_group()
+        target.with_name(f"{target.name}.{ranks}").write_text(json.dumps(found), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    fork(partial(main, Path(sys.argv[1])), map(int, sys.argv[2:]))
