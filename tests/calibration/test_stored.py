@@ -131,7 +131,7 @@ def test_a_failure_proves_no_more_than_others_left(environment: Environment, hel
         ({"lengths": (2048, 512)}, {"allocated"}),
         ({}, {"allocated", "reserved"}),
     ],
-    ids=str,
+    ids=["expandable", "rounded up", "ragged", "as planned"],
 )
 def test_only_what_a_plan_assumes_is_held_against_it(facts: dict[str, Any], metrics: set[str]) -> None:
     one = record(scenario(), 0, peak=Peaks(allocated_bytes=5 * GIB, reserved_bytes=6 * GIB), **facts)
