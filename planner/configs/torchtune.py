@@ -26,7 +26,7 @@ from planner.configs.torchtune_keys import (
 )
 from planner.configs.torchtune_models import Built, built
 from planner.configs.torchtune_write import write
-from planner.configs.understood import Understood
+from planner.configs.understood import Fate, Understood
 from planner.errors import BrokenInput, UnsupportedScenario, show
 from planner.formulas.adapters import ALL_LINEAR
 from planner.recommend.request import Setting
@@ -36,10 +36,9 @@ __all__ = ["read", "write"]
 
 NAME = "torchtune"
 
-GATHERED = (
-    "on several cards torchtune gathers embedding and head with the rest of the model for the whole step, unless "
-    "custom_sharded_layers names both; the plan has them apart"
-)
+APART = f"{NAME},custom_sharded_layers=1"
+"""The stack under which embedding and head are units of their own."""
+
 NO_LENGTH = "tokenizer.max_seq_len is not set, so sequences are as long as those of the data: --seq-len says how long"
 
 
@@ -54,7 +53,7 @@ def read(document: Document) -> Understood:
         **keys.plain(SETTINGS),
         **lora,
         **_optimizer(keys.section("optimizer")),
-        **_loss(keys.section("loss"), found.method),
+        **_loss(keys.section("loss")),
         **_sequences(keys.section("tokenizer")),
         **_offload(keys),
         **_compiled(keys),
@@ -62,7 +61,7 @@ def read(document: Document) -> Understood:
     if "weights_dtype" in settings:
         settings |= {"autocast": "none", "adapter_dtype": settings["weights_dtype"]}
     job = _job(keys)
-    layers = _shards_apart(keys)
+    apart = _shards_apart(keys)
     _device(keys)
     keys.unmodelled(UNMODELLED)
     keys.ignore(*OTHERS, *OF_PPO)
@@ -71,16 +70,15 @@ def read(document: Document) -> Understood:
     for one in readings:
         if one.fate != "ignored" and refers(one.value):
             raise BrokenInput(f"{one.file}: {one.key} {show(one.value)} asks for what is not in the file: write it out")
-    notes = (() if "seq_len" in settings else (NO_LENGTH,)) + (() if layers else (GATHERED,))
     return Understood(
         format=NAME,
-        stack=NAME,
+        stack=APART if apart else NAME,
         model=None if found.builder is None else found.builder.model,
         method=found.method,
         settings=settings,
         job=job,
         readings=readings,
-        notes=notes,
+        notes=() if "seq_len" in settings else (NO_LENGTH,),
     )
 
 
@@ -152,13 +150,13 @@ def _optimizer(keys: Keys) -> dict[str, Setting]:
     return settings
 
 
-def _loss(keys: Keys, method: Method) -> dict[str, Setting]:
-    """The loss; preferences are compared with the frozen base under adapters, or with a second model."""
+def _loss(keys: Keys) -> dict[str, Setting]:
+    """The loss, of a likelihood or of preferences."""
     name = keys.take("_component_", "text", "loss", absent="")
     keys.ignore("*")
     if name.lower() in PREFERENCES:
         keys.tell("_component_", "used", sets="objective")
-        return {"objective": "dpo", "reference": "copy" if method == "full" else "base"}
+        return {"objective": "dpo"}
     if name.lower() in LOSSES:
         return {"objective": "sft", "loss": LOSSES[name.lower()]}
     if name:
@@ -208,7 +206,8 @@ def _shards_apart(keys: Keys) -> bool:
     names = keys.take("custom_sharded_layers", "names", "sharding", absent=[])
     apart = {name.rpartition(".")[2] for name in names} >= set(SEPARATE)
     if names:
-        keys.tell("custom_sharded_layers", "ignored", why="the plan has them apart" if apart else NO_TOUCH)
+        fate: Fate = "used" if apart else "ignored"
+        keys.tell("custom_sharded_layers", fate, sets="sharding" if apart else "", why="" if apart else NO_TOUCH)
     return apart
 
 

@@ -22,6 +22,7 @@ from planner.formulas.adapters import module_params
 from planner.formulas.counts import lora_linear_params
 from planner.recommend.request import Request
 from planner.spec import Job
+from planner.stacks import load_stack
 from tests.configs.fates import classified
 from tests.configs.returned import leave, peak, request
 
@@ -85,7 +86,7 @@ def test_a_key_that_nobody_knows_is_told() -> None:
         ({"fsdp_reshard_after_forward": False, "tensor_parallel_dim": 2}, {"reshard_after_forward": False}),
         ({"loss": {"_component_": "torch.nn.CrossEntropyLoss"}}, {"loss": "full"}),
         ({"loss": {"_component_": "torchtune.modules.loss.CEWithChunkedOutputLoss"}}, {"loss": "chunked"}),
-        ({"loss": {"_component_": "torchtune.rlhf.loss.DPOLoss"}}, {"objective": "dpo", "reference": "copy"}),
+        ({"loss": {"_component_": "torchtune.rlhf.loss.DPOLoss"}}, {"objective": "dpo"}),
         ({"optimizer": {"_component_": "torch.optim.AdamW"}}, {"optimizer": "adamw_foreach"}),
         ({"optimizer": {"_component_": "torch.optim.AdamW", "foreach": False}}, {"optimizer": "adamw_loop"}),
         ({"optimizer": {"_component_": "bitsandbytes.optim.PagedAdamW"}}, {"optimizer": "paged_adamw_32bit"}),
@@ -136,10 +137,11 @@ def test_lengths_that_are_not_cut_are_told() -> None:
     assert not any("max_seq_len" in note for note in read().notes)
 
 
-def test_embedding_and_head_apart_are_what_is_planned() -> None:
-    told = "unless custom_sharded_layers names both"
-    assert any(told in note for note in read(custom_sharded_layers=["tok_embeddings"]).notes)
-    assert not any(told in note for note in read(custom_sharded_layers=["tok_embeddings", "output"]).notes)
+def test_embedding_and_head_are_apart_where_a_key_names_both() -> None:
+    apart = read(custom_sharded_layers=["tok_embeddings", "output"])
+    assert load_stack(apart.stack).behaviour.fsdp2_units == "outer"
+    for names in (["tok_embeddings"], []):
+        assert load_stack(read(custom_sharded_layers=names).stack).behaviour.fsdp2_units == "layers"
 
 
 def test_data_and_epochs_are_the_jobs() -> None:
