@@ -20,10 +20,10 @@ from planner.configs.hf_write import (
     DEEPSPEED,
     PORT,
     TRAINED_WHOLE,
-    dataset_file,
     deepspeed_keys,
     flash_setup,
     learning_lines,
+    plain_file,
     refuse,
     rslora_lines,
     said,
@@ -300,8 +300,8 @@ def _setup(chosen: Chosen) -> tuple[str, ...]:
 def _data(chosen: Chosen) -> list[Line]:
     if not chosen.dataset:
         return []
-    found = dataset_file(chosen)
-    kind = {"ds_type": found[0]} if found else {}
+    found = plain_file(chosen, "axolotl")
+    kind = {"ds_type": found} if found else {}
     return [Line("datasets", [{"path": chosen.dataset, **kind, "type": "chat_template"}], "rows with messages")]
 
 

@@ -1,10 +1,11 @@
 """A plan as files that a trainer runs, read back before anybody gets them: what a trainer cannot say is an error."""
 
 import importlib
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from planner.configs.checking import acts, request_of_files
 from planner.configs.combining import combined
@@ -53,15 +54,17 @@ def export(name: str, request: Request, *, dataset: str = "", trainer: str = "")
     runs = _trainer(target, trainer)
     asked = replace(request, stack=request.stack or runs.stack)
     _check_stack(name, asked.stack, runs)
-    found = _plan_for(runs, asked, dataset)
+    places = places_of(asked, dataset, target)
+    found = _plan_for(runs, asked, places)
     if found.recommendation.candidate is None:
         return Exported(target=target, plan=found)
-    chosen = chosen_of(found, asked, dataset)
+    chosen = chosen_of(found, asked, places)
     written = checked(chosen, runs)
     files = (*written.files, _requirements(chosen, written))
     if target.job:
         asking: Written = importlib.import_module(target.module).write(chosen, replace(written, files=files))
-        files, written = files + asking.files, replace(asking, configs=written.configs)
+        files = files + asking.files
+        written = replace(asking, configs=written.configs, setup=_brought(places, target, files))
     return Exported(
         target=target, plan=found, files=files, configs=written.configs, launch=written.launch, setup=written.setup
     )
@@ -97,28 +100,84 @@ def _check_stack(name: str, text: str, runs: Target) -> None:
     )
 
 
+# ---------------------------------------------------------------- data and models that are here
+
+
+class Places(NamedTuple):
+    """What the files call data and model: a name of the Hub, or a path; no model where its name on the Hub will do.
+
+    ``brought``: what is here and not where the run starts.
+    """
+
+    dataset: str
+    model: str
+    brought: tuple[Path, ...] = ()
+
+
+def places_of(asked: Request, dataset: str, target: Target) -> Places:
+    """Where a run of ``target`` finds what is here: from wherever it starts, or beside its files."""
+    data, model = _here(dataset), _here(asked.model)
+    if model is not None and model.is_file():
+        model = model.parent
+    for path in (data, model):
+        if path is not None and _is_no_text(str(path)):
+            raise UsageError(f"{show(str(path))} has a name that is no text in UTF-8, as files want it: rename it")
+    if target.finds == "here":
+        return Places(dataset if data is None else str(data), "" if model is None else str(model))
+    return Places(
+        dataset if data is None else data.name,
+        "" if model is None else f"./{model.name}",
+        tuple(path for path in (data, model) if path is not None),
+    )
+
+
+def _here(name: str) -> Path | None:
+    """The whole path of what is on this machine."""
+    path = Path(name).expanduser() if name else None
+    return path.absolute() if path is not None and path.exists() else None
+
+
+def _is_no_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _brought(places: Places, target: Target, files: tuple[File, ...]) -> tuple[str, ...]:
+    """Commands that bring what is here into the folder of the files; a volume is the cluster's."""
+    if target.finds != "folder":
+        return ()
+    taken = {file.name for file in files}
+    for path in places.brought:
+        if path.name in taken:
+            raise UnsupportedScenario(f"{show(path.name)} is what a file of the export is called: rename it")
+    return tuple(f"cp -r {shlex.quote(str(path))} ." for path in places.brought)
+
+
 # ---------------------------------------------------------------- what is recommended
 
 
-def _plan_for(target: Target, asked: Request, dataset: str) -> Plan:
+def _plan_for(target: Target, asked: Request, places: Places) -> Plan:
     """The plan; where its choice has no words in ``target``, the plan among what the target can express.
 
     Raise ``UnsupportedScenario`` where that leaves nothing to plan.
     """
     steps = (step for step in ({}, *target.instead) if not step.keys() & asked.settings.keys())
     refused = None
-    for within, step in ((None, {}), *((_expressible(target, asked, dataset), step) for step in steps)):
+    for within, step in ((None, {}), *((_expressible(target, asked, places), step) for step in steps)):
         try:
             found = plan(asked, within=within, planned=step)
             if within is None and found.recommendation.candidate is not None:
-                checked(chosen_of(found, asked, dataset), target)
+                checked(chosen_of(found, asked, places), target)
             return found
         except UnsupportedScenario as error:
             refused = error
     raise refused or AssertionError  # the first round returns or refuses
 
 
-def _expressible(target: Target, asked: Request, dataset: str) -> Callable[[Estimator], Estimator]:
+def _expressible(target: Target, asked: Request, places: Places) -> Callable[[Estimator], Estimator]:
     """Lets an estimator answer for what ``target`` can express on the hardware that was asked for.
 
     Other hardware is advice, which an export is asked about again.
@@ -132,7 +191,7 @@ def _expressible(target: Target, asked: Request, dataset: str) -> Callable[[Esti
             if scenario.cluster != cluster:
                 return found
             if scenario not in refusals:
-                refusals[scenario] = _refusal(scenario, found, target, asked, dataset)
+                refusals[scenario] = _refusal(scenario, found, target, asked, places)
             if refusals[scenario]:
                 raise UnsupportedScenario(refusals[scenario])
             return found
@@ -142,41 +201,34 @@ def _expressible(target: Target, asked: Request, dataset: str) -> Callable[[Esti
     return within
 
 
-def _refusal(scenario: Scenario, found: Estimate, target: Target, asked: Request, dataset: str) -> str:
+def _refusal(scenario: Scenario, found: Estimate, target: Target, asked: Request, places: Places) -> str:
     """Why ``target`` cannot express a scenario; empty where it can."""
     candidate = Candidate(scenario=scenario, estimate=found, verdict=judge(found, scenario.cluster))
     try:
-        checked(_chosen(candidate, asked.job, asked, dataset), target)
+        checked(_chosen(candidate, asked.job, asked, places), target)
     except UnsupportedScenario as error:
         return str(error)
     return ""
 
 
-def chosen_of(found: Plan, asked: Request, dataset: str) -> Chosen:
+def chosen_of(found: Plan, asked: Request, places: Places) -> Chosen:
     """The recommended candidate with all that a writer needs; the plan must have one."""
     candidate = found.candidates[found.recommendation.candidate or 0]
-    return _chosen(candidate, found.job, asked, dataset, heading=_heading(found, candidate, asked))
+    return _chosen(candidate, found.job, asked, places, heading=_heading(found, candidate, asked))
 
 
-def _chosen(candidate: Candidate, job: Job, asked: Request, dataset: str, heading: tuple[str, ...] = ()) -> Chosen:
+def _chosen(candidate: Candidate, job: Job, asked: Request, places: Places, heading: tuple[str, ...] = ()) -> Chosen:
     scenario = candidate.scenario
     return Chosen(
         candidate=candidate,
         job=job,
         request=asked,
         recipe=recipe(scenario, _of_objective(job, scenario)),
-        model=_local(asked.model) or scenario.model.hub_id or asked.model,
-        dataset=dataset,
+        model=places.model or scenario.model.hub_id or asked.model,
+        dataset=places.dataset,
         heading=heading,
+        beside=tuple(path.name for path in places.brought),
     )
-
-
-def _local(model: str) -> str:
-    """The folder of a model that is here, from wherever the run starts; empty for any other."""
-    path = Path(model)
-    if not path.exists():
-        return ""
-    return str((path.parent if path.is_file() else path).absolute())
 
 
 def _of_objective(job: Job, scenario: Scenario) -> Job:

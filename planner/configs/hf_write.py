@@ -3,23 +3,35 @@
 What only some other software does is refused here, by name; every setting that acts is written out.
 """
 
+import re
 from collections.abc import Iterable, Mapping
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from planner.configs import model_arguments as arguments
 from planner.configs.keys import Key
 from planner.configs.transformers_keys import TRAINING
 from planner.configs.written import Chosen, File, Line, json_text, yaml_text
-from planner.errors import UnsupportedScenario, option
+from planner.errors import UnsupportedScenario, option, show
 from planner.recommend.sourced import Advice
 from planner.spec import NO_JOB
 
 ACCELERATE, DEEPSPEED = "accelerate.yaml", "ds_config.json"
 """Names of the launcher's files."""
 
-CONFIG_NAMES = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
+BUILDERS: Mapping[str, str] = {
+    **dict.fromkeys((".json", ".jsonl", ".jsonlines", ".ndjson"), "json"),
+    **dict.fromkeys((".parquet", ".pq"), "parquet"),
+    **dict.fromkeys((".txt", ".text", ".md"), "text"),
+    ".csv": "csv",
+}
 """Builders of ``datasets`` by the suffix of a file."""
+PACKED = (".gz", ".bz2", ".xz", ".zst")
+"""Endings of files that ``datasets`` unpacks itself."""
+WILD = re.compile(r"[\[*?]")
+ELSEWHERE = re.compile(r"\$[A-Za-z_]\w*|\$\{|::")
+"""What the names of files mean to ``datasets`` (5.0 data_files.py): patterns, variables of the shell's, chains of
+places. The first can be said otherwise."""
 
 ENGINE_WORDS: Mapping[str, str] = {"none": "NO", "ddp": "MULTI_GPU", "fsdp": "FSDP", "hsdp": "FSDP"}
 
@@ -192,9 +204,38 @@ def because(advice: Advice) -> str:
 
 
 def dataset_file(chosen: Chosen) -> tuple[str, str] | None:
-    """The builder and the path of a dataset that is a file; ``None`` for a name, and where nobody named any."""
-    kind = CONFIG_NAMES.get(PurePath(chosen.dataset).suffix.lower())
-    return (kind, chosen.dataset) if kind else None
+    """The builder and the pattern of a dataset that is a file; ``None`` for a name, and where nobody named any.
+
+    Raise ``UnsupportedScenario`` for a file that ``datasets`` would not find, or would read as something else.
+    """
+    path = PurePath(chosen.dataset)
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in PACKED]
+    kind = BUILDERS.get(suffixes[-1]) if suffixes else None
+    if kind is None:
+        if suffixes[-1:] == [".tsv"] or Path(chosen.dataset).is_file():
+            raise UnsupportedScenario(
+                f"--dataset {show(path.name)} is of no kind that trainers tell by its ending: "
+                "save it as .jsonl, .csv or .parquet"
+            )
+        return None
+    if found := ELSEWHERE.search(chosen.dataset):
+        raise UnsupportedScenario(
+            f"trainers do not find --dataset {show(path.name)}: {found[0]} in a path is a reference to them: rename it"
+        )
+    return kind, WILD.sub(r"[\g<0>]", chosen.dataset)
+
+
+def plain_file(chosen: Chosen, target: str) -> str | None:
+    """The builder of a dataset that is a file, for a trainer that looks whether a file of that very name is there."""
+    found = dataset_file(chosen)
+    if found is None:
+        return None
+    if found[1] != chosen.dataset:
+        name = PurePath(chosen.dataset).name
+        raise UnsupportedScenario(
+            f"{target} cannot express --dataset {show(name)}: it reads it as a pattern: rename it"
+        )
+    return found[0]
 
 
 MISSING_DATASET = "set this before you start: a dataset of the Hub, or a folder of files; nobody named one"

@@ -3,6 +3,7 @@
 Keys and what goes together: LLaMA-Factory 0.9.5 hparams/, as the reader has them.
 """
 
+from pathlib import PurePath
 from typing import Any
 
 from planner.configs.hf_write import (
@@ -10,8 +11,8 @@ from planner.configs.hf_write import (
     DEEPSPEED,
     PORT,
     TRAINED_WHOLE,
-    dataset_file,
     launcher_files,
+    plain_file,
     recipe_lines,
     refuse,
     rslora_lines,
@@ -26,6 +27,8 @@ from planner.configs.written import Chosen, File, Line, Written, json_text, yaml
 from planner.errors import UnsupportedScenario
 
 NAME, DATASETS, ENTRY = "sft.yaml", "dataset_info.json", "train"
+SUFFIXES = (".csv", ".json", ".jsonl", ".parquet", ".txt")
+"""extras/constants.py, FILEEXT2TYPE."""
 ATTENDS = Key("flash_attn", "attention", "text", ATTENTION)
 UNSAID = ("gradient_checkpointing", "gradient_checkpointing_kwargs", "use_liger_kernel")
 """Keys of TrainingArguments for which LLaMA-Factory has its own."""
@@ -182,7 +185,10 @@ def _dataset(chosen: Chosen) -> tuple[File, ...]:
     """The entry of the dataset: rows with a list ``messages`` of ``role`` and ``content``."""
     if not chosen.dataset:
         return ()
-    source = {"file_name" if dataset_file(chosen) else "hf_hub_url": chosen.dataset}
+    file = plain_file(chosen, "llamafactory")
+    if file and PurePath(chosen.dataset).suffix.lower() not in SUFFIXES:
+        raise UnsupportedScenario(f"llamafactory reads files that end in {', '.join(SUFFIXES)} only: rename --dataset")
+    source = {"file_name" if file else "hf_hub_url": chosen.dataset}
     entry: dict[str, Any] = {
         **source,
         "formatting": "sharegpt",

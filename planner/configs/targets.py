@@ -3,22 +3,23 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """Where a plan goes: ``module`` writes it. ``stack``: the trainer that runs it.
 
-    A ``job`` target asks a scheduler for machines, and runs the files of a trainer on them; ``shared``: on machines
-    that see the files of this one. ``instead``: settings that are planned in turn where the target has no words for
-    those of its stack.
+    A ``job`` target asks a scheduler for machines, and runs the files of a trainer on them. ``finds``: where its run
+    finds data and models of this machine. ``instead``: settings that are planned in turn where the target has no words
+    for those of its stack.
     """
 
     name: str
     module: str
     stack: str
     job: bool = False
-    shared: bool = True
+    finds: Literal["here", "folder", "volume"] = "here"
     instead: tuple[Mapping[str, str], ...] = ()
 
 
@@ -35,10 +36,10 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
             Target("torchtune", "planner.configs.torchtune", "torchtune"),
             Target("accelerate", "planner.configs.accelerate", "hf"),
             Target("deepspeed", "planner.configs.deepspeed", "hf", instead=ZERO),
-            Target("sky", "planner.jobs.sky", "trl", job=True, shared=False),
-            Target("dstack", "planner.jobs.dstack", "trl", job=True, shared=False),
+            Target("sky", "planner.jobs.sky", "trl", job=True, finds="folder"),
+            Target("dstack", "planner.jobs.dstack", "trl", job=True, finds="folder"),
             Target("slurm", "planner.jobs.slurm", "trl", job=True),
-            Target("k8s", "planner.jobs.k8s", "trl", job=True, shared=False),
+            Target("k8s", "planner.jobs.k8s", "trl", job=True, finds="volume"),
         )
     }
 )

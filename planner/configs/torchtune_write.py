@@ -1,9 +1,10 @@
 """Writes a run as a recipe YAML of torchtune 0.6.1, with the command that starts the recipe for it."""
 
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from planner.configs.hf_write import epochs_line, rendezvous
+from planner.configs.hf_write import dataset_file, epochs_line, rendezvous
 from planner.configs.torchtune_keys import (
     ATTENTION,
     CHUNKED,
@@ -35,16 +36,34 @@ def write(chosen: Chosen) -> Written:
     builder = _builder(chosen)
     _refuse(chosen, builder)
     text = yaml_text(chosen.heading, _lines(chosen, builder))
-    ignored = '--ignore-patterns "original/consolidated*"'
     return Written(
         files=(File(FILE, text),),
         configs=(FILE,),
         launch=_launch(chosen),
-        setup=(f"tune download {chosen.model} --output-dir {CHECKPOINT} {ignored}",),
+        setup=_download(chosen),
         gpus=chosen.gpus,
         nodes=chosen.scenario.cluster.nodes,
         packages=("torchtune", "torch", "torchao") + (("bitsandbytes",) if _uses_bitsandbytes(chosen.train) else ()),
     )
+
+
+def _download(chosen: Chosen) -> tuple[str, ...]:
+    """The model's files, where they are not here."""
+    if chosen.model_is_here:
+        return ()
+    model = shlex.quote(chosen.model)
+    return (f'tune download {model} --output-dir {CHECKPOINT} --ignore-patterns "original/consolidated*"',)
+
+
+def _folder(chosen: Chosen) -> str:
+    """Where the model's files are; a dollar and a brace begin a reference in a recipe."""
+    if not chosen.model_is_here:
+        return CHECKPOINT
+    if "${" in chosen.model:
+        raise UnsupportedScenario(
+            f"torchtune cannot express --model {show(chosen.model)}: it would resolve ${{: rename it"
+        )
+    return chosen.model
 
 
 def recipe_name(chosen: Chosen) -> str:
@@ -77,6 +96,8 @@ def _builder(chosen: Chosen) -> Builder:
 def _refuse(chosen: Chosen, builder: Builder) -> None:
     """What no recipe does, before the file is read back."""
     train = chosen.train
+    if train.peft_config:
+        raise UnsupportedScenario("torchtune cannot express --peft-config: its recipes hold LoRA's settings only")
     if train.peft_type not in (None, "LORA"):
         raise UnsupportedScenario(f"torchtune trains LoRA and everything, not {train.peft_type}: take another target")
     if builder.fused and train.uses_adapters:
@@ -98,11 +119,11 @@ def _refuse(chosen: Chosen, builder: Builder) -> None:
 def _lines(chosen: Chosen, builder: Builder) -> Iterator[Line]:
     train, advice = chosen.train, chosen.recipe
     yield Line("output_dir", "output")
-    yield Line("tokenizer", _tokenizer(builder, train))
+    yield Line("tokenizer", _tokenizer(builder, chosen))
     yield Line("model", _model(builder, train))
-    yield Line("checkpointer", _checkpointer(builder))
+    yield Line("checkpointer", _checkpointer(builder, chosen))
     if train.objective == "dpo" and train.reference == "copy":
-        yield Line("ref_checkpointer", _checkpointer(builder), "the model that preferences are compared with")
+        yield Line("ref_checkpointer", _checkpointer(builder, chosen), "the model that preferences are compared with")
     yield Line("resume_from_checkpoint", value=False)
     if train.uses_adapters:
         yield Line("save_adapter_weights_only", True, "the base model is there already")
@@ -154,15 +175,16 @@ def _settings(chosen: Chosen) -> Iterator[Line]:
     yield Line("enable_activation_offloading", "activations" in train.offload)
     if chosen.gpus > 1:
         yield Line("fsdp_cpu_offload", {"optimizer", "parameters"} <= set(train.offload))
-        if not chosen.scenario.model.tie_word_embeddings:
+        if "custom_sharded_layers" in chosen.scenario.stack.versions:
             yield Line("custom_sharded_layers", list(SEPARATE), "gathered when they are used, as planned")
     if train.tensor_parallel > 1:
         yield Line("tensor_parallel_plan", {"_component_": f"{MODELS}.llama3.base_llama_tp_plan"})
 
 
-def _tokenizer(builder: Builder, train: TrainSpec) -> dict[str, Any]:
-    files = {name: f"{CHECKPOINT}/{file}" for name, file in builder.vocabulary}
-    return {"_component_": f"{MODELS}.{builder.tokenizer}", **files, "max_seq_len": train.seq_len}
+def _tokenizer(builder: Builder, chosen: Chosen) -> dict[str, Any]:
+    folder = _folder(chosen)
+    files = {name: f"{folder}/{file}" for name, file in builder.vocabulary}
+    return {"_component_": f"{MODELS}.{builder.tokenizer}", **files, "max_seq_len": chosen.train.seq_len}
 
 
 def _model(builder: Builder, train: TrainSpec) -> dict[str, Any]:
@@ -190,12 +212,12 @@ def _targets(builder: Builder, train: TrainSpec) -> dict[str, Any]:
     return found | ({"apply_lora_to_output": OUTPUT in names} if builder.adapts_output else {})
 
 
-def _checkpointer(builder: Builder) -> dict[str, Any]:
+def _checkpointer(builder: Builder, chosen: Chosen) -> dict[str, Any]:
     count = f"{builder.shards:05d}"
     files: Any = {"filename_format": builder.weights, "max_filename": count}
     return {
         "_component_": f"{TRAINING}.FullModelHFCheckpointer",
-        "checkpoint_dir": CHECKPOINT,
+        "checkpoint_dir": _folder(chosen),
         "checkpoint_files": ["model.safetensors"] if builder.shards == 1 else files,
         "output_dir": "${output_dir}",
         "model_type": builder.kind,
@@ -208,7 +230,9 @@ def _dataset(chosen: Chosen) -> dict[str, Any]:
     if not chosen.dataset:
         shipped = "stack_exchange_paired_dataset" if chosen.train.objective == "dpo" else "alpaca_cleaned_dataset"
         return {"_component_": f"torchtune.datasets.{shipped}", **packed}
-    rows = {"source": "json", "data_files": chosen.dataset, "split": "train"}
+    file = dataset_file(chosen)
+    named = {"source": chosen.dataset} if file is None else {"source": file[0], "data_files": file[1]}
+    rows = {**named, "split": "train"}
     if chosen.train.objective == "dpo":
         return {"_component_": "torchtune.datasets.preference_dataset", **rows}
     conversation = {"conversation_column": "messages", "conversation_style": "openai"}

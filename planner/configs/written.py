@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
@@ -30,7 +31,8 @@ class File:
 class Chosen:
     """The run that is exported. ``model``: what the files call it, a Hub id or a path. ``dataset``: likewise, or empty.
 
-    ``heading``: lines for the top of a file: what this is, what it takes, and the command that plans it.
+    ``beside``: what of both has to lie where the run finds it, since it runs elsewhere. ``heading``: lines for the top
+    of a file: what this is, what it takes, and the command that plans it.
     """
 
     candidate: Candidate
@@ -40,6 +42,12 @@ class Chosen:
     model: str
     dataset: str
     heading: tuple[str, ...]
+    beside: tuple[str, ...] = ()
+
+    @property
+    def model_is_here(self) -> bool:
+        """Whether the model is a folder of files, not a name of the Hub."""
+        return self.model.startswith("./") or Path(self.model).is_absolute()
 
     @property
     def scenario(self) -> Scenario:

@@ -16,7 +16,7 @@ VARIABLES = (("MAIN_IP", "$DSTACK_MASTER_NODE_IP"), ("MACHINE_RANK", "$DSTACK_NO
 def write(chosen: Chosen, written: Written) -> Written:
     """``task.dstack.yml``, which runs the files of ``written``."""
     needs = needs_of(chosen)
-    lines = [*comments(reasons(chosen, needs)), "type: task", f"name: {run_name(chosen)}"]
+    lines = [*comments(reasons(chosen, needs, "beside these files")), "type: task", f"name: {run_name(chosen)}"]
     if needs.nodes > 1:
         lines.append(f"nodes: {needs.nodes}")
     lines += [f'python: "{PYTHON}"', "files:", "  - .  # the folder of these files"]

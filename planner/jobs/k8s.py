@@ -18,6 +18,9 @@ IMAGE = "python:3.12"
 FILES, WORK = "/files", "/work"
 """Where the ConfigMap lies, and where the run works: a ConfigMap cannot be written to."""
 
+VOLUME = f"in {WORK}, on a volume of the cluster's"
+"""Where data and models of this machine have to be brought."""
+
 VARIABLES = (("MACHINE_RANK", "$JOB_COMPLETION_INDEX"),)
 """The first pod of an Indexed Job has the index 0 in its name: its address is no variable of the cluster's."""
 
@@ -34,7 +37,7 @@ def write(chosen: Chosen, written: Written) -> Written:
     parts: list[Mapping[str, Any]] = [_files(name, written), _job(name, written, needs)]
     if needs.nodes > 1:
         parts.insert(1, _service(name))
-    text = "\n".join(comments(reasons(chosen, needs))) + "\n" + "---\n".join(_yaml(part) for part in parts)
+    text = "\n".join(comments(reasons(chosen, needs, VOLUME))) + "\n" + "---\n".join(_yaml(part) for part in parts)
     return Written(files=(File(FILE, text),), configs=(), launch=f"kubectl apply -f {FILE}")
 
 

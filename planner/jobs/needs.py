@@ -57,8 +57,11 @@ def needs_of(chosen: Chosen) -> Needs:
     )
 
 
-def reasons(chosen: Chosen, needs: Needs) -> list[str]:
-    """Lines for the top of a request: the plan, then where the numbers of the request come from."""
+def reasons(chosen: Chosen, needs: Needs, place: str) -> list[str]:
+    """Lines for the top of a request: the plan, then where the numbers of the request come from.
+
+    ``place``: where what the run needs of this machine has to be.
+    """
     lines = [
         f"host memory: {needs.memory_gb} GB on each machine, {MEMORY_MARGIN:g} times the plan's",
         f"disk: {needs.disk_gb} GB, {SYSTEM_GB} GB of them for system and packages",
@@ -67,8 +70,7 @@ def reasons(chosen: Chosen, needs: Needs) -> list[str]:
         lines.append("time: nobody said how much data there is, so no limit is set: --dataset or --dataset-tokens")
     else:
         lines.append(f"time: {needs.hours} h, {HOURS_MARGIN:g} times the plan's upper bound")
-    if chosen.dataset:
-        lines.append(f"data: {chosen.dataset} has to be where the run looks for it")
+    lines += [f"{name} has to lie {place}" for name in chosen.beside]
     return [*chosen.heading, "", *lines]
 
 

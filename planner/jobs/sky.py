@@ -21,7 +21,7 @@ VARIABLES = (
 def write(chosen: Chosen, written: Written) -> Written:
     """``task.yaml``, which runs the files of ``written``."""
     needs = needs_of(chosen)
-    lines = [*comments(reasons(chosen, needs)), f"name: {run_name(chosen)}"]
+    lines = [*comments(reasons(chosen, needs, "beside these files")), f"name: {run_name(chosen)}"]
     if needs.nodes > 1:
         lines.append(f"num_nodes: {needs.nodes}")
     lines += ["workdir: .  # the folder of these files", *_resources(needs)]

@@ -28,7 +28,7 @@ def write(chosen: Chosen, written: Written) -> Written:
         *(f"#SBATCH {one}" for one in _options(chosen, needs)),
         *comments(SITE),
         *comments([f"where cards have types: #SBATCH --gpus-per-node={needs.gpu.id}:{needs.gpus}"]),
-        *comments(["", *reasons(chosen, needs)]),
+        *comments(["", *reasons(chosen, needs, "where all machines see it")]),
         "",
         "set -euo pipefail",
         'cd "$SLURM_SUBMIT_DIR"',

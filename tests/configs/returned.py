@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from planner.closed_form import estimate
-from planner.configs.exporting import chosen_of
+from planner.configs.exporting import Places, chosen_of
 from planner.configs.targets import TARGETS
 from planner.configs.written import Written
 from planner.planning import plan
@@ -31,7 +31,7 @@ def leave(target: str, asked: Request, writer: Any) -> tuple[Written, Scenario]:
     """What ``writer`` writes for a plan of ``asked``, and the scenario that it wrote."""
     asked = replace(asked, stack=asked.stack or TARGETS[target].stack)
     found = plan(asked)
-    chosen = chosen_of(found, asked, "data.jsonl")
+    chosen = chosen_of(found, asked, Places("data.jsonl", ""))
     return writer.write(chosen), chosen.scenario
 
 

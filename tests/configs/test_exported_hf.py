@@ -166,11 +166,11 @@ def test_nobody_names_a_dataset_for_the_user() -> None:
 
 
 def replace_dataset(asked: Request, dataset: str) -> Any:
-    from planner.configs.exporting import chosen_of  # noqa: PLC0415
+    from planner.configs.exporting import Places, chosen_of  # noqa: PLC0415
     from planner.planning import plan  # noqa: PLC0415
 
     asked = replace(asked, stack="trl")
-    return chosen_of(plan(asked), asked, dataset)
+    return chosen_of(plan(asked), asked, Places(dataset, ""))
 
 
 def test_rate_and_schedule_are_the_recipes_with_their_sources() -> None:
