@@ -9,13 +9,11 @@ from math import ceil
 
 from planner.formulas.host import checkpoint_bytes
 from planner.formulas.params import model_params
+from planner.formulas.sharding import divisors
 from planner.result import Cost, Estimate, StepTime
 from planner.spec import FLOAT_BYTES, Gpu, Job, Lengths, Price, Scenario, TrainSpec
 from planner.spec.packing import packed_rows
 from planner.throughput import Load
-
-SHARDED = ("fsdp", "hsdp", "zero1", "zero2", "zero3")
-"""Sharding that divides the optimizer's states among the ranks."""
 
 QUANTISE_BANDWIDTH = 0.20
 """Share of the memory bandwidth that bitsandbytes' 4-bit kernels reach: litgpt, fms-acceleration, fsdp_qlora tables."""
@@ -261,7 +259,7 @@ def saved_bytes(scenario: Scenario, estimate: Estimate) -> int:
     train, counts = scenario.train, estimate.parameters
     width = FLOAT_BYTES[train.adapter_dtype if train.uses_adapters else train.weights_dtype]
     states = estimate.phases["optimizer_step"].optimizer + estimate.peak.managed_bytes
-    shards = scenario.layout.shard if train.sharding in SHARDED else 1
+    shards = divisors(train.sharding, scenario.layout.shard).optimizer
     return width * (counts.trainable if train.uses_adapters else counts.total) + states * shards
 
 

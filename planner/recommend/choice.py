@@ -55,11 +55,7 @@ def _as_chosen(ask: Ask, chosen: Way | None) -> Ask:
         return ask
     train = chosen.candidate.scenario.train
     open_ = [name for name in ("sharding", "offload") if name not in ask.request.settings]
-    return ask.planning({name: _spelled(getattr(train, name)) for name in open_}).using(train.method, {})
-
-
-def _spelled(value: str | tuple[str, ...]) -> str:
-    return value if isinstance(value, str) else ",".join(value)
+    return ask.planning({name: getattr(train, name) for name in open_}).using(train.method, {})
 
 
 def choose(candidates: tuple[Candidate, ...], order: tuple[Method, ...], ask: Ask, estimate: Estimator) -> Way | None:

@@ -32,7 +32,7 @@ class Offer:
 
 def more_cards(ask: Ask, method: Method, estimate: Estimator) -> tuple[Way, ...]:
     """The smallest number of these cards that fits, and a smaller one that is tight, where there are such."""
-    kind = _kind(ask)
+    kind = as_sold(ask)
     if kind is None:
         return ()
     found: dict[Verdict, tuple[int, str]] = {}
@@ -48,7 +48,7 @@ def more_cards(ask: Ask, method: Method, estimate: Estimator) -> tuple[Way, ...]
     return tuple(way(ask, sharded(ask, kind, count, sharding, method), estimate) for count, sharding in pairs)
 
 
-def _kind(ask: Ask) -> Gpu | None:
+def as_sold(ask: Ask) -> Gpu | None:
     """The card as it can be had more than once: for one that is here its profile; a processor has no equals."""
     gpu = ask.cluster.gpu
     if gpu.is_cpu:

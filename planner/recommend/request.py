@@ -280,7 +280,7 @@ def options(request: Request) -> list[str]:
     for method in request.methods:
         words += ["--method", method]
     for name, value in request.settings.items():
-        words += _option(name, value)
+        words += as_option(name, value)
     words += _unless(request.stack, DEFAULT_STACK, "--stack")
     if request.headroom_bytes:
         words += ["--headroom", _bytes(request.headroom_bytes)]
@@ -310,7 +310,12 @@ def _unless(value: object, default: object, flag: str) -> list[str]:
     return [] if value == default else [flag, str(value)]
 
 
-def _option(name: str, value: Setting) -> list[str]:
+def as_option(name: str, value: Setting) -> list[str]:
+    """A setting as it is typed.
+
+    >>> as_option("offload", ("optimizer", "parameters")), as_option("gradient_checkpointing", False)
+    (['--offload', 'optimizer,parameters'], ['--no-gradient-checkpointing'])
+    """
     if isinstance(value, bool):
         return [option(name if value else f"no_{name}")]
     if isinstance(value, list | tuple):

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import get_args
 
-from planner.hardware import list_gpus, load_gpu
+from planner.hardware import list_gpus
 from planner.recommend.cards import is_let
-from planner.recommend.offers import servable, sharded
+from planner.recommend.offers import as_sold, servable, sharded
 from planner.recommend.request import Ask
 from planner.spec import (
     METHODS,
@@ -123,9 +123,9 @@ def _quantised(train: TrainSpec) -> Iterator[Scalars]:
 
 def _hardware(ask: Ask, train: TrainSpec) -> Iterator[Single]:
     """One card more, by each kind of sharding where there was none; and as many of the next larger card."""
-    if ask.cluster.gpu.is_cpu:
+    gpu, count = as_sold(ask), ask.cluster.world_size
+    if gpu is None:
         return
-    gpu, count = _as_sold(ask), ask.cluster.world_size
     kinds = (train.sharding,) if count > 1 else ("ddp", "fsdp")
     known = ask.request.network_gbps
     for kind in kinds if is_let(gpu, _one_more(gpu, count), known) else ():
@@ -144,12 +144,6 @@ def _moved(ask: Ask, gpu: Gpu, count: int, sharding: str, method: Method) -> Sin
 def _one_more(gpu: Gpu, count: int) -> int:
     """One card in a machine; one machine where machines are full."""
     return count + 1 if count < gpu.gpus_per_node else count + gpu.gpus_per_node
-
-
-def _as_sold(ask: Ask) -> Gpu:
-    """The card as it can be had more than once: for one that is here its profile."""
-    gpu = ask.cluster.gpu
-    return gpu if gpu.profile is None else load_gpu(gpu.profile, ask.request.profiles_dir)
 
 
 def next_larger(ask: Ask) -> Gpu | None:

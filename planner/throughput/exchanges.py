@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from planner.closed_form.profile import profile_of
 from planner.closed_form.rank import divisible
+from planner.closed_form.zero import limits_of
 from planner.formulas.collectives import Axis, Exchange, Kind, ring_share
 from planner.result import Parameters
 from planner.spec import SHARDS_WEIGHTS, Scenario, TrainSpec
@@ -17,9 +18,8 @@ PACKED_BYTES = 0.5
 DDP_BUCKET = 25 * 2**20
 """Bytes. torch nn/parallel/distributed.py, bucket_cap_mb."""
 
-DEEPSPEED_BUCKET = 500_000_000
-"""Elements of a reduction and of a gather. DeepSpeed runtime/zero/config.py, reduce_bucket_size and
-allgather_bucket_size."""
+GATHER_BUCKET = 500_000_000
+"""Elements. DeepSpeed runtime/zero/config.py, allgather_bucket_size, which has no ``auto``."""
 
 
 def data_exchanges(scenario: Scenario, parameters: Parameters) -> tuple[Exchange, ...]:
@@ -57,12 +57,11 @@ def _replicated(scenario: Scenario, parameters: Parameters) -> Iterator[Exchange
     gradients = width * parameters.trainable
     bucket = float(DDP_BUCKET)
     if train.sharding != "ddp":
-        elements = scenario.model.hidden_size**2 if train.zero_buckets == "auto" else DEEPSPEED_BUCKET
-        bucket = width * elements
+        bucket = width * limits_of(scenario).reduce
     calls = sums * max(int(-(-gradients // bucket)), 1)
     yield _ring("shard", "all_reduce", layout.shard, 2 * sums * gradients, calls)
     if train.sharding != "ddp":
-        gathers = -(-parameters.trainable // DEEPSPEED_BUCKET)
+        gathers = -(-parameters.trainable // GATHER_BUCKET)
         yield _ring("shard", "all_gather", layout.shard, gradients, gathers)._replace(hidden=False)
 
 

@@ -13,7 +13,6 @@ from planner.closed_form.reference import without_adapters
 from planner.closed_form.without_graph import layer_cache_bytes
 from planner.formulas.adapters import adapters
 from planner.formulas.blocks import block_tape
-from planner.formulas.collectives import exchange_seconds
 from planner.formulas.flops import attention_flops, dequant_bytes
 from planner.formulas.moments import cached_tokens
 from planner.formulas.params import active_params, computed_in_vain, model_params, outer_params
@@ -76,7 +75,7 @@ def _prompt(scenario: Scenario, load: Load | None) -> float:
 def _gather_seconds(work: Work, rates: Rates) -> float:
     """Seconds in which divided weights are gathered once: their share of all the step's gathers."""
     gathers = [one for one in work.exchanges if one.axis == "shard" and one.kind == "all_gather" and one.hidden]
-    return sum(exchange_seconds(one, rates.routes[one.axis]) for one in gathers) / (2 * work.micro_steps)
+    return rates.exchanging(gathers) / (2 * work.micro_steps)
 
 
 def forward_pass(scenario: Scenario) -> Pass:

@@ -1,9 +1,9 @@
 """How fast a card and a stack do their work: constants of ``rates.toml`` and of the profiles, for one scenario."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from planner.formulas.collectives import Axis, Route
+from planner.formulas.collectives import Axis, Exchange, Route, exchange_seconds
 from planner.spec import Gpu, Scenario
 from planner.throughput.constants import Constants, constants
 from planner.throughput.links import routes_of
@@ -31,6 +31,10 @@ class Rates(NamedTuple):
     drive_bytes_per_s: float
     kernel_s: float
     collective_s: float
+
+    def exchanging(self, exchanges: Iterable[Exchange]) -> float:
+        """Seconds of exchanges by themselves, each over the route of its ranks."""
+        return sum(exchange_seconds(one, self.routes[one.axis]) for one in exchanges)
 
 
 def peak_of(gpu: Gpu) -> float | None:

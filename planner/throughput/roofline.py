@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from planner.formulas.collectives import Axis, exchange_seconds
+from planner.formulas.collectives import Axis
 from planner.result import TimePart
 from planner.throughput.rates import Rates
 from planner.throughput.work import Work
@@ -30,13 +30,13 @@ def seconds_by_axis(work: Work, rates: Rates) -> Mapping[Axis, float]:
     """Seconds that the ranks of each group would exchange by themselves."""
     found: dict[Axis, float] = {}
     for one in work.exchanges:
-        found[one.axis] = found.get(one.axis, 0.0) + exchange_seconds(one, rates.routes[one.axis])
+        found[one.axis] = found.get(one.axis, 0.0) + rates.exchanging([one])
     return MappingProxyType(found)
 
 
 def waiting_seconds(work: Work, rates: Rates) -> float:
     """Seconds of exchanges that nothing runs beside: the next operation needs what they bring."""
-    return sum(exchange_seconds(one, rates.routes[one.axis]) for one in work.exchanges if not one.hidden)
+    return rates.exchanging(one for one in work.exchanges if not one.hidden)
 
 
 def parts_of(work: Work, rates: Rates) -> Mapping[TimePart, float]:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+import planner
 from planner.estimators import Estimator
 from planner.recommend.candidates import candidates
 from planner.recommend.choice import recommend
@@ -121,3 +122,11 @@ def test_what_would_change_an_offloaded_choice_is_asked_of_it_alone() -> None:
     assert {one.method for one in recommendation.thresholds} <= {taken.method, None}
     assert "--offload optimizer,parameters" in said["FIT006"]
     assert "SHD011" in said
+
+
+def test_cards_over_pcie_that_share_each_layer_are_no_one_card() -> None:
+    """SHD009 compares with a single card, which has no tensor to share: asking for its time ended in a KeyError."""
+    answer = planner.plan(model="qwen3-32b", gpu="5090", gpus=2, tensor_parallel=2)
+
+    assert answer.recommendation.candidate is None
+    assert "SHD009" not in {reason.code for reason in answer.recommendation.reasons}

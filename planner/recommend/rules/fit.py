@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import ClassVar
 
 from planner.calibration import words_of
-from planner.errors import option
+from planner.recommend.request import as_option
 from planner.recommend.rules.base import Case, Scope, largest_owner
 from planner.recommend.verdict import lacks_ram
 from planner.result import Reason
@@ -167,18 +167,13 @@ class ChangedSettings:
         if not case.is_choice or asked is None or asked.verdict == case.subject.verdict:
             return None
         before, after = asdict(asked.scenario.train), asdict(case.train)
-        changed = [f"{option(name)} {_spelled(after[name])}" for name in after if after[name] != before[name]]
+        changed = [" ".join(as_option(name, after[name])) for name in after if after[name] != before[name]]
         saved = asked.estimate.peak.required_bytes - case.required
         text = (
             f"{case.subject.method} with {', '.join(changed)}: {format_bytes(saved)} less than as asked, which turns "
             f"{_VERDICT_WORDS[asked.verdict]} into {_VERDICT_WORDS[case.subject.verdict]}"
         )
         return Reason(code=self.code, text=text, number=saved, unit="bytes")
-
-
-def _spelled(value: object) -> str:
-    """A setting as the option takes it."""
-    return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
 class LongerThanData:

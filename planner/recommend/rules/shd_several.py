@@ -5,15 +5,14 @@ from dataclasses import replace
 from typing import ClassVar
 
 from planner.closed_form.parallel import is_divided
-from planner.cost import load_of
 from planner.errors import UnsupportedScenario
-from planner.estimators import timed
+from planner.recommend.candidates import weighed
 from planner.recommend.cards import numbers
 from planner.recommend.changes import RANKS
 from planner.recommend.offers import more_cards
 from planner.recommend.rules.base import WORTH_A_LINE, Case, Scope, percent, seconds
-from planner.recommend.verdict import judge, lacks_ram
-from planner.result import Candidate, Reason, StepTime, Way
+from planner.recommend.verdict import lacks_ram
+from planner.result import Candidate, Reason, Way
 from planner.spec import SHARDS_WEIGHTS, Cluster
 from planner.units import format_bytes
 
@@ -132,10 +131,10 @@ class LittleFaster:
         if step is None or cluster.world_size == 1 or cluster.gpu.nvlink_bytes_per_s or case.train.offload:
             return None
         share = case.share("communicate")
-        alone = _alone(case)
-        if alone is None or share < WORTH_A_LINE:
+        alone = _on(case, 1)
+        if alone is None or alone.step is None or share < WORTH_A_LINE:
             return None
-        one, needed = alone
+        one, needed = alone.step, alone.estimate.peak.required_bytes
         speedup = step.tokens_per_second / one.tokens_per_second
         if speedup >= POOR * cluster.world_size:
             return None
@@ -146,18 +145,6 @@ class LittleFaster:
             f"one{room}"
         )
         return Reason(code=self.code, text=text, number=speedup, unit="ratio", severity="warning")
-
-
-def _alone(case: Case) -> tuple[StepTime, int] | None:
-    """A step of the subject on one card, and the bytes that it would need; ``None`` where that is not planned."""
-    cluster = replace(case.scenario.cluster, gpus=1, nodes=1)
-    train = replace(case.train, sharding="none")
-    if case.train.quantized:
-        train = replace(train, quant_storage="uint8")
-    alone = replace(case.scenario, cluster=cluster, train=train)
-    found = case.estimate(alone)
-    step = timed(alone, found, load_of(train, case.job))
-    return None if step is None else (step, found.peak.required_bytes)
 
 
 class HostMemory:
@@ -283,8 +270,7 @@ def _on(case: Case, count: int) -> Candidate | None:
         found = case.estimate(scenario)
     except UnsupportedScenario:
         return None
-    step = timed(scenario, found, load_of(train, case.job))
-    return Candidate(scenario=scenario, estimate=found, verdict=judge(found, cluster), step=step)
+    return weighed(scenario, found, case.job)
 
 
 def _runs(one: Candidate) -> str:
