@@ -46,7 +46,7 @@ def read(document: Document) -> Understood:
     keys = Keys(document)
     model = keys.take("model_name_or_path", "text", "model")
     method = _method(keys)
-    stage, preferences = _stage(keys, method)
+    stage, preferences = _stage(keys)
     trained = training(keys)
     settings: dict[str, Setting] = {
         **trained.settings,
@@ -97,8 +97,8 @@ def _method(keys: Keys) -> Method:
     return "qlora"
 
 
-def _stage(keys: Keys, method: Method) -> tuple[str, dict[str, Setting]]:
-    """The stage, and what pairs need: a second model, beside adapters the base, for ORPO and SimPO nothing."""
+def _stage(keys: Keys) -> tuple[str, dict[str, Setting]]:
+    """The stage; of pairs ORPO and SimPO need no reference."""
     stage = str(keys.take("stage", "text", "objective", "sft")).lower()
     if stage not in OBJECTIVES:
         keys.tell("stage", "unmodelled", sets="objective", why=f"of stages we model {', '.join(OBJECTIVES)}")
@@ -110,7 +110,7 @@ def _stage(keys: Keys, method: Method) -> tuple[str, dict[str, Setting]]:
         return stage, {"objective": "dpo", "reference": "none"}
     if loss not in PAIRS:
         keys.tell("pref_loss", "unmodelled", sets="reference", why=f"of losses we model {', '.join((*PAIRS, *ALONE))}")
-    return stage, {"objective": "dpo", "reference": "copy" if method == "full" else "base"}
+    return stage, {"objective": "dpo"}
 
 
 def _precision(keys: Keys, method: Method, trained: Mapping[str, Setting]) -> dict[str, Setting]:

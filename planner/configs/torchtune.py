@@ -30,7 +30,6 @@ from planner.configs.understood import Fate, Understood
 from planner.errors import BrokenInput, UnsupportedScenario, show
 from planner.formulas.adapters import ALL_LINEAR
 from planner.recommend.request import Setting
-from planner.spec import Method
 
 __all__ = ["read", "write"]
 

@@ -15,7 +15,7 @@ from planner.configs.script import CONFIGS, TRAINERS, Expression
 from planner.configs.transformers import Trained, training
 from planner.configs.transformers_keys import DATA, LENGTHS
 from planner.configs.transformers_keys import MATTER as TRAINING_MATTER
-from planner.configs.trl_keys import DPO_IGNORED, GRPO_IGNORED, SFT_IGNORED, SFT_UNMODELLED
+from planner.configs.trl_keys import DPO_IGNORED, GRPO_IGNORED, ITERATIONS, SFT_IGNORED, SFT_UNMODELLED
 from planner.configs.understood import Reading, Understood
 from planner.configs.unsloth_keys import (
     ADAPTERS_IGNORED,
@@ -244,6 +244,7 @@ def _rest(keys: Keys, config: str, trainer: str) -> None:
         section = keys.section(config)
         section.unmodelled(SFT_UNMODELLED)
         section.unmodelled(UNNAMED)
+        section.unmodelled(ITERATIONS, off=(None, 1))
         section.ignore(*SFT_IGNORED, *DPO_IGNORED, *GRPO_IGNORED, *DATA, *LENGTHS, "embedding_learning_rate")
         section.readings(CONFIG_MATTERS)
     if trainer:

@@ -117,10 +117,10 @@ def test_methods_and_dtypes(keys: dict[str, Any], method: str, settings: dict[st
         ({"flash_attn": "fa2"}, {"attention": "flash"}),
         ({"flash_attn": "disabled"}, {"attention": "eager"}),
         ({"enable_liger_kernel": True}, {"kernels": "fused", "loss": "fused"}),
-        ({"enable_liger_kernel": True, "stage": "dpo"}, {"kernels": "fused", "loss": "full", "reference": "base"}),
-        ({"stage": "dpo", "finetuning_type": "full"}, {"objective": "dpo", "reference": "copy"}),
+        ({"enable_liger_kernel": True, "stage": "dpo"}, {"kernels": "fused", "loss": "full", "objective": "dpo"}),
+        ({"stage": "dpo", "finetuning_type": "full"}, {"objective": "dpo"}),
         ({"stage": "dpo", "pref_loss": "simpo"}, {"objective": "dpo", "reference": "none"}),
-        ({"stage": "dpo", "pref_ftx": 1.0}, {"objective": "dpo", "reference": "base"}),
+        ({"stage": "dpo", "pref_ftx": 1.0}, {"objective": "dpo"}),
         ({"cutoff_len": 4096, "per_device_train_batch_size": 2}, {"seq_len": 4096, "micro_batch_size": 2}),
     ],
 )

@@ -247,6 +247,7 @@ def test_transformers_own_arguments_have_their_own_defaults() -> None:
         (script(load="device_map='balanced'"), {"from_pretrained.device_map"}),
         (script(peft="bias='all'"), {"get_peft_model.bias"}),
         (script(peft="**more"), {"get_peft_model.**"}),
+        (script(config="num_iterations=2"), {"SFTConfig.num_iterations"}),
         (script(peft="finetune_mlp_modules=False"), {"get_peft_model.finetune_mlp_modules"}),
         (script().replace("SFTConfig(per_device_train_batch_size=2)", "arguments"), {"SFTConfig"}),
         (
