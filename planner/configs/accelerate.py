@@ -40,6 +40,9 @@ UNMODELLED: Mapping[str, str] = {
 KINDS: Mapping[str, str] = {"NO": "none", "MULTI_GPU": "ddp", "FSDP": "fsdp", "DEEPSPEED": "zero2"}
 """distributed_type in our words; of the last two their sections say more."""
 
+SECTIONS: Mapping[str, str] = {"fsdp_config": "FSDP", "deepspeed_config": "DEEPSPEED"}
+"""Sections, and the engine that each is of."""
+
 AUTOCASTS = ("bf16", "fp16")
 
 MATTER = (
@@ -120,7 +123,8 @@ def _part(keys: Keys, kind: str, processes: int) -> Part:
         found = _plugin(keys.section("deepspeed_config"))
     elif kind not in KINDS:
         keys.tell("distributed_type", "unmodelled", why=f"of this key we model {', '.join(KINDS)}")
-    keys.ignore("fsdp_config", "deepspeed_config", why=f"distributed_type is {kind}")
+    others = [name for name, engine in SECTIONS.items() if engine != kind]
+    keys.ignore(*others, why=f"distributed_type is {kind}")
     return found
 
 

@@ -72,6 +72,8 @@ def _named(match: Match[str], reading: Reading, understood: Understood, file: st
     """A key in the place of an option, with its own value in the place of ours; in which file, where in another one."""
     elsewhere = "" if reading.file == file else f" ({reading.file})"
     word = match[2] or ""
+    if reading.sets == "peft_config":
+        return f"{reading.file} {word}".rstrip()  # the whole file, of which this is a part
     bare = word.rstrip(":;,")
     if bare and bare in _forms(understood.value_of(reading.sets)):
         return f"{reading.key} {show(reading.value)}{elsewhere}{word[len(bare) :]}"

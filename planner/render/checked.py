@@ -47,17 +47,18 @@ def sentence(found: Checked) -> str:
 
 def sheets(found: Checked) -> tuple[Sheet, ...]:
     """Keys that were used, what the trainer takes for those that are not there, and the others."""
-    return tuple(sheet for sheet in (_used(found), _unset(found), _warned(found)) if sheet.rows or sheet.notes)
+    used = (_used(found, name) for name in dict.fromkeys(one.name for one in found.documents))
+    return tuple(sheet for sheet in (*used, _unset(found), _warned(found)) if sheet.rows or sheet.notes)
 
 
-def _used(found: Checked) -> Sheet:
-    files = len(found.documents) > 1
-    rows = [
-        row([_key(one, files=files), _shown(one.value), _meaning(one, found)]) for one in found.understood.of("used")
-    ]
-    ignored = ", ".join(_key(one, files=False) for one in found.understood.of("ignored"))
+def _used(found: Checked, file: str) -> Sheet:
+    """The keys of one file; its name stands above them where there are several."""
+    of_file = [one for one in found.understood.readings if one.file == file]
+    rows = [row([printable(one.key), _shown(one.value), _meaning(one, found)]) for one in of_file if one.fate == "used"]
+    ignored = ", ".join(printable(one.key) for one in of_file if one.fate == "ignored")
+    whose = found.format.title if len(found.documents) == 1 else printable(file)
     return Sheet(
-        title=f"{found.format.title}: keys that decide memory and time",
+        title=f"{whose}: keys that decide memory and time",
         columns=(Column("key", wraps=True), Column("value", wraps=True), Column("means", wraps=True)),
         rows=tuple(rows),
         notes=(f"without influence: {ignored}",) if ignored else (),
@@ -81,13 +82,9 @@ def _warned(found: Checked) -> Sheet:
     return Sheet(
         title="not understood" if left else "notes on the files",
         columns=columns if left else (),
-        rows=tuple(row([Cell(_key(one, files=False), "warn"), _shown(one.value), one.why]) for one in left),
+        rows=tuple(row([Cell(printable(one.key), "warn"), _shown(one.value), one.why]) for one in left),
         notes=tuple(printable(note) for note in found.understood.notes),
     )
-
-
-def _key(one: Reading, *, files: bool) -> str:
-    return printable(f"{one.key} ({one.file})" if files else one.key)
 
 
 def _shown(value: object) -> str:

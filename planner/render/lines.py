@@ -4,6 +4,7 @@ A line is a tuple of cells, so that drawing needs no terminal library; ``paint``
 colour where the screen has any.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -187,8 +188,19 @@ def wrapped(cell: Cell, width: int) -> list[Line]:
     text = printable(cell.text)
     blanks = len(text) - len(text.lstrip())
     further = " " * (blanks + INDENT) if blanks else ""
+    room = max(width - len(further), 1)
+    text = re.sub(r"\S+", lambda word: " ".join(_parts(word[0], room)), text)
     pieces = wrap(text, max(width, 1), break_on_hyphens=False, subsequent_indent=further)
     return [(Cell(piece, cell.tone),) for piece in pieces]
+
+
+def _parts(word: str, width: int) -> Iterator[str]:
+    """A word that no line holds, divided behind what parts names: ``gradient_accumulation_`` and ``steps``."""
+    while len(word) > width:
+        cut = max(word.rfind(mark, 0, width) for mark in "_./,") + 1 or width
+        yield word[:cut]
+        word = word[cut:]
+    yield word
 
 
 # ---------------------------------------------------------------- paragraphs

@@ -326,3 +326,29 @@ def test_nothing_is_said_of_offloading_where_nothing_is_offloaded(checking: Chec
 
     assert "What would change the choice" in out
     assert "offloading" not in out.partition("What would change the choice")[2].partition("unsloth sets")[0]
+
+
+def test_each_file_has_a_table_of_its_own(checking: Checking, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    sft = checking.file("sft.yaml", SFT)
+    launcher = checking.file("launch.yaml", "distributed_type: MULTI_GPU\nnum_processes: 2\nmachine_rank: 0\n")
+    _, out, _ = checking(sft, launcher, "--gpu", "4090")
+    first, _, second = out.partition("launch.yaml: keys that decide memory and time")
+
+    assert "sft.yaml: keys that decide memory and time" in first
+    assert "num_processes" not in first
+    assert "without influence: dataset_name, learning_rate" in first
+    assert "without influence: machine_rank" in second
+
+
+def test_long_keys_are_divided_where_their_names_are(checking: Checking, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    _, out, _ = checking(checking.file("sft.yaml", SFT), "--gpu", "4090")
+    rows = out.partition("without influence")[0].splitlines()
+    words = [line.split()[0] for line in rows if line.strip()]
+
+    for key in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+        assert key not in words  # it has no room
+        parts = next(words[place : place + 2] for place, word in enumerate(words) if key.startswith(word))
+        assert "".join(parts) == key
+        assert parts[0].endswith("_")

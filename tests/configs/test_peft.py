@@ -75,7 +75,7 @@ def test_two_files_with_adapters_are_one_too_many(tmp_path: Path) -> None:
     trainer = {"model_name_or_path": "meta-llama/Llama-3.1-8B", "use_peft": True, "lora_r": 8, "max_length": 512}
     (tmp_path / "sft.yaml").write_text(yaml.safe_dump(trainer), encoding="utf-8")
 
-    with pytest.raises(UsageError, match="--lora-rank stands in --peft-config already"):
+    with pytest.raises(UsageError, match=r"sft\.yaml: lora_r stands in adapter_config\.json already"):
         check(*understand_files([tmp_path / "sft.yaml", file(tmp_path)]), request())
 
 
