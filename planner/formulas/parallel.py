@@ -223,23 +223,6 @@ def padded_vocabulary(vocab: int, t: int) -> int:
 # ---------------------------------------------------------------- volumes
 
 
-def tensor_volume(*, s: int, b: int, h: int, t: int, e: int = 2) -> float:
-    """Bytes that a rank sends for one layer's forward pass under tensor parallelism.
-
-    Shapes:    (s, b, h) after attention and after the MLP
-    Formula:   two all-reduces, each 2*sbh*e*(t-1)/t; with sequence parallelism two all-gathers and two
-               reduce-scatters, which is as much
-    Source:    Shoeybi 2019, arXiv:1909.08053, section 3; Korthikanti 2022, arXiv:2205.05198, section 4.2.2
-    Valid:     rings; backward sends as much, recomputation once more, and under sequence parallelism backward gathers
-               the two inputs again
-    Excludes:  embedding and head
-
-    >>> tensor_volume(s=2048, b=1, h=12288, t=8)
-    176160768.0
-    """
-    return 2 * 2 * s * b * h * e * (t - 1) / t
-
-
 def ulysses_volume(*, s: int, b: int, h: int, kv: float, u: int, e: int = 2) -> float:
     """Bytes that a rank sends for one layer's forward pass under Ulysses sequence parallelism.
 

@@ -186,24 +186,6 @@ def persistent(sizes: Iterable[int], threshold: int) -> int:
     return sum(size for size in sizes if size <= threshold)
 
 
-def sub_groups(partitions: Iterable[int], size: int) -> int:
-    """Elements of the largest group of partitions that is updated at once.
-
-    Formula:   partitions in their order until ``size`` is reached
-    Source:    stage3.py, _create_fp16_sub_groups
-    Valid:     sub_group_size counts the elements of this rank
-
-    >>> sub_groups([6, 6, 6, 6, 6], 10)
-    12
-    """
-    largest = current = 0
-    for partition in partitions:
-        current += partition
-        if current >= size:
-            largest, current = max(largest, current), 0
-    return max(largest, current)
-
-
 # ---------------------------------------------------------------- DeepSpeed's estimators
 
 

@@ -1,6 +1,5 @@
 """What a sweep found, counted as its rows go by: of all rows only the best of each kind is kept, or all while few."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -63,14 +62,6 @@ class Tally:
     def runs(self) -> bool:
         """Whether any row fits, with its margin or without."""
         return any(count.verdicts["fits"] or count.verdicts["tight"] for count in self.counts.values())
-
-
-def tally(rows: Iterable[Row]) -> Tally:
-    """All of ``rows`` counted."""
-    found = Tally()
-    for row in rows:
-        found.add(row)
-    return found
 
 
 def price(candidate: Candidate) -> float | None:

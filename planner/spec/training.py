@@ -150,11 +150,6 @@ class TrainSpec:
         return tuple(name for name in NAMES if name not in ACTS or ACTS[name](self))
 
     @property
-    def eval_batches(self) -> int:
-        """Batches of one evaluation."""
-        return -(-self.eval_samples // self.eval_batch_size)
-
-    @property
     def adapter(self) -> Mapping[str, object] | None:
         """The fields of ``peft_config``, or ``None``."""
         return json.loads(self.peft_config) if self.peft_config else None
