@@ -268,6 +268,16 @@ FAMILIES = (
         ),
     ),
     Family(
+        model_type="arcee",
+        fields={**DECODER, **BIAS, "hidden_act": "relu2"},
+        build=decoder(
+            Style(
+                qkv_bias="attention_bias", out_bias="attention_bias", mlp_bias="mlp_bias", gate_up=("up_proj",),
+                gated=False,
+            )
+        ),
+    ),
+    Family(
         model_type="exaone4",
         fields={**DECODER, "num_key_value_heads": 32, "sliding_window": 4096, "sliding_window_pattern": 4,
                 "layer_types": None},

@@ -82,6 +82,7 @@ CASES: dict[str, tuple[str, Config]] = {
     "starcoder2": ("starcoder2", SIZES),
     "stablelm": ("stablelm", SIZES),
     "apertus": ("apertus", SIZES),
+    "arcee": ("arcee", SIZES),
     "gpt2": ("gpt2", GPT),
     "gpt-bigcode": ("gpt_bigcode", GPT),
     "gptj": ("gptj", {**GPT, "rotary_dim": 16}),

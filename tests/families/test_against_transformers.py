@@ -159,6 +159,7 @@ ACTIVATION_CLASSES = {
     "NewGELUActivation": "gelu_new",
     "GELUTanh": "gelu_tanh",
     "ReLU": "relu",
+    "ReLUSquaredActivation": "relu2",
     "XIELUActivation": "xielu",
     "BloomGelu": "gelu_bloom",
 }

@@ -97,6 +97,8 @@ CASES: list[tuple[str, Config]] = [
     ("seed_oss", {"head_dim": 16}),
     ("seed_oss", {"head_dim": 16, "attention_out_bias": True, "mlp_bias": True}),
     ("apertus", {"attention_bias": True}),
+    ("arcee", {}),
+    ("arcee", {"attention_bias": True, "mlp_bias": True, "head_dim": 16}),
     ("exaone4", {"sliding_window": 32, "head_dim": 16}),
     ("ernie4_5", {"use_bias": True, "head_dim": 16}),
     ("gpt2", {**GPT}),
