@@ -27,6 +27,13 @@ ENDS = 2
 """Layers at each end of a model that are walked beside those in reach of what is kept and fetched ahead."""
 
 
+class Passes(NamedTuple):
+    """What a step does with the model: a reference has no backward pass."""
+
+    checkpointing: bool
+    backward: bool = True
+
+
 class Flat(NamedTuple):
     """One rank under one stage. Bytes, unless it says elements.
 
@@ -80,11 +87,9 @@ class Flat(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def flat_of(
-    model: ModelSpec, storage: Storage, sharing: Sharing, limits: Buckets, stage: int, checkpointing: bool
-) -> Flat:
+def flat_of(model: ModelSpec, storage: Storage, sharing: Sharing, limits: Buckets, stage: int, passes: Passes) -> Flat:
     """A model under one stage among ``sharing.ranks``."""
-    ranks, walked = sharing.ranks, _walked(model, storage, sharing._replace(ranks=1), limits, stage, checkpointing)
+    ranks, walked = sharing.ranks, _walked(model, storage, sharing._replace(ranks=1), limits, stage, passes)
     sizes = [tensor.numel for tensor in walked.trained]
     e = storage.weight_bytes if storage.method == "full" else storage.adapter_bytes
     part = fullest_partition(sizes, ranks)
@@ -127,12 +132,12 @@ class _Walked(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _walked(
-    model: ModelSpec, storage: Storage, sharing: Sharing, limits: Buckets, stage: int, checkpointing: bool
+    model: ModelSpec, storage: Storage, sharing: Sharing, limits: Buckets, stage: int, passes: Passes
 ) -> _Walked:
     numbered = _Numbered(Pieces(model, storage, sharing), walked=False)
     numbered.model(model)
     none = _Gathered({}, {})
-    found = _gathered(model, storage, sharing, limits, checkpointing) if stage == 3 else none
+    found = _gathered(model, storage, sharing, limits, passes) if stage == 3 else none
     return _Walked(
         trained=tuple(numbered.trained),
         frozen=tuple(Counter(numbered.frozen).items()),
@@ -149,12 +154,12 @@ class _Gathered(NamedTuple):
     arriving: dict[tuple[str, int], int]
 
 
-def _gathered(model: ModelSpec, storage: Storage, sharing: Sharing, limits: Buckets, checkpointing: bool) -> _Gathered:
+def _gathered(model: ModelSpec, storage: Storage, sharing: Sharing, limits: Buckets, passes: Passes) -> _Gathered:
     """Of equal layers only those at both ends are walked: between them every one finds what its neighbour found."""
     walked, layers = _in_reach(model, Pieces(model, storage, sharing), limits), model.num_hidden_layers
     if walked >= layers:
-        return _walk(model, storage, sharing, limits, checkpointing)
-    few = _walk(replace(model, layout=model.layout[:walked]), storage, sharing, limits, checkpointing)
+        return _walk(model, storage, sharing, limits, passes)
+    few = _walk(replace(model, layout=model.layout[:walked]), storage, sharing, limits, passes)
     return _Gathered(*(_at_every_layer(found, layers, walked) for found in few))
 
 
@@ -176,12 +181,12 @@ def _at_every_layer(found: dict[tuple[str, int], int], layers: int, walked: int)
     return {key: size for key, size in found.items() if key[1] < 0} | inner
 
 
-def _walk(model: ModelSpec, storage: Storage, sharing: Sharing, limits: Buckets, checkpointing: bool) -> _Gathered:
+def _walk(model: ModelSpec, storage: Storage, sharing: Sharing, limits: Buckets, passes: Passes) -> _Gathered:
     numbered = _Numbered(Pieces(model, storage, sharing))
     modules = numbered.model(model)
     found = _Gathered({}, {})
-    again = storage.method == "full" or checkpointing
-    trace = visits(modules, checkpointing=checkpointing, embedding_again=again)
+    again = storage.method == "full" or passes.checkpointing
+    trace = visits(modules, **passes._asdict(), embedding_again=again)
     working, arriving = found
     for visit, now, coming, _ in live(tuple(numbered.tensors), trace, limits):
         key = (visit.which, _place(visit))

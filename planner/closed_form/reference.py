@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
-from planner.closed_form.flat import Flat, flat_of
+from planner.closed_form.flat import Flat, Passes, flat_of
 from planner.closed_form.inventory import Storage
 from planner.closed_form.profile import profile_of
 from planner.closed_form.rank import COMPUTE_BYTES, divisible
@@ -173,4 +173,4 @@ def _frozen(scenario: Scenario, storage: Storage) -> Flat:
         ranks=scenario.layout.shard, compute=0, quant_storage=0, called=False, reshard=True, replicated=False
     )
     limits = buckets(scenario.train.zero_buckets, h=scenario.model.hidden_size)
-    return flat_of(scenario.model, storage, sharing, limits, 3, False)
+    return flat_of(scenario.model, storage, sharing, limits, 3, Passes(checkpointing=False, backward=False))

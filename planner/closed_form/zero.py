@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from planner.closed_form.divided import with_all_experts
-from planner.closed_form.flat import Flat, flat_of
+from planner.closed_form.flat import Flat, Passes, flat_of
 from planner.closed_form.profile import Profile
 from planner.closed_form.rank import Shards, divisible, largest_gradient
 from planner.closed_form.recipe import key_of, storage_of
@@ -65,14 +65,27 @@ def _flat(scenario: Scenario) -> Flat:
         ranks=scenario.layout.shard, compute=0, quant_storage=word, called=called, reshard=True, replicated=False
     )
     stage = int(train.sharding.removeprefix("zero"))
-    storage, limits = storage_of(key, scenario.stack), limits_of(scenario)
-    found = flat_of(scenario.model, storage, sharing, limits, stage, train.gradient_checkpointing)
+    storage, limits = storage_of(key, scenario.stack), _in_walk(scenario)
+    passes = Passes(train.gradient_checkpointing)
+    found = flat_of(scenario.model, storage, sharing, limits, stage, passes)
     if train.expert_parallel == 1:
         return found
     # each part of the experts is divided among the ranks that hold it: as if all ranks divided all experts
     everything = with_all_experts(scenario.model)
-    all_of_it = flat_of(everything, storage, sharing, limits, stage, train.gradient_checkpointing)
+    all_of_it = flat_of(everything, storage, sharing, limits, stage, passes)
     return found._replace(own=all_of_it.own, touched=all_of_it.touched)
+
+
+def _in_walk(scenario: Scenario) -> Buckets:
+    """The limits that the coordinator keeps to: where it never learns the order, nothing is kept or fetched ahead.
+
+    The adapters' base is asked for log probabilities by a pass of the same modules without adapters, which is not the
+    order that was recorded, and a recording ends at each pass's beginning: none ever holds. DeepSpeed 0.19.8
+    partitioned_param_coordinator.py, reset_step and trace_prologue.
+    """
+    limits, train = limits_of(scenario), scenario.train
+    unknown = train.objective == "dpo" and train.reference == "base"
+    return limits._replace(prefetch=0, reuse=0) if unknown else limits
 
 
 def _undivided(scenario: Scenario, profile: Profile) -> int:

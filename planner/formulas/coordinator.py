@@ -69,7 +69,9 @@ class Live(NamedTuple):
     numel: int
 
 
-def visits(modules: Sequence[Module], *, checkpointing: bool, embedding_again: bool) -> tuple[Visit, ...]:
+def visits(
+    modules: Sequence[Module], *, checkpointing: bool, embedding_again: bool, backward: bool = True
+) -> tuple[Visit, ...]:
     """A step's modules in the order in which they are entered and left; one without parameters fetches ahead, too.
 
     Formula:   forward in order; backward in reverse, the outer module first; a checkpointed layer's forward runs again
@@ -79,7 +81,8 @@ def visits(modules: Sequence[Module], *, checkpointing: bool, embedding_again: b
                the layers are never left in backward, as no gradient of their inputs is made); transformers 5.23
                modeling_layers.py, GradientCheckpointingLayer; torch 2.13 utils/checkpoint.py, _StopRecomputationError
     Valid:     modules that run in the order given; every layer checkpointed without re-entry, or none;
-               ``embedding_again`` where its output has a gradient, as checkpointed adapters ask for
+               ``embedding_again`` where its output has a gradient, as checkpointed adapters ask for; no ``backward``
+               of a model that is only asked
     Excludes:  modules that return no tensor with a gradient
 
     >>> layer = Module((), 0, (Module((1,), 0), Module((2,), 0)))
@@ -89,7 +92,7 @@ def visits(modules: Sequence[Module], *, checkpointing: bool, embedding_again: b
      ((), 'b'), ((2,), 'b'), ((1,), 'r'), ((2,), 'r'), ((1,), 'b'), ((0,), 'b')]
     """
     found = [visit for module in modules for visit in _forward(module, "forward")]
-    for module in reversed(modules):
+    for module in reversed(modules) if backward else ():
         found += _back(module, checkpointing=checkpointing, embedding_again=embedding_again)
     return tuple(found)
 
