@@ -69,7 +69,7 @@ def recipe(scenario: Scenario, job: Job) -> Recipe:
     return Recipe(
         learning_rate=learning_rate(model, train.method, job, steps_of(scenario, job) or None),
         second_rate=model_aware_rate(model, train.method, job.task),
-        global_batch=_batch(train.method, job.task),
+        global_batch=_batch(scenario, job.task),
         epochs=_epochs(job),
         warmup=_warmup(job.task),
         scheduler=_scheduler(job.task),
@@ -107,10 +107,18 @@ def modules_for_new_tokens(model: ModelSpec) -> tuple[str, ...]:
     return (table,) if model.tie_word_embeddings else (table, model.lm_head.name)
 
 
-def _batch(method: Method, task: Task) -> Advice:
-    known = batch(method, task)
+def planned_batch(scenario: Scenario) -> int:
+    """Sequences of an optimizer step of the run, all ranks together."""
+    train = scenario.train
+    return train.micro_batch_size * train.grad_accumulation * scenario.layout.sequences
+
+
+def _batch(scenario: Scenario, task: Task) -> Advice:
+    """That of the planned step where recipes go as far, as on many cards; else where to start from."""
+    known, planned = batch(scenario.train.method, task), planned_batch(scenario)
+    value = planned if known.low <= planned <= known.high else known.value
     what = {"dpo": "pairs", "rl": "completions"}.get(task, "sequences")
-    return Advice(known.value, known.source, f"{what} per optimizer step", known.low, known.high)
+    return Advice(value, known.source, f"{what} per optimizer step", known.low, known.high)
 
 
 def _rank(scenario: Scenario, job: Job) -> Advice:

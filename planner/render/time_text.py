@@ -1,6 +1,6 @@
 """Time, money, alternatives and thresholds of a plan, in words and neutral tables."""
 
-from planner.recommend.recipe import recipe
+from planner.recommend.recipe import planned_batch, recipe
 from planner.render import recipe as recipe_text
 from planner.render import words
 from planner.render.plan_text import differing, labels
@@ -163,6 +163,9 @@ def start(plan: Plan) -> str:
     index = plan.recommendation.candidate
     if index is None:
         return ""
-    found = recipe(plan.candidates[index].scenario, plan.job)
-    shown = ((recipe_text.NAMES[name], recipe_text.value(advice)) for name, advice in found.items() if name in STARTS)
-    return ", ".join(f"{name} {value}" for name, value in shown)
+    scenario = plan.candidates[index].scenario
+    found = recipe(scenario, plan.job)
+    shown = {name: recipe_text.value(advice) for name, advice in found.items() if name in STARTS}
+    if found.global_batch.value != planned_batch(scenario):
+        shown["global_batch"] += f" ({planned_batch(scenario)} as planned)"
+    return ", ".join(f"{recipe_text.NAMES[name]} {value}" for name, value in shown.items())

@@ -10,7 +10,7 @@ from planner import cost
 from planner.catalog import load_model
 from planner.recommend.batches import global_batch, largest_batch
 from planner.recommend.rates import SHORT_RUN, TABLE, learning_rate, model_aware_rate
-from planner.recommend.recipe import Recipe, alpha_for, recipe, stabilised
+from planner.recommend.recipe import Recipe, alpha_for, planned_batch, recipe, stabilised
 from planner.render.recipe import NAMES, document, sheet
 from planner.spec import METHODS, Cluster, Job, Method, Scenario, Task, TrainSpec
 from planner.stacks import load_stack
@@ -207,3 +207,14 @@ def test_document_carries_range_and_source() -> None:
     assert (found["global_batch"]["low"], found["global_batch"]["high"]) == (8, 32)
     assert found["targets"]["value"] == ["all-linear"]
     assert all(part["source"] for part in found.values())
+
+
+@pytest.mark.parametrize(
+    ("gpus", "accumulation", "batch"), [(1, 1, 16), (1, 24, 24), (32, 1, 32), (3, 5, 15), (64, 1, 16)]
+)
+def test_the_batch_is_that_of_the_planned_step_as_far_as_recipes_go(gpus: int, accumulation: int, batch: int) -> None:
+    """Thirty-two cards take no fewer than 32 sequences: to start with 16 was advice beside a command that cannot."""
+    scenario = planner.scenario(model="8b", gpu="h100", gpus=gpus, method="lora", grad_accumulation=accumulation)
+
+    assert planned_batch(scenario) == gpus * accumulation
+    assert recipe(scenario, Job()).global_batch.value == batch

@@ -370,7 +370,7 @@ SAMPLES = {
         told(case(TWO, "lora"), 10, compute=9.5, communicate=1),
         # each of two cards receives the other half twice: 2 * (16,060,522,496 // 2)
         2 * (32 * 218_103_808 + 2 * 128256 * 4096),
-        "1.0 s by themselves, of a step of 10 s",
+        "exchanges of a whole step take 1.0 s by themselves, and the step 10 s",
         told(case(TWO, "lora"), 10, compute=9.5, communicate=0.99),
     ),
     "SHD004": Sample(

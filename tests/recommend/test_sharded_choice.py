@@ -130,3 +130,13 @@ def test_cards_over_pcie_that_share_each_layer_are_no_one_card() -> None:
 
     assert answer.recommendation.candidate is None
     assert "SHD009" not in {reason.code for reason in answer.recommendation.reasons}
+
+
+def test_the_same_method_on_other_settings_is_told_apart() -> None:
+    """Under one name ``full`` did not fit by FIT001 and was tight by FIT002, and SHD005 told of two savings of it."""
+    answer = planner.plan(model="70b", gpu="h100", gpus=8, method="full")
+    texts = {reason.text.partition(":")[0] for reason in answer.recommendation.reasons if reason.code[:3] == "FIT"}
+    savings = [reason.text for reason in answer.recommendation.reasons if reason.code == "SHD005"]
+
+    assert {"full as asked does not fit", "full is tight"} <= texts
+    assert ["of full as asked by" in text for text in savings] == [True, False]

@@ -90,6 +90,13 @@ class Case:
         return self.chosen is self.subject
 
     @property
+    def named(self) -> str:
+        """The subject's method, told from the recommended candidate where that is the same on other settings."""
+        method = self.subject.method
+        again = self.chosen is not None and not self.is_choice and self.chosen.method == method
+        return f"{method} as asked" if again else method
+
+    @property
     def asked(self) -> Candidate:
         """The subject's method on the settings that were asked for, which is what other methods compare with."""
         return self.other(self.subject.method) or self.subject

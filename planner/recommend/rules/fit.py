@@ -33,7 +33,7 @@ class DoesNotFit:
         estimate = case.subject.estimate
         owner, owned = largest_owner(estimate.peak_memory)
         text = (
-            f"{case.subject.method} does not fit: it needs {format_bytes(case.required)}, {format_bytes(excess)} above "
+            f"{case.named} does not fit: it needs {format_bytes(case.required)}, {format_bytes(excess)} above "
             f"the {format_bytes(case.usable)} usable; the peak is in {_words(estimate.peak.phase)}, "
             f"where {_OWNER_WORDS.get(owner, owner)} take {format_bytes(owned)}"
         )
@@ -62,7 +62,7 @@ class Tight:
             return None
         beyond = case.subject.estimate.peak.high_bytes - case.usable
         text = (
-            f"{case.subject.method} is tight: it needs {format_bytes(case.required)} of {format_bytes(case.usable)} "
+            f"{case.named} is tight: it needs {format_bytes(case.required)} of {format_bytes(case.usable)} "
             f"usable, and the upper bound lies {format_bytes(beyond)} above that"
         )
         return Reason(code=self.code, text=text, number=beyond, unit="bytes", severity="warning")

@@ -123,7 +123,8 @@ class PcieGathers:
         if step is None:
             text = f"{what}: {moved / rate:.1f} s at the link's nominal {rate / GB:.0f} GB/s"
         else:
-            text = f"{what}: {seconds(step.parts['communicate'])} by themselves, of a step of {seconds(step.seconds)}"
+            taken, step_s = seconds(step.parts["communicate"]), seconds(step.seconds)
+            text = f"{what}: exchanges of a whole step take {taken} by themselves, and the step {step_s}"
         return Reason(code=self.code, text=text, number=moved, unit="bytes", severity="warning")
 
 
@@ -149,7 +150,7 @@ class ReplicatedWeights:
             return None
         text = (
             f"{case.train.sharding} keeps all weights on each of {case.scenario.cluster.world_size} cards: "
-            f"--sharding fsdp lowers the requirement of {case.subject.method} by {format_bytes(saved)}"
+            f"--sharding fsdp lowers the requirement of {case.named} by {format_bytes(saved)}"
         )
         return Reason(code=self.code, text=text, number=saved, unit="bytes", severity="warning")
 
@@ -179,7 +180,7 @@ class WideShards:
             return None
         text = (
             f"{train.sharding} under {train.autocast} autocast trains fp32 shards of {train.weights_dtype} weights: "
-            f"--autocast none lowers the requirement of full by {format_bytes(saved)} per card"
+            f"--autocast none lowers the requirement of {case.named} by {format_bytes(saved)} per card"
         )
         return Reason(code=self.code, text=text, number=saved, unit="bytes")
 

@@ -165,7 +165,7 @@ class HostMemory:
             return None
         needed = host.required_on(cluster)
         text = (
-            f"{case.subject.method} needs {format_bytes(needed)} of RAM in each machine"
+            f"{case.named} needs {format_bytes(needed)} of RAM in each machine"
             f"{' while it loads' if host.steady_bytes < needed else ''}, and "
             f"{format_bytes(cluster.host_memory_bytes or 0)} may be taken"
         )
@@ -223,7 +223,7 @@ class EnoughCards:
         if found is None:
             return None
         runs = _runs(found.candidate)
-        text = f"{case.subject.method} {runs} from {found.gpus} × {found.gpu} on: {_pace(found.candidate)}"
+        text = f"{case.named} {runs} from {found.gpus} × {found.gpu} on: {_pace(found.candidate)}"
         return Reason(code=self.code, text=text, number=found.gpus, unit="gpus")
 
     def _fewer(self, case: Case) -> Reason | None:
