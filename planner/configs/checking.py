@@ -12,6 +12,7 @@ from planner.configs.deepspeed_shipped import shipped_document
 from planner.configs.document import STDIN, Document, read_document
 from planner.configs.formats import BY_NAME, Format, format_of, read_as
 from planner.configs.spelled import edit_of
+from planner.configs.transformers_keys import EVALUATED
 from planner.configs.understood import Reading, Understood
 from planner.configs.wording import told_by_keys
 from planner.errors import BrokenInput, UnsupportedScenario, UsageError, nearest, show
@@ -183,7 +184,7 @@ def check(
         found = _with_origins(plan(asked), unset.keys() - request.settings.keys())
     edits = _Edits(understood, documents, request, asked, found.cluster)
     return Checked(
-        understood=understood,
+        understood=_settled(understood, asked),
         documents=documents,
         plan=_with_commands(found, [*understood.words, *_ignoring(ignore)], request, edits),
         unset=unset,
@@ -247,6 +248,14 @@ def _files(readings: Sequence[Reading]) -> str:
     return " or ".join(dict.fromkeys(one.file for one in readings)) or "these files"
 
 
+def _settled(understood: Understood, asked: Request) -> Understood:
+    """What was understood, with a note where the evaluation of the files is not planned."""
+    if "moments" not in understood.settings or "moments" in asked.settings:
+        return understood
+    others = tuple(note for note in understood.notes if note != EVALUATED)
+    return replace(understood, notes=(*others, "evaluation is not planned among several cards, nor of pairs"))
+
+
 def refuse_unmodelled(keys: Sequence[Reading], ignore: Sequence[str]) -> None:
     left = [one for one in keys if one.key not in ignore]
     if left:
@@ -255,7 +264,7 @@ def refuse_unmodelled(keys: Sequence[Reading], ignore: Sequence[str]) -> None:
         go_on = " ".join(_ignoring(one.key for one in left))
         raise UnsupportedScenario(
             f"{first.file}: {first.key} {show(first.value)} changes the answer ({first.why}){others}: "
-            f"go on without with {go_on}"
+            f"{go_on} goes on without"
         )
 
 

@@ -13,7 +13,7 @@ from planner.configs.document import Document
 from planner.configs.keys import Keys
 from planner.configs.model_arguments import MATTER as MODEL_MATTER
 from planner.configs.model_arguments import model_arguments
-from planner.configs.transformers_keys import DATA, IGNORED, LENGTHS, MATTER, OFF, TRAINING, UNMODELLED
+from planner.configs.transformers_keys import DATA, EVALUATED, IGNORED, LENGTHS, MATTER, OFF, TRAINING, UNMODELLED
 from planner.configs.understood import Understood, with_fallbacks
 from planner.recommend.request import Setting
 
@@ -123,7 +123,7 @@ def evaluation(keys: Keys) -> tuple[dict[str, Setting], tuple[str, ...]]:
         if name in keys:
             found[setting] = keys.take(name, "whole", setting)
     keys.ignore("prediction_loss_only", why="evaluation is planned without a function for metrics")
-    return found, ("evaluation is planned without a function for metrics, which would gather logits: --eval-logits",)
+    return found, (EVALUATED,)
 
 
 def checkpoints(keys: Keys) -> None:

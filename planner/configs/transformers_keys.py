@@ -74,6 +74,9 @@ IGNORED = listed("""
 """)
 """Keys of TrainingArguments that neither memory nor time feels, by name or pattern."""
 
+EVALUATED = "evaluation is planned without a function for metrics, which would gather logits: --eval-logits"
+"""A note on runs that evaluate."""
+
 DATA = listed("""
     dataset_name dataset_config_name dataset_config train_file validation_file test_file max_train_samples
     max_eval_samples max_predict_samples overwrite_cache validation_split_percentage preprocessing_num_workers

@@ -14,6 +14,7 @@ from planner.render.markdown import plan_markdown, sheet_markdown
 from planner.render.sheet import Cell, Column, Sheet, printable, row
 from planner.render.terminal import plan_lines, sheets_lines
 from planner.result import Verdict
+from planner.spec import MOMENT_SETTINGS
 from planner.units import format_gib
 
 VERBS: Mapping[Verdict, str] = {"fits": "fits", "tight": "is tight", "does_not_fit": "does not fit"}
@@ -98,7 +99,12 @@ def _meaning(one: Reading, found: Checked) -> str:
     if one.sets == "model":
         return found.plan.model.name
     if one.sets in ("gpus", "nodes"):
-        return f"{words.option(one.sets)} {cluster.world_size if one.sets == 'gpus' else cluster.nodes}"
+        over = ", by the command" if found.understood.gpus is None else ""
+        return f"{words.option(one.sets)} {cluster.world_size if one.sets == 'gpus' else cluster.nodes}{over}"
+    if one.sets in MOMENT_SETTINGS and not train.moments:
+        return "not planned here"
+    if one.sets == "stack":
+        return f"FSDP of version {found.candidate.scenario.stack.fsdp_version}"
     if one.sets == "peft_config":
         return words.option(one.sets)  # the whole file, of which this is a part
     if hasattr(train, one.sets):

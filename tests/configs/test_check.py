@@ -352,3 +352,16 @@ def test_long_keys_are_divided_where_their_names_are(checking: Checking, monkeyp
         parts = next(words[place : place + 2] for place, word in enumerate(words) if key.startswith(word))
         assert "".join(parts) == key
         assert parts[0].endswith("_")
+
+
+def test_evaluation_that_is_not_planned_is_told(checking: Checking) -> None:
+    name = checking.file("sft.yaml", SFT + "eval_strategy: steps\nnum_processes: 2\n")
+    _, alone, _ = checking(name, "--gpu", "4090", "--gpus", "1")
+    _, several, _ = checking(name, "--gpu", "4090")
+
+    assert "moments evaluation" in alone
+    assert "evaluation is planned without a function for metrics" in " ".join(alone.split())
+    assert "gpus 1, by the command" in alone
+    assert "not planned here" in several
+    assert "evaluation is not planned among several cards" in several
+    assert "evaluation is planned" not in several
