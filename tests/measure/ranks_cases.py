@@ -1,7 +1,7 @@
-"""Tiny models that are measured on real gloo ranks: run as a program on each of them, it measures all of its cases.
+"""Tiny models that are measured on real gloo ranks: run as a program it measures all cases of groups of ranks.
 
-``python -m torch.distributed.run --nproc-per-node 2 -m tests.measure.ranks_cases FILE`` writes what each rank reported
-into FILE.RANK. The ranks share one process group, so that the libraries are loaded once.
+``python -m tests.measure.ranks_cases FILE 2 4`` writes what each rank of each group reported into FILE.RANKS.RANK. A
+group does all of its cases, and all ranks are forked, so that the libraries are loaded once.
 """
 
 # ruff: noqa: PLC0415  (torch is loaded by those who measure, not by those who collect tests)
@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from planner.measure.here import card_of_device, cpu_here
 from planner.measure.task import Task
 from planner.spec import Cluster, Method, Scenario
 from planner.stacks.resolve import resolve
+from tests.forked_ranks import fork
 from tests.trace.sharding_cases import CONFIGS
 
 STEPS = 2
@@ -92,7 +94,6 @@ def main(target: Path) -> None:
     from planner.measure.step import without_kernels_hub
 
     without_kernels_hub()
-    dist.init_process_group("gloo")
     rank, ranks = dist.get_rank(), dist.get_world_size()
     engine.process_group = _already_there  # type: ignore[assignment]
     found: dict[str, list[dict[str, Any]]] = {}
@@ -101,8 +102,7 @@ def main(target: Path) -> None:
         work.measure(task(case, ranks), lambda event, _to=lines, **facts: _to.append({"event": event, **facts}))
         _forget()
         lines.append({"event": "done"})
-    target.with_name(f"{target.name}.{rank}").write_text(json.dumps(found), encoding="utf-8")
-    dist.destroy_process_group()
+    target.with_name(f"{target.name}.{ranks}.{rank}").write_text(json.dumps(found), encoding="utf-8")
 
 
 @contextmanager
@@ -121,4 +121,4 @@ def _forget() -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    fork(partial(main, Path(sys.argv[1])), map(int, sys.argv[2:]))
