@@ -61,17 +61,23 @@ def lines(file: Opened, budget: Budget, parse: Callable[[str, bytes], Raw]) -> S
         for size, block in blocks:
             yield Cluster(size, [_raw(place, line, parse) for place, line in block if line is None or line.strip()])
 
-    size = file.size - file.start
     large = is_large(file, file.start, budget)
     step = block_size(BLOCK, density(file, file.start), budget) if large else STRIDE
+    blocks = _at_random(file, step, budget) if large else _in_order(file)
+    return blockwise(file, file.start, step, found(blocks), sampled(BLOCK, budget) if large else None)
+
+
+def blockwise(file: Opened, start: int, step: int, found: Iterator[Cluster], drawn: int | None) -> Source:
+    """Rows from ``start`` on in blocks of ``step`` bytes, of which ``drawn`` are read, or all in their order."""
+    size = file.size - start
     return Source(
         format=file.format,
         size=size,
         clusters=-(-size // step),
-        whole=file.whole and not large,
-        random=file.whole and large,
-        found=found(_at_random(file, step, budget) if large else _in_order(file)),
-        planned=min(step * sampled(BLOCK, budget), size) if large else file.available - file.start,
+        whole=file.whole and drawn is None,
+        random=file.whole and drawn is not None,
+        found=found,
+        planned=file.available - start if drawn is None else min(step * drawn, size),
     )
 
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from planner.datasets.files import Opened
-from planner.datasets.lines import block_size, density, drawn, is_large, sampled
+from planner.datasets.lines import block_size, blockwise, density, drawn, is_large, sampled
 from planner.datasets.rows import LEAST_CLUSTERS, LINE_LIMIT, Budget, Cluster, Raw, Source, broken, reason
 
 BLOCK = 2**17
@@ -39,21 +39,12 @@ def table_rows(file: Opened, budget: Budget) -> Source:
     delimiter = "\t" if file.format == "tsv" else _delimiter(file)
     csv.field_size_limit(LINE_LIMIT)
     header, body = _header(file, delimiter)
-    size = file.size - body
     large = is_large(file, body, budget)
     step = block_size(BLOCK, density(file, body), budget)
     found = (
         _at_random(file, header, body, delimiter, step, budget) if large else _in_order(file, header, body, delimiter)
     )
-    return Source(
-        format=file.format,
-        size=size,
-        clusters=-(-size // step),
-        whole=file.whole and not large,
-        random=file.whole and large,
-        found=found,
-        planned=min(step * sampled(BLOCK, budget), size) if large else file.available - body,
-    )
+    return blockwise(file, body, step, found, sampled(BLOCK, budget) if large else None)
 
 
 def _delimiter(file: Opened) -> str:
