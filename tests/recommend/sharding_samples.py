@@ -120,7 +120,7 @@ SHARDING_SAMPLES: dict[str, tuple[Case, float, str, Case]] = {
     "SHD012": (
         case(TWO, estimate=needs(lambda one: 70 / one.cluster.world_size), chosen=False),
         3,  # 70 / 3 * 1.1 is more than 24, 70 / 4 * 1.1 is not
-        "lora runs, tight, from 3 × card-24 on:",
+        "lora runs, tight, from 3 × card-24 on without offloading:",
         case(TWO, estimate=needs(lambda one: 42 / one.cluster.world_size)),
     ),
     "SHD013": (

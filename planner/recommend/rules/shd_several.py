@@ -11,6 +11,7 @@ from planner.recommend.cards import numbers
 from planner.recommend.changes import RANKS
 from planner.recommend.offers import more_cards
 from planner.recommend.rules.base import WORTH_A_LINE, Case, Scope, percent, seconds
+from planner.recommend.tuning import may_offload
 from planner.recommend.verdict import lacks_ram
 from planner.result import Candidate, Reason, Way
 from planner.spec import SHARDS_WEIGHTS, Cluster
@@ -223,7 +224,10 @@ class EnoughCards:
         if found is None:
             return None
         runs = _runs(found.candidate)
-        text = f"{case.named} {runs} from {found.gpus} × {found.gpu} on: {_pace(found.candidate)}"
+        cards = found.candidate.scenario.cluster
+        moving = may_offload(case.ask.on(cards.gpu, cards.world_size))  # then fewer may do, at another pace
+        on = "on without offloading" if moving else "on"
+        text = f"{case.named} {runs} from {found.gpus} × {found.gpu} {on}: {_pace(found.candidate)}"
         return Reason(code=self.code, text=text, number=found.gpus, unit="gpus")
 
     def _fewer(self, case: Case) -> Reason | None:
