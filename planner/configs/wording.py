@@ -55,8 +55,16 @@ def by_keys(text: str, understood: Understood, held: Collection[str] = ()) -> st
     meant = next((one for one in behind if one is not None), None)
     if meant is not None:
         return f"{meant.file}: {meant.key} {show(meant.value)}: {wrong}{helps}"
+    said = next((one for one in understood.of("used") if _says(wrong, one.key)), None)
+    if said is not None:
+        return f"{said.file}: {wrong}{helps}"
     keyless = any(_name(match) in understood.settings and _name(match) not in held for match in OPTION.finditer(wrong))
     return f"{understood.readings[0].file}: {wrong}{helps}" if keyless and understood.readings else wrong + helps
+
+
+def _says(text: str, key: str) -> bool:
+    """Whether a message has a key's own name already, which ordinary words are not."""
+    return "_" in key and re.search(rf"(?<!-)\b{re.escape(key)}\b", text) is not None
 
 
 def _key(match: Match[str], understood: Understood, held: Collection[str]) -> Reading | None:

@@ -112,3 +112,10 @@ def test_another_trainer_is_no_way_out_for_this_ones_file() -> None:
     assert by_keys("--objective dpo is not planned: use --stack trl", found).endswith(
         ": --stack trl plans it as TRL would run it"
     )
+
+
+def test_a_key_that_a_message_names_by_itself_is_told_with_its_file() -> None:
+    found = understood(KERNELS, kernels="fused")
+
+    assert by_keys("nobody knows use_liger_kernel True", found) == "sft.yaml: nobody knows use_liger_kernel True"
+    assert by_keys("nobody knows kernels", found) == "nobody knows kernels"
