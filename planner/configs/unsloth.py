@@ -234,23 +234,28 @@ def _missing(config: str, file: str) -> tuple[Reading, ...]:
     return (Reading(key="SFTConfig", value=None, fate="unmodelled", why=why, file=file),)
 
 
+LEFT: Mapping[str, tuple[Mapping[str, str], tuple[str, ...]]] = {
+    **dict.fromkeys(
+        CONFIGS,
+        (
+            SFT_UNMODELLED,
+            (*SFT_IGNORED, *DPO_IGNORED, *GRPO_IGNORED, *DATA, *LENGTHS, "embedding_learning_rate"),
+        ),
+    ),
+    **dict.fromkeys(TRAINERS, (TRAINER_UNMODELLED, TRAINER_IGNORED)),
+}
+"""What nobody has read of a call: arguments that are not modelled, and that do not matter."""
+
+
 def _rest(keys: Keys, config: str, trainer: str) -> None:
     """What is left of every call."""
-    for name in (LOADER, ADAPTERS):
-        section = keys.section(name)
-        section.unmodelled(UNNAMED)
-        section.readings(MATTERS[name])
-    if config:
-        section = keys.section(config)
-        section.unmodelled(SFT_UNMODELLED)
-        section.unmodelled(UNNAMED)
-        section.unmodelled(ITERATIONS, off=(None, 1))
-        section.ignore(*SFT_IGNORED, *DPO_IGNORED, *GRPO_IGNORED, *DATA, *LENGTHS, "embedding_learning_rate")
-        section.readings(CONFIG_MATTERS)
-    if trainer:
-        section = keys.section(trainer)
-        section.unmodelled({**TRAINER_UNMODELLED, **UNNAMED})
-        section.ignore(*TRAINER_IGNORED)
-        section.readings(TRAINER_MATTERS)
+    for call in (LOADER, ADAPTERS, *filter(None, (config, trainer))):
+        section = keys.section(call)
+        unmodelled, ignored = LEFT.get(call, ({}, ()))
+        section.unmodelled({**unmodelled, **UNNAMED})
+        if call == config:
+            section.unmodelled(ITERATIONS, off=(None, 1))
+        section.ignore(*ignored)
+        section.readings(MATTERS[call])
     keys.unmodelled({f"{SEEING}*": "a model that sees", "* [0-9]*": "a second call of its kind"})
     keys.ignore(*CONFIGS, *TRAINERS, why="another call says it")
