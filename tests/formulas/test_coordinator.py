@@ -85,3 +85,25 @@ def test_tensors_that_come_together_are_copied_out_of_their_buffer() -> None:
         (Tensor(10, 20), Tensor(10, 20)), (Visit(pair, "forward"),), buckets("auto", h=1)._replace(persistence=0)
     )
     assert (found[0].working, found[0].arriving) == (40, 80)
+
+
+def test_a_pass_without_backward_keeps_nothing_for_later() -> None:
+    tensors, modules = llama()
+    at_head: dict[bool, int] = {}
+    for backward in (True, False):
+        step = visits(modules, checkpointing=False, embedding_again=True, backward=backward)
+        found = live(tensors, step, Buckets(reduce=65536, prefetch=58982, persistence=2560))
+        at_head[backward] = [one for one in found if one.visit.which == "forward"][-1].numel
+    assert at_head == {True: 2 * TABLE + LAYERS * LAST_LAYER, False: TABLE}
+
+
+def test_frozen_weights_of_a_second_run_go_with_the_module_that_asked_for_it() -> None:
+    """Of three matrices the last asks first: when it is left, those before it have to come again."""
+    layer = Module((), 0, tuple(Module((number,), 0) for number in range(3)))
+    most: dict[bool, list[int]] = {}
+    for frozen in (False, True):
+        tensors = tuple(Tensor(10, 20, frozen=frozen) for _ in range(3))
+        step = visits([layer], checkpointing=True, embedding_again=True)
+        found = live(tensors, step, Buckets(reduce=1, prefetch=0, persistence=0, reuse=10**9))
+        most[frozen] = [one.numel for one in found if one.visit.which == "backward" and one.visit.module.tensors]
+    assert most == {False: [30, 20, 10], True: [30, 10, 10]}

@@ -149,3 +149,12 @@ def test_bucket_sizes_count() -> None:
     """5e8 elements of 16 bit; transformers' auto is h*h."""
     auto, own = (found("zero3", zero_buckets=kind).phases["optimizer_step"] for kind in ("auto", "deepspeed"))
     assert own.temporaries - auto.temporaries == pytest.approx(2 * (500_000_000 - 1024**2), rel=1e-3)
+
+
+def test_a_base_that_is_asked_between_forward_and_backward_leaves_no_order_to_keep_to() -> None:
+    """DPO of adapters: what is gathered is embedding and head, where likelihoods from a file leave the whole model."""
+    deep = llama(num_hidden_layers=12)
+    base, known = (found("zero3", "lora", model=deep, objective="dpo", reference=name) for name in ("base", "none"))
+    layers = 2 * (model_params(deep) - 2 * 32000 * 1024)
+    for phase in ("forward", "backward"):
+        assert known.phases[phase].temporaries - base.phases[phase].temporaries >= 0.9 * layers
