@@ -33,7 +33,6 @@ from planner.configs.keys import Key
 from planner.configs.written import Chosen, File, Line, Written, json_text, yaml_text
 from planner.errors import UnsupportedScenario
 
-NAME = "sft.yml"
 HELD_OUT = 0.05
 """Share of the data that is evaluated, where evaluation is planned."""
 
@@ -55,7 +54,7 @@ OPTIMIZER, ATTENDS = Key("optimizer", "optimizer", "text", OPTIMIZERS), Key("", 
 
 
 def write(chosen: Chosen) -> Written:
-    """``sft.yml``, and DeepSpeed's JSON under ZeRO."""
+    """``sft.yml`` or ``dpo.yml``, and DeepSpeed's JSON under ZeRO."""
     refuse(chosen, "axolotl")
     _refuse(chosen)
     zero = chosen.train.sharding.startswith("zero")
@@ -64,16 +63,17 @@ def write(chosen: Chosen) -> Written:
         *_training(chosen),
         *_kernels(chosen),
         *_engine(chosen),
+        *_pairs(chosen),
         *_data(chosen),
         *_evaluation(chosen),
         *learning_lines(chosen, scheduler="lr_scheduler", warmup="warmup_ratio", epochs="num_epochs"),
         Line("output_dir", "output"),
     ]
-    text = yaml_text(chosen.heading, lines, _missing(chosen))
+    name, text = _name(chosen), yaml_text(chosen.heading, lines, _missing(chosen))
     engine = (File(DEEPSPEED, json_text(deepspeed_keys(chosen))),) if zero else ()
     return Written(
-        files=(File(NAME, text), *engine),
-        configs=(NAME, *(file.name for file in engine)),
+        files=(File(name, text), *engine),
+        configs=(name, *(file.name for file in engine)),
         launch=_launch(chosen),
         setup=_setup(chosen),
         gpus=chosen.gpus,
@@ -277,10 +277,10 @@ def _fsdp(chosen: Chosen) -> dict[str, Any]:
 def _launch(chosen: Chosen) -> str:
     cluster = chosen.scenario.cluster
     if cluster.nodes == 1:
-        return f"axolotl train {NAME} -- --num_processes {chosen.gpus}"
+        return f"axolotl train {_name(chosen)} -- --num_processes {chosen.gpus}"
     per_node = cluster.world_size // cluster.nodes
     return (
-        f"axolotl train {NAME} --launcher torchrun -- --nnodes {cluster.nodes} --nproc_per_node {per_node} "
+        f"axolotl train {_name(chosen)} --launcher torchrun -- --nnodes {cluster.nodes} --nproc_per_node {per_node} "
         f"--rdzv_endpoint $MAIN_IP:{PORT}"
     )
 
@@ -297,19 +297,39 @@ def _setup(chosen: Chosen) -> tuple[str, ...]:
 # ---------------------------------------------------------------- data and advice
 
 
+def _name(chosen: Chosen) -> str:
+    return f"{chosen.train.objective}.yml"
+
+
+def _pairs(chosen: Chosen) -> list[Line]:
+    """Preferences, and where their reference is computed before training."""
+    train = chosen.train
+    if train.objective != "dpo":
+        return []
+    if train.reference == "copy" and train.uses_adapters:
+        raise UnsupportedScenario("axolotl cannot express --reference copy beside adapters: use --reference base")
+    before = train.reference == "none"
+    return [Line("rl", "dpo"), *([Line("precompute_ref_log_probs", value=True)] if before else [])]
+
+
+def _kind(chosen: Chosen) -> str:
+    """What a row is: messages, or messages with a chosen and a rejected answer."""
+    return "chat_template.default" if chosen.train.objective == "dpo" else "chat_template"
+
+
 def _data(chosen: Chosen) -> list[Line]:
     if not chosen.dataset:
         return []
     found = plain_file(chosen, "axolotl")
     kind = {"ds_type": found} if found else {}
-    return [Line("datasets", [{"path": chosen.dataset, **kind, "type": "chat_template"}], "rows with messages")]
+    return [Line("datasets", [{"path": chosen.dataset, **kind, "type": _kind(chosen)}], "rows with messages")]
 
 
 def _missing(chosen: Chosen) -> list[str]:
     """What nobody has said, and axolotl asks for."""
     if chosen.dataset:
         return []
-    return ["datasets: [{path: ..., type: chat_template}]  # set this before you start: nobody named one"]
+    return [f"datasets: [{{path: ..., type: {_kind(chosen)}}}]  # set this before you start: nobody named one"]
 
 
 def _evaluation(chosen: Chosen) -> list[Line]:

@@ -11,6 +11,7 @@ from planner.configs.hf_write import (
     DEEPSPEED,
     PORT,
     TRAINED_WHOLE,
+    launch_options,
     launcher_files,
     plain_file,
     recipe_lines,
@@ -26,7 +27,7 @@ from planner.configs.llamafactory_keys import ATTENTION, DATA, LORA, QUANT
 from planner.configs.written import Chosen, File, Line, Written, json_text, yaml_text
 from planner.errors import UnsupportedScenario
 
-NAME, DATASETS, ENTRY = "sft.yaml", "dataset_info.json", "train"
+DATASETS, ENTRY = "dataset_info.json", "train"
 SUFFIXES = (".csv", ".json", ".jsonl", ".parquet", ".txt")
 """extras/constants.py, FILEEXT2TYPE."""
 ATTENDS = Key("flash_attn", "attention", "text", ATTENTION)
@@ -35,7 +36,7 @@ UNSAID = ("gradient_checkpointing", "gradient_checkpointing_kwargs", "use_liger_
 
 
 def write(chosen: Chosen) -> Written:
-    """``sft.yaml``, ``dataset_info.json``, and DeepSpeed's JSON or accelerate's YAML where they are needed."""
+    """``sft.yaml`` or ``dpo.yaml``, ``dataset_info.json``, and the engine's file where one is needed."""
     refuse(chosen, "llamafactory")
     _refuse(chosen)
     lines = [
@@ -45,11 +46,11 @@ def write(chosen: Chosen) -> Written:
         *recipe_lines(chosen),
         Line("output_dir", "output"),
     ]
-    text = yaml_text(chosen.heading, lines, _missing(chosen))
+    name, text = _name(chosen), yaml_text(chosen.heading, lines, _missing(chosen))
     engine = _engine(chosen)
     return Written(
-        files=(File(NAME, text), *engine, *_dataset(chosen)),
-        configs=(NAME, *(file.name for file in engine)),
+        files=(File(name, text), *engine, *_dataset(chosen)),
+        configs=(name, *(file.name for file in engine)),
         launch=_launch(chosen),
         setup=_setup(chosen),
         gpus=chosen.gpus,
@@ -58,10 +59,16 @@ def write(chosen: Chosen) -> Written:
     )
 
 
+def _name(chosen: Chosen) -> str:
+    return f"{chosen.train.objective}.yaml"
+
+
 def _refuse(chosen: Chosen) -> None:
     """Raise ``UnsupportedScenario`` for what LLaMA-Factory has no words for."""
     train = chosen.train
-    if (train.kernels == "fused") != (train.loss == "fused") or train.loss == "chunked":
+    if train.objective == "dpo":
+        _refuse_pairs(chosen)
+    elif (train.kernels == "fused") != (train.loss == "fused") or train.loss == "chunked":
         raise UnsupportedScenario(
             f"llamafactory cannot express --kernels {train.kernels} --loss {train.loss}: it has all of Liger's kernels "
             "or none; use --kernels fused --loss fused, or --kernels eager --loss full"
@@ -80,6 +87,16 @@ def _refuse(chosen: Chosen) -> None:
         raise UnsupportedScenario("llamafactory cannot express --context-parallel: use --sharding fsdp or zero3")
 
 
+def _refuse_pairs(chosen: Chosen) -> None:
+    train = chosen.train
+    if train.reference == "none" or (train.reference == "copy" and train.uses_adapters):
+        raise UnsupportedScenario(
+            f"llamafactory cannot express --reference {train.reference} under --objective dpo: leave --reference out"
+        )
+    if chosen.job.packing:
+        raise UnsupportedScenario("llamafactory cannot express --packing under --objective dpo: leave out one")
+
+
 # ---------------------------------------------------------------- the model and its adapters
 
 
@@ -88,7 +105,7 @@ def _model(chosen: Chosen) -> list[Line]:
     full = train.method == "full"
     lines = [
         Line("model_name_or_path", chosen.model),
-        Line("stage", "sft"),
+        Line("stage", train.objective),
         Line("do_train", value=True),
         Line("finetuning_type", "full" if full else "lora"),
         Line("flash_attn", ATTENDS.write(train.attention)),
@@ -133,7 +150,7 @@ def _training(chosen: Chosen) -> list[Line]:
     train = chosen.train
     lines = [
         *said(DATA, chosen, {"cutoff_len": "tokens of a sequence; longer ones are cut"}),
-        Line("packing", chosen.job.packing),
+        *([Line("pref_loss", "sigmoid")] if train.objective == "dpo" else [Line("packing", chosen.job.packing)]),
         Line("disable_gradient_checkpointing", not train.gradient_checkpointing),
         Line("use_unsloth_gc", "activations" in train.offload, "inputs of layers wait in host memory, or not"),
     ]
@@ -156,14 +173,14 @@ def _engine(chosen: Chosen) -> tuple[File, ...]:
 def _launch(chosen: Chosen) -> str:
     cluster = chosen.scenario.cluster
     if chosen.train.shards_by_fsdp:
-        there = "" if cluster.nodes == 1 else " --machine_rank $MACHINE_RANK --main_process_ip $MAIN_IP"
-        return f"accelerate launch --config_file {ACCELERATE}{there} -m llamafactory.launcher {NAME}"
+        there = f"{ACCELERATE}{launch_options(chosen)}"
+        return f"accelerate launch --config_file {there} -m llamafactory.launcher {_name(chosen)}"
     if chosen.gpus == 1 and chosen.train.sharding == "none":
-        return f"CUDA_VISIBLE_DEVICES=0 llamafactory-cli train {NAME}"
+        return f"CUDA_VISIBLE_DEVICES=0 llamafactory-cli train {_name(chosen)}"
     per_node = cluster.world_size // cluster.nodes
     several = f"NNODES={cluster.nodes} NODE_RANK=$MACHINE_RANK MASTER_ADDR=$MAIN_IP MASTER_PORT={PORT} "
     cards = f"FORCE_TORCHRUN=1 NPROC_PER_NODE={per_node} {several if cluster.nodes > 1 else ''}"
-    return f"{cards}llamafactory-cli train {NAME}"
+    return f"{cards}llamafactory-cli train {_name(chosen)}"
 
 
 def _setup(chosen: Chosen) -> tuple[str, ...]:
@@ -182,13 +199,16 @@ def _data(chosen: Chosen) -> list[Line]:
 
 
 def _dataset(chosen: Chosen) -> tuple[File, ...]:
-    """The entry of the dataset: rows with a list ``messages`` of ``role`` and ``content``."""
+    """The entry of the dataset: rows with a list ``messages`` of ``role`` and ``content``, or texts of pairs."""
     if not chosen.dataset:
         return ()
     file = plain_file(chosen, "llamafactory")
     if file and PurePath(chosen.dataset).suffix.lower() not in SUFFIXES:
         raise UnsupportedScenario(f"llamafactory reads files that end in {', '.join(SUFFIXES)} only: rename --dataset")
     source = {"file_name" if file else "hf_hub_url": chosen.dataset}
+    if chosen.train.objective == "dpo":
+        columns = {name: name for name in ("prompt", "chosen", "rejected")}
+        return (File(DATASETS, json_text({ENTRY: {**source, "ranking": True, "columns": columns}})),)
     entry: dict[str, Any] = {
         **source,
         "formatting": "sharegpt",

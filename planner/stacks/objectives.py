@@ -37,6 +37,8 @@ def settle_objective(chosen: dict[str, Any], origins: dict[str, Origin], cluster
         chosen["kernels"] = "eager"
     if origins["reference"] != "user":
         chosen["reference"], origins["reference"] = default_reference(objective, chosen["method"]), "stack"
+    if origins["sharding"] != "user" and _undivided_copy(chosen, stack):
+        chosen["sharding"] = "zero3"
     if objective != "grpo":
         return
     if origins["grad_accumulation"] != "user":
@@ -115,10 +117,16 @@ def _refuse_reference(chosen: Mapping[str, Any], stack: Behaviour) -> None:
             one for one in stack.references if one != ("copy" if chosen["method"] != "full" else "base")
         )
         raise UnsupportedScenario(f"stack {stack.name} has no --reference {reference} of pairs: use {kinds}")
-    if reference == "copy" and sharding in ("fsdp", "hsdp") and stack.reference_units == "none":
+    if _undivided_copy(chosen, stack):
         raise UnsupportedScenario(
             f"--reference copy under --sharding {sharding} is not planned for stack {stack.name}: use --sharding zero3"
         )
+
+
+def _undivided_copy(chosen: Mapping[str, Any], stack: Behaviour) -> bool:
+    """Whether FSDP would divide a second model in a way that is not planned."""
+    divided = chosen["sharding"] in ("fsdp", "hsdp")
+    return chosen["reference"] == "copy" and divided and stack.reference_units == "none"
 
 
 def _refuse_beside(chosen: Mapping[str, Any]) -> None:

@@ -373,6 +373,11 @@ ONE = [
         ),
     )
 ]
+PAIRS = [
+    {"method": "lora", "objective": "dpo"},
+    {"method": "full", "objective": "dpo"},
+    {"method": "full", "objective": "dpo", "reference": "none"},
+]
 KERNELS = [
     {"method": "full", "stack": "axolotl,liger=0.8", "kernels": "fused"},
     {"method": "lora", "stack": "axolotl,liger=0.8,liger_loss=0.8", "kernels": "fused", "loss": "fused"},
@@ -421,7 +426,7 @@ def asked(case: dict[str, Any]) -> Request:
     return request(case["method"], **{name: value for name, value in case.items() if name != "method"})
 
 
-@pytest.mark.parametrize("case", [*ONE, *KERNELS, *SEVERAL], ids=str)
+@pytest.mark.parametrize("case", [*ONE, *PAIRS, *KERNELS, *SEVERAL], ids=str)
 def test_an_export_that_is_checked_is_the_same_run(case: dict[str, Any]) -> None:
     written, ours = leave("axolotl", asked(case), axolotl)
     theirs = read_back(written, asked(case))

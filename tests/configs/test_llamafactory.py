@@ -210,6 +210,8 @@ ONE = [
     {"method": "lora", "lora_targets": ("q_proj", "v_proj"), "modules_to_save": ("lm_head",), "lora_dropout": 0.1},
     {"method": "lora", "attention": "sdpa", "lora_rank": 64},
     {"method": "lora", "attention": "eager"},
+    {"method": "lora", "objective": "dpo"},
+    {"method": "full", "objective": "dpo"},
     {"method": "lora", "offload": ("activations",), "gradient_checkpointing": True},
     *({"method": "lora", "optimizer": name} for name in ("adamw_foreach", "adafactor", "sgd", "lion", "lion_8bit")),
     *({"method": "full", "optimizer": name} for name in ("paged_adamw_8bit", "paged_adamw_32bit")),

@@ -40,6 +40,11 @@ def test_axolotl_has_kernels_of_its_own_for_fine_tuning_alone() -> None:
     assert (train(stack="axolotl").kernels, train(stack="axolotl", objective="dpo").kernels) == ("fused", "eager")
 
 
+def test_a_second_model_is_divided_as_it_is_planned() -> None:
+    assert train("full", gpus=2, stack="llamafactory", objective="dpo").sharding == "zero3"
+    assert train("full", gpus=2, stack="axolotl", objective="dpo").sharding == "fsdp"
+
+
 def test_settings_act_beside_their_objective_only() -> None:
     assert not set(OBJECTIVE_SETTINGS) & set(train().settings)
     assert set(OBJECTIVE_SETTINGS) - set(train(objective="dpo").settings) == {"num_generations", "completion_len"}
@@ -131,3 +136,12 @@ def test_a_reference_is_of_pairs_and_samples(reference: str) -> None:
     with pytest.raises(UsageError, match="add --objective dpo or grpo"):
         train(reference=reference)
     assert train(reference="none").objective == "sft"
+
+
+def test_logits_of_pairs_are_not_spared_by_another_loss() -> None:
+    """Whose trainer has one way to score them."""
+    found = plan_for(model="llama-3.1-8b", gpu="h100", method="lora", stack="llamafactory", objective="dpo")
+
+    told = [reason.text for reason in found.recommendation.reasons if reason.code == "ACT001"]
+    assert len(told) == 1
+    assert "fused head makes none of them: --stack trl" in told[0]

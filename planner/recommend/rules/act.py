@@ -12,7 +12,8 @@ class FullLogits:
 
     Why it matters: each token costs 10 to 14 bytes per vocabulary entry; at 8192 tokens and a vocabulary of 152k to
                     262k that is 12 to 30 GB, often more than the model.
-    What helps:     --loss chunked or fused: the head is applied to a few tokens at a time.
+    What helps:     --loss chunked or fused: the head is applied to a few tokens at a time. Pairs have their trainer's
+                    own way: TRL 1.15 and newer makes no logits of them (--stack trl).
     Source:         transformers 5.23 loss/loss_utils.py::ForCausalLMLoss; Liger fused linear cross-entropy; TRL 1.16
                     trl/kernels/chunked_logprob.py.
     """
@@ -24,14 +25,17 @@ class FullLogits:
     def check(self, case: Case) -> Reason | None:
         if case.train.loss != "full":
             return None
-        saved = case.saved_by(loss="chunked")
+        logits = max(memory.logits for memory in case.subject.estimate.phases.values())
+        pairs = case.train.objective == "dpo"
+        saved = logits if pairs else case.saved_by(loss="chunked")
         if not case.noteworthy(saved):
             return None
-        logits = max(memory.logits for memory in case.subject.estimate.phases.values())
-        vocabulary = format_count(case.scenario.model.vocab_size)
+        helps = "TRL's fused head makes none of them: --stack trl"
+        if not pairs:
+            helps = f"--loss chunked lowers the requirement by {format_bytes(saved)}"
         text = (
-            f"logits of all {case.train.tokens} tokens over {vocabulary} vocabulary entries take "
-            f"{format_bytes(logits)}: --loss chunked lowers the requirement by {format_bytes(saved)}"
+            f"logits of all {case.train.tokens} tokens over {format_count(case.scenario.model.vocab_size)} vocabulary "
+            f"entries take {format_bytes(logits)}: {helps}"
         )
         return Reason(code=self.code, text=text, number=saved, unit="bytes", severity="warning")
 
