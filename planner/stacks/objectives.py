@@ -138,7 +138,7 @@ def _refuse_beside(chosen: Mapping[str, Any]) -> None:
                 f"{option(name)} under --objective {objective} is not planned yet: use {option(name)} 1"
             )
     if chosen["offload"]:
-        raise UnsupportedScenario(f"--offload under --objective {objective} is not planned yet: leave it out")
+        raise UnsupportedScenario(f"--offload under --objective {objective} is not planned yet: use --offload none")
     if beyond := [name for name in chosen["moments"] if name not in PLANNED_MOMENTS]:
         raise UnsupportedScenario(
             f"--moments {','.join(beyond)} under --objective {objective} is not planned yet: "
