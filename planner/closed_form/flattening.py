@@ -127,10 +127,20 @@ def _end(step: Step, flat: Flat) -> list[Memory]:
     static = step.static()._replace(logits=step.held_logits)
     stream, whole = step.bytes(step.profile.stream), flat.e * flat.trained
     buffers = _buffers(flat, "backward", BEFORE)
-    added = flat.stage == 1 and gradients_before_backward(step, flat) > 0  # stages 2 and 3 keep none that is whole
-    tied = (3 if added else 2) * step.profile.tied_grad
-    last = with_buffers(static, buffers + _beside(flat, BEFORE) + stream + tied)
+    last = with_buffers(static, buffers + stream + _arriving_last(step, flat))
     last = last._replace(gradients=_kept(step, flat, whole) if flat.stage > 1 else whole)
     if flat.stage > 1:
         return [last]
     return [last, with_buffers(static, buffers + flat.gradients)._replace(gradients=whole)]
+
+
+def _arriving_last(step: Step, flat: Flat) -> int:
+    """What lies beside the gradients that are kept when the embedding's arrives.
+
+    A tied matrix's two gradients meet in a sum, which then is reduced alone; stage 1 keeps it, or adds it into the one
+    that stands.
+    """
+    tied = step.profile.tied_grad
+    if flat.stage > 1:
+        return max(_beside(flat, BEFORE), 3 * tied)
+    return (3 if gradients_before_backward(step, flat) else 2) * tied
