@@ -33,8 +33,9 @@ os.environ["FINETUNE_PLANNER_CACHE"] = "off"  # tests test the code, and leave n
 os.environ["SOURCE_DATE_EPOCH"] = "1795651200"  # the day of docs/generate.py: prices age, tests do not
 os.environ["PLANNER_DATA_DIR"] = "off"  # nor do they read what the user has measured
 
-settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("shared")  # a busy machine is no fault of the code
+settings.register_profile("search", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("shared", settings.get_profile("search"), derandomize=True, database=None)
+settings.load_profile("shared")  # a busy machine is no fault of the code, nor is a draw that nobody else will see
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a job in the background, whose children would ignore it too
     signal.signal(signal.SIGINT, signal.default_int_handler)
