@@ -13,7 +13,7 @@ SHAPE = {"micro_batch_size": 1, "seq_len": 1024, "attention": "flash"}
 ZERO3: dict[str, Any] = {**SHAPE, "sharding": "zero3"}
 WIDE: dict[str, Any] = {**SHAPE, "weights_dtype": "fp32", "grad_accumulation": 2}
 TRACED: list[tuple[str, Method, str, int, dict[str, Any], int]] = [
-    # bytes at the peak of backward, traced with DeepSpeed 0.19.8 and torch 2.13 on rank 0; of ZeRO-2 on the fullest, to MiB
+    # bytes at the peak of backward, traced with DeepSpeed 0.19.8 on rank 0; of ZeRO-2 on the fullest, to MiB
     ("llama-3.2-1b", "lora", "trl", 8, ZERO3, 2_622_784_512),
     ("llama-3.2-1b", "lora", "hf", 2, ZERO3, 5_081_184_768),
     ("llama-3.2-1b", "full", "trl", 8, ZERO3, 6_310_139_392),
