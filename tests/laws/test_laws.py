@@ -16,6 +16,7 @@ from planner.closed_form import estimate
 from planner.closed_form.explain import RECOMPUTED, itemise, saved_bytes
 from planner.closed_form.profile import profile_of
 from planner.errors import UnsupportedScenario
+from planner.formulas.loss import unsloth_chunks
 from planner.hardware import load_gpu
 from planner.result import OWNERS, PHASES, Estimate
 from planner.spec import METHODS, OPTIMIZERS, Cluster, Method, ModelSpec, Scenario
@@ -85,6 +86,8 @@ def scenarios(
         scenario = resolve(model, Cluster(gpu=CARDS[card], gpus=gpus), method, chosen, stack)
     except UnsupportedScenario:  # 8-bit weights in shards, FlashAttention-2 in fp32
         reject()
+    # Gap: Unsloth's fused loss, which cuts into four what is over 4 GiB, and the more the less room there is.
+    assume(scenario.train.loss != "fused" or scenario.stack.fused_loss != "unsloth")
     assume(runs(scenario))
     return scenario
 
@@ -335,6 +338,8 @@ def lora_state(rank: int, optimizer: str) -> int:
 # Llama-3.2-1B, q_proj: A (r, 2048) and B (2048, r) in 16 layers. At r = 1 both have 2,048 elements, fp32 states of
 # 8 bytes: 32 * 2048 * 8; at r = 2 both have 4,096, 8-bit states of 2 * (1 + 4/256) bytes: 32 * 4096 * 2.03125.
 GAPS: list[tuple[str, Callable[[], int], int]] = [
+    ("one chunk of Unsloth's loss up to 4 GiB", lambda: unsloth_chunks(2092, 128256, 40 * 2**30), 1),
+    ("four chunks of Unsloth's loss from there on", lambda: unsloth_chunks(2093, 128256, 40 * 2**30), 4),
     ("8-bit states below 4,096 elements", lambda: lora_state(1, "adamw_8bit"), 32 * 2048 * 8),
     ("8-bit states from 4,096 elements on", lambda: lora_state(2, "adamw_8bit"), 32 * (4096 * 2 + 16 * 8)),
     # r = 48: 98,304 elements stay on the card; r = 49: 100,352 are managed
