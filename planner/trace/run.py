@@ -1,8 +1,8 @@
 """One recorded run: the job on fake tensors, two optimizer steps, every storage with its owner."""
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from planner.build.standing import quantisation_states, states_of
 from planner.errors import PlannerError, UnsupportedScenario, UsageError, first_line
 from planner.result import Parameters
 from planner.spec import Scenario
+from planner.trace.engine import Engine
 from planner.trace.fake import copied_like_real_ones, fake_mode, fake_place
 from planner.trace.places import layer_numbers
 from planner.trace.recorder import Recorder, storage_of
@@ -50,10 +51,9 @@ def record(
 
     ``rank`` says which of the scenario's ranks this is.
     """
-    if lengths and scenario.train.moments:
-        raise UsageError("--moments are planned for batches of one length: leave out --lengths")
-    if lengths and scenario.train.objective == "grpo":
-        raise UsageError("GRPO's sequences have one length, prompt and completion: leave out --lengths")
+    if lengths:
+        _refuse_lengths(scenario)
+    steps = lengths or (scenario.train.seq_len,) * STEPS
     mode = fake_mode()
     with quiet(), quiet_collector(), semantics.patched(), engine(scenario, mode, rank) as sharding:
         job = assemble(
@@ -66,31 +66,59 @@ def record(
             around_optimizer=sharding.around,
             around_reference=sharding.second,
         )
-        recorder = Recorder(
-            hidden=semantics.hidden,
-            kept=semantics.kept,
-            answer=Answers(selected_by_masks(scenario)),
-            logit_widths=logit_widths(scenario),
-        )
-        steps = lengths or (scenario.train.seq_len,) * STEPS
-        depth = len(decoder_layers(job.model))
-        recorder.tell = lambda: tell(recorder.phase, recorder.step, len(steps), recorder.layer, depth)
-        job.at_layer = recorder.inside
+        recorder = recorder_of(semantics, job, len(steps))
         seed(recorder, job)
         sharding.seed(recorder, job)
-        with ExitStack() as stack:
-            stack.enter_context(naming_the_culprit(recorder, scenario))
-            stack.enter_context(mode)
-            stack.enter_context(recorder)
-            stack.enter_context(sharding.watched(recorder, job))
-            stack.enter_context(watch_layers(recorder, job))
-            if job.engine is None:  # which moves them about, and says itself what it keeps
-                stack.enter_context(watch_gradients(recorder, job))
-            stack.enter_context(watch_modules(recorder, job))
+        with naming_the_culprit(recorder, scenario), mode, recorder, watched(recorder, job, sharding):
             take_steps(recorder, job, adapter, steps)
             managed = recorder.elsewhere(semantics.managed(job.optimizer))
             take_moments(recorder, job, adapter)
     return Run(recorder.ledger.trace(), parameters_by_layer(job), managed)
+
+
+def _refuse_lengths(scenario: Scenario) -> None:
+    """Raise ``UsageError`` for what is planned for batches of one length only."""
+    if scenario.train.moments:
+        raise UsageError("--moments are planned for batches of one length: leave out --lengths")
+    if scenario.train.objective == "grpo":
+        raise UsageError("GRPO's sequences have one length, prompt and completion: leave out --lengths")
+
+
+def recorder_of(semantics: Semantics, job: Job, steps: int) -> Recorder:
+    """The recorder of a job, which hears of the job's layers and tells how far it has come."""
+    recorder = Recorder(
+        hidden=semantics.hidden,
+        kept=semantics.kept,
+        answer=Answers(selected_by_masks(job.scenario)),
+        logit_widths=logit_widths(job.scenario),
+    )
+    depth = len(decoder_layers(job.model))
+    recorder.tell = lambda: tell(recorder.phase, recorder.step, steps, recorder.layer, depth)
+    job.at_layer = recorder.inside
+    return recorder
+
+
+@contextmanager
+def watched(recorder: Recorder, job: Job, sharding: Engine) -> Iterator[None]:
+    """The recorder knows which layer and module are at work, and what becomes a gradient."""
+    with ExitStack() as stack:
+        stack.enter_context(sharding.watched(recorder, job))
+        stack.enter_context(watch_layers(recorder, job))
+        if job.engine is None:  # which moves them about, and says itself what it keeps
+            stack.enter_context(watch_gradients(recorder, job))
+        stack.enter_context(watch_modules(recorder, job))
+        yield
+
+
+@contextmanager
+def hooked(handles: Iterable[Any]) -> Iterator[None]:
+    """Hooks that have been registered, until this ends."""
+    standing = [*handles]
+    try:
+        yield
+    finally:
+        for handle in standing:
+            handle.remove()
 
 
 def take_steps(recorder: Recorder, job: Job, adapter: Mapping[str, object] | None, lengths: Sequence[int]) -> None:
@@ -206,37 +234,26 @@ def label(recorder: Recorder, job: Job) -> None:
             recorder.relabel([module.weight], "weights")
 
 
-@contextmanager
-def watch_gradients(recorder: Recorder, job: Job) -> Iterator[None]:
+def watch_gradients(recorder: Recorder, job: Job) -> AbstractContextManager[None]:
     """A storage that becomes a ``.grad`` was a gradient from the start."""
-    handles = [
+    return hooked(
         parameter.register_post_accumulate_grad_hook(lambda p: recorder.relabel([p.grad], "gradients", like=p))
         for parameter in job.model.parameters()
         if parameter.requires_grad
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    )
 
 
 # ---------------------------------------------------------------- sites
 
 
-@contextmanager
-def watch_modules(recorder: Recorder, job: Job) -> Iterator[None]:
+def watch_modules(recorder: Recorder, job: Job) -> AbstractContextManager[None]:
     """Tell the recorder which module is computing; in backward none is, but where a layer is recomputed."""
     handles = []
     for name, module in (found for model in models_of(job) for found in model.named_modules()):
         if name:
             handles.append(module.register_forward_pre_hook(_begun(recorder, name)))
             handles.append(module.register_forward_hook(_done(recorder), always_call=True))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return hooked(handles)
 
 
 def _begun(recorder: Recorder, name: str) -> Any:
@@ -250,8 +267,7 @@ def _done(recorder: Recorder) -> Any:
 # ---------------------------------------------------------------- layers
 
 
-@contextmanager
-def watch_layers(recorder: Recorder, job: Job) -> Iterator[None]:
+def watch_layers(recorder: Recorder, job: Job) -> AbstractContextManager[None]:
     """Tell the recorder which decoder layer is at work: forward, recomputed, and backward.
 
     The hooks enclose those of a sharding engine, so that what a layer gathers and reduces counts as the layer's.
@@ -261,11 +277,7 @@ def watch_layers(recorder: Recorder, job: Job) -> Iterator[None]:
         handles.append(layer.register_forward_pre_hook(_entering(recorder, number), prepend=True, with_kwargs=True))
         handles.append(layer.register_forward_hook(_awaiting_gradient(recorder, number), prepend=True))
         handles.append(layer.register_forward_hook(_leaving(recorder)))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return hooked(handles)
 
 
 def _entering(recorder: Recorder, number: int) -> Any:
