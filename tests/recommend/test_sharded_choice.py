@@ -140,3 +140,29 @@ def test_the_same_method_on_other_settings_is_told_apart() -> None:
 
     assert {"full as asked does not fit", "full is tight"} <= texts
     assert ["of full as asked by" in text for text in savings] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("stack", "settings", "codes"),
+    [
+        ("torchtune", {"sharding": "fsdp"}, set()),
+        ("llamafactory", {"objective": "dpo", "sharding": "zero3"}, set()),
+        ("llamafactory", {"sharding": "zero3"}, {"SHD006", "SHD007"}),
+    ],
+)
+def test_no_engine_is_proposed_that_the_stack_does_not_run(
+    stack: str, settings: dict[str, Any], codes: set[str]
+) -> None:
+    """torchtune has FSDP alone; a second model is divided by ZeRO-3. SHD007 said --sharding hsdp, which was refused."""
+    answer = planner.plan(
+        model="8b",
+        gpu="a100-80gb",
+        gpus=16,
+        network_gbps=10,
+        method="full",
+        stack=stack,
+        grad_accumulation=1,
+        **settings,
+    )
+
+    assert {reason.code for reason in answer.recommendation.reasons} & {"SHD006", "SHD007"} == codes

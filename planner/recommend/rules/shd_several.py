@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from planner.closed_form.parallel import is_divided
 from planner.errors import UnsupportedScenario
+from planner.recommend.candidates import scenario as scenario_of
 from planner.recommend.candidates import weighed
 from planner.recommend.cards import numbers
 from planner.recommend.changes import RANKS
@@ -41,6 +42,8 @@ class EngineChoice:
         other = {"fsdp": "zero3", "zero3": "fsdp"}.get(train.sharding)
         if other is None or train.offload or not case.is_choice or case.scenario.cluster.world_size == 1:
             return None
+        if not _takes(case, other):
+            return None
         apart = case.what_if(sharding=other).peak.required_bytes - case.required
         more = "more" if apart >= 0 else "less"
         said = "torch's own engine; zero3 is for an optimizer in host memory"
@@ -71,6 +74,8 @@ class HybridShards:
         if step is None or not case.is_choice or min(cluster.nodes, cluster.gpus) == 1 or kind not in SHARDS_WEIGHTS:
             return None
         other = "fsdp" if kind == "hsdp" else "hsdp"
+        if not _takes(case, other):
+            return None
         theirs, peak = case.step_if(sharding=other), case.what_if(sharding=other).peak
         if theirs is None:
             return None
@@ -241,6 +246,15 @@ class EnoughCards:
                 )
                 return Reason(code=self.code, text=text, number=count, unit="gpus")
         return None
+
+
+def _takes(case: Case, sharding: str) -> bool:
+    """Whether the stack runs what was asked under another kind of sharding."""
+    try:
+        scenario_of(case.ask.setting({"sharding": sharding}), case.train.method)
+    except UnsupportedScenario:
+        return False
+    return True
 
 
 def _larger(case: Case) -> Way | None:
