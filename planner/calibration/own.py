@@ -10,7 +10,8 @@ from planner.result import BasisKind, Evidence
 from planner.spec import Behaviour, Scenario, TrainSpec
 
 REPEATS = 0.01
-"""How far two runs of one scenario may lie apart (stated): allocations repeat, the order of a few of them does not."""
+"""How far two runs of one scenario may lie apart (stated): allocations repeat, the order of a few of them does not.
+Where runs of other models lie closer to what is predicted for them, no farther than those."""
 
 NEIGHBOURS = 0.02
 """The least that a run of another shape leaves open (stated)."""
@@ -189,7 +190,7 @@ def unversioned(stack: Behaviour) -> Behaviour:
 def own_spread(runs: Runs, scenario: Scenario, evidence: Evidence, metric: Metric, stated: float) -> Own | None:
     """What the nearest runs that were made say; ``stated`` is half the width that holds without them.
 
-    Formula:   of this scenario:     shift = median error;  width = max(1 %, largest distance from it)
+    Formula:   of this scenario:     shift = median error;  width = max(min(1 %, stated), largest distance from it)
                of its model, with a quarter to four times its tokens:
                                      shift = median error;  width = max(2 %, largest distance, stated / (n + 1))
                of its kind, n >= 19: split conformal prediction around the median error
@@ -197,7 +198,7 @@ def own_spread(runs: Runs, scenario: Scenario, evidence: Evidence, metric: Metri
     Valid:     runs of the same stack, GPU architecture and number of cards
     """
     if same := _errors(runs.of_scenario(scenario), evidence, metric):
-        return _around("scenario", same, REPEATS)
+        return _around("scenario", same, min(REPEATS, stated))
     if near := _errors(runs.of_neighbours(scenario), evidence, metric):
         return _around("neighbours", near, max(NEIGHBOURS, stated / (len(near) + 1)))
     kind = kind_of(scenario, evidence, metric)

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from planner.configs import accelerate
-from planner.configs.checking import combined, request_of_files, understand_files
+from planner.configs.checking import request_of_files, understand_files
+from planner.configs.combining import combined
 from planner.configs.document import parse_document
 from planner.configs.formats import format_of
 from planner.configs.understood import Understood

@@ -59,7 +59,7 @@ def tiny(folder: Path) -> tuple[Any, Any]:
 
 def prepared(task: Task, path: Path, folder: Path, out: Path) -> list[dict[str, Any]]:
     """The rows that the trainer of a task would feed its model."""
-    import datasets  # type: ignore[import-untyped]  # noqa: PLC0415  (in its own process alone)
+    import datasets  # noqa: PLC0415  (in its own process alone)
     import trl  # noqa: PLC0415
 
     model, tokenizer = tiny(folder)

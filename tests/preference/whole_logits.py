@@ -58,7 +58,7 @@ def _passed(model: Any, batch: Mapping[str, Any], states: bool = False) -> Any:
     return model(**batch, use_cache=False, **more)
 
 
-class _Gather(torch.autograd.Function):  # type: ignore[misc]  (untyped)
+class _Gather(torch.autograd.Function):  # type: ignore[misc]
     """``torch.gather`` along the vocabulary with the backward of real tensors, which adds into zeros in place.
 
     torch autograd/FunctionsManual.cpp, gather_backward: of tensor subclasses, as a trace has them, it makes a copy.
