@@ -17,10 +17,12 @@ from planner.errors import UnknownName, UnsupportedScenario, UsageError, option,
 from planner.estimators import Estimator
 from planner.formulas.adapters import adapters
 from planner.planning import plan
+from planner.prices.amounts import spell_hours
 from planner.recommend.candidates import scenario as scenario_of
 from planner.recommend.names import understand
 from planner.recommend.recipe import recipe
 from planner.recommend.request import Request, command
+from planner.recommend.rules.base import seconds
 from planner.recommend.verdict import judge
 from planner.result import Candidate, Estimate, Plan
 from planner.spec import Job, Scenario
@@ -247,9 +249,9 @@ def _heading(found: Plan, candidate: Candidate, asked: Request) -> tuple[str, ..
         "usable on each card"
     ]
     if step is not None:
-        lines.append(f"a step takes about {step.seconds:.2g} s ({step.low:.2g} to {step.high:.2g})")
+        lines.append(f"a step takes about {seconds(step.seconds)} ({seconds(step.low)} to {seconds(step.high)})")
     if candidate.cost is not None:
-        lines.append(f"the whole run about {candidate.cost.hours:.2g} h")
+        lines.append(f"the whole run about {spell_hours(candidate.cost.hours)}")
     lines += ["", *(f"{reason.code}: {reason.text}" for reason in found.recommendation.reasons), ""]
     return (*lines, f"made by: {found.recommendation.command or command(asked)}")
 

@@ -11,7 +11,7 @@ from planner.configs.exporting import export
 from planner.configs.targets import JOBS, TARGETS, TRAINERS
 from planner.errors import UnknownName, UnsupportedScenario, UsageError
 from planner.recommend.request import Request
-from planner.spec import Method
+from planner.spec import Job, Method
 
 RUNS = (("8b", "4090", 1), ("1b", "4090", 2), ("8b", "h100", 16))
 METHODS: tuple[tuple[Method | None, str], ...] = (
@@ -129,3 +129,22 @@ def test_the_commands_help_names_every_target(capsys: pytest.CaptureFixture[str]
 
     assert all(re.search(rf"\b{name}\b", told) for name in TARGETS)
     assert set(TRAINERS) | set(JOBS) == set(TARGETS)
+
+
+def test_long_times_are_told_in_whole_digits() -> None:
+    """A step of 65 s took "32 to 1.3e+02"."""
+    request = Request(
+        model="8b",
+        gpu="a100-80gb",
+        methods=("lora",),
+        settings={"objective": "grpo"},
+        stack="",
+        job=Job(tokens=500_000_000, task="rl"),
+    )
+    text = export("trl", request).files[0].text
+    step, run = (re.search(rf"# {start} about (.*)", text) for start in ("a step takes", "the whole run"))
+
+    assert step is not None
+    assert re.fullmatch(r"[\d.]+ s \([\d.]+ s to \d{3} s\)", step[1])
+    assert run is not None
+    assert re.fullmatch(r"\d+ days", run[1])
