@@ -40,10 +40,12 @@ def _activations(step: Step) -> Away:
     train = step.scenario.train
     if "activations" not in train.offload:
         return Away()
-    saved = step.bytes(step.profile.all_kept.activations)
-    if train.gradient_checkpointing:
-        saved += step.scenario.model.num_hidden_layers * step.bytes(step.profile.stream)
-    return offloaded_activations(saved, pin=train.pin_memory)
+    return offloaded_activations(
+        step.bytes(step.profile.all_kept.activations),
+        stream=step.bytes(step.profile.stream),
+        inputs=step.scenario.model.num_hidden_layers if train.gradient_checkpointing else 0,
+        pin=train.pin_memory,
+    )
 
 
 def _whole(scenario: Scenario) -> int:

@@ -8,6 +8,7 @@ from planner.closed_form.rank import Shards
 from planner.closed_form.units import Unit, Units
 from planner.formulas.offload import (
     STASH,
+    Blocks,
     offloaded_optimizer,
     offloaded_optimizer_stage3,
     offloaded_parameters,
@@ -37,7 +38,12 @@ def on_card(scenario: Scenario, shards: Shards) -> Shards:
 def _fsdp(train: TrainSpec, shards: Shards, units: Units) -> Shards:
     """Shards, their gradients and the optimizer in RAM; the card holds what is gathered, and what cannot be divided."""
     frozen, trained = units.total("frozen"), units.total("trained")
-    away = offloaded_shards(frozen=frozen, trained=trained, states=shards.optimizer, pin=train.pin_memory)
+    away = offloaded_shards(
+        frozen=Blocks(frozen, units.total("frozen_locked")),
+        trained=Blocks(trained, units.total("trained_locked")),
+        states=shards.optimizer,
+        pin=train.pin_memory,
+    )
     whole = shards.weights + shards.adapters - frozen - trained
     emptied = units._replace(
         root=_empty(units.root),

@@ -14,7 +14,7 @@ from planner.closed_form.recipe import NO_ADAPTERS
 from planner.formulas.adapters import Adapters, adapters, block_parts, expert_sites, parameter_sites
 from planner.formulas.adapters import Part as Module
 from planner.formulas.params import quantized_matrices
-from planner.formulas.sharding import Piece, fsdp_gathered, fsdp_gradients, fsdp_reduced, fsdp_shard
+from planner.formulas.sharding import Piece, fsdp_gathered, fsdp_gradients, fsdp_locked, fsdp_reduced, fsdp_shard
 from planner.spec import Block, Linear, ModelSpec, Norm
 
 
@@ -34,6 +34,9 @@ class Unit(NamedTuple):
     reduce_input: int = 0
     converted: bool = False
     """Reduced gradients are copied into the dtype of the shards."""
+    frozen_locked: int = 0
+    """The frozen shards in page-locked blocks, one for each tensor."""
+    trained_locked: int = 0
     last: int = 0
     """The whole gradient that a loop variable of the reduction keeps to its end: of the unit's last tensor."""
 
@@ -273,6 +276,8 @@ class Pieces:
             reduced=reduced,
             reduce_input=reduced * ranks,
             converted=any(piece.trained and piece.stored != piece.computed for piece in found),
+            frozen_locked=fsdp_locked((piece for piece in found if not piece.trained), ranks),
+            trained_locked=fsdp_locked((piece for piece in found if piece.trained), ranks),
             last=max((fsdp_gradients([piece]) for piece in found), default=0) if ends_large else 0,
         )
 

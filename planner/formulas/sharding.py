@@ -6,6 +6,8 @@ Symbols: ``N`` ranks, ``P`` parameters, ``e`` bytes per element.
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from planner.formulas.offload import page_locked
+
 
 def shard(count: int, ranks: int) -> int:
     """Bytes of the fullest rank.
@@ -99,6 +101,21 @@ def fsdp_shard(pieces: Iterable[Piece], ranks: int) -> int:
     4114464
     """
     return sum(piece.chunk(ranks) * piece.stored for piece in pieces)
+
+
+def fsdp_locked(pieces: Iterable[Piece], ranks: int) -> int:
+    """Bytes of the page-locked blocks that hold one rank's shards, a block for each tensor.
+
+    Shapes:    as ``fsdp_shard``
+    Formula:   sum of page_locked(ceil(rows/N) * columns * stored)
+    Source:    torch 2.13 distributed/fsdp/_fully_shard/_fsdp_param.py, _init_sharded_param
+    Valid:     CPUOffloadPolicy with pin_memory
+    Excludes:  as ``fsdp_shard``
+
+    >>> fsdp_locked([Piece(rows=5, columns=300, copies=3, stored=2, computed=2, trained=True)], 2) == 3 * 2048
+    True
+    """
+    return sum(piece.copies * page_locked(piece.chunk(ranks) // piece.copies * piece.stored) for piece in pieces)
 
 
 def fsdp_gathered(pieces: Iterable[Piece], ranks: int) -> int:
