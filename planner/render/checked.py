@@ -68,7 +68,8 @@ def _used(found: Checked, file: str) -> Sheet:
 
 def _unset(found: Checked) -> Sheet:
     scenario = found.candidate.scenario
-    names = [name for name in found.unset if acts(name, scenario) and name not in found.overridden]
+    told = {*found.overridden, *(one.sets for one in found.understood.of("used"))}
+    names = [name for name in found.unset if acts(name, scenario) and name not in told]
     stack = plan_text.software(found.plan).partition(",")[0]
     return Sheet(
         title=f"not said, so what {stack} takes",

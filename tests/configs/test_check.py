@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -365,3 +366,12 @@ def test_evaluation_that_is_not_planned_is_told(checking: Checking) -> None:
     assert "not planned here" in several
     assert "evaluation is not planned among several cards" in several
     assert "evaluation is planned" not in several
+
+
+def test_what_a_key_switches_off_is_not_told_as_unsaid(checking: Checking) -> None:
+    """``use_liger_kernel: false`` stood among the keys, and ``kernels`` among what the trainer takes by itself."""
+    silent, said = checking.file("silent.yaml", SFT), checking.file("said.yaml", SFT + "use_liger_kernel: false\n")
+    unsaid, told = (checking(name, "--gpu", "4090")[1].partition("not said")[2] for name in (silent, said))
+
+    assert re.search(r"^ +kernels +eager$", unsaid, re.MULTILINE)
+    assert not re.search(r"^ +kernels +eager$", told, re.MULTILINE)
