@@ -1,5 +1,8 @@
 """Where no offer will do: one line with the limit that cannot be kept, and what is nearest to it."""
 
+from collections.abc import Sequence
+from itertools import product
+
 from planner.errors import UnsupportedScenario
 from planner.estimators import Estimator
 from planner.prices.amounts import dollars, spell_hours
@@ -48,11 +51,25 @@ def _too_large(question: RentRequest, ask: Ask, methods: tuple[Method, ...], lar
     wider = _more(question, ask, methods, largest, estimate)
     others = (one for one in ADAPTERS if one not in methods)
     let = counts_of(largest, question.max_gpus, question.request.network_gbps)[-1]
+    _refuse_unplanned([ask.on(largest, count) for count in (1, let)], methods, estimate)
     other = next((one for one in others if _fits(ask, one, largest, let, estimate)), None)
     said = [] if other is None else [f"{other} fits on {let} × {largest.id} (--method {other})"]
     said += [] if wider is None else [f"{wider[0]} on {wider[1]} (--max-gpus {wider[1]})"]
     all_of_them = counts_of(largest, MOST_CARDS, question.request.network_gbps)[-1]
     return f"{line}: {', '.join(said) or f'nor would {all_of_them} × {largest.id}; try a shorter --seq-len'}"
+
+
+def _refuse_unplanned(asked: Sequence[Ask], methods: tuple[Method, ...], estimate: Estimator) -> None:
+    """Raise what is refused of every method on any number of cards: then memory is not what is missing."""
+    refused: list[UnsupportedScenario] = []
+    for one, method in product(asked, methods):
+        try:
+            candidate(one, method, estimate)
+        except UnsupportedScenario as error:
+            refused.append(error)
+        else:
+            return
+    raise refused[0]
 
 
 def _more(

@@ -80,6 +80,7 @@ def test_text_keeps_to_the_width(
             4,
             "nothing that can be rented in one card has the memory for full",
         ),
+        ("--task dpo --stack unsloth", 3, "--objective dpo is not planned for stack unsloth"),
         (
             "--dataset-tokens 50M --budget 40EUR",
             2,
