@@ -235,9 +235,15 @@ def _planned(settings: Mapping[str, Setting], request: Request) -> Mapping[str, 
 
 
 def _refuse_absent(ignore: Sequence[str], readings: Sequence[Reading]) -> None:
-    """Raise ``UsageError`` for a key to ignore that no file has: it is mistyped, or no longer needed."""
+    """Raise ``UsageError`` for a key to ignore that no file has, or that counts: mistyped, or not needed."""
     keys = [one.key for one in readings]
     for name in ignore:
+        counts = [one.fate == "used" for one in readings if one.key == name]
+        if counts and all(counts):
+            raise UsageError(
+                f"--ignore {show(name)}: what {_files(readings)} says there is planned: leave it out, or take the key "
+                "out of the file"
+            )
         if name not in keys:
             near = nearest(name, keys, count=1)
             hint = f"did you mean {near[0]}?" if near else "leave it out"

@@ -281,6 +281,16 @@ def test_a_key_to_ignore_that_no_file_has_is_an_error(checking: Checking) -> Non
     assert "leave it out" in checking(name, "--gpu", "4090", "--ignore", "ZZZ")[2]
 
 
+def test_a_key_that_counts_is_not_ignored(checking: Checking) -> None:
+    """It counted all the same, without a word."""
+    name = checking.file("sft.yaml", SFT)
+    code, out, err = checking(name, "--gpu", "4090", "--ignore", "lora_r")
+
+    assert (code, out) == (2, "")
+    assert "--ignore 'lora_r': what sft.yaml says there is planned: leave it out" in err
+    assert checking(name, "--gpu", "4090", "--ignore", "learning_rate")[0] == 0
+
+
 def test_a_conflict_names_both_files_and_both_keys(checking: Checking) -> None:
     """The launcher's file says what the engine's contradicts; the trainer's has nothing to do with it."""
     sft = checking.file("sft.yaml", SFT)
