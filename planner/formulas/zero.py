@@ -89,6 +89,11 @@ def fullest_partition(sizes: Sequence[int], ranks: int) -> Partition:
 
     >>> fullest_partition([100, 10, 10, 100], 2), fullest_partition([100, 10, 10, 100], 4)
     (Partition(numel=110, largest=100), Partition(numel=120, largest=100))
+
+    A model of which nothing is trained has none:
+
+    >>> fullest_partition([], 2)
+    Partition(numel=0, largest=0)
     """
     part = flat_partition(sum(sizes), ranks)
     sums: dict[int, int] = {}
@@ -98,7 +103,7 @@ def fullest_partition(sizes: Sequence[int], ranks: int) -> Partition:
         for rank in {first, last, (first + last) // 2}:  # ranks between these hold this tensor alone
             sums[rank] = sums.get(rank, 0) + size
         start += size
-    return Partition(max(sums.values()), max(sizes))
+    return Partition(max(sums.values(), default=0), max(sizes, default=0))
 
 
 # ---------------------------------------------------------------- reductions in backward

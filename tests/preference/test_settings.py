@@ -145,3 +145,27 @@ def test_logits_of_pairs_are_not_spared_by_another_loss() -> None:
     told = [reason.text for reason in found.recommendation.reasons if reason.code == "ACT001"]
     assert len(told) == 1
     assert "fused head makes none of them: --stack trl" in told[0]
+
+
+@pytest.mark.parametrize("stack", ["trl", "axolotl", "llamafactory"])
+def test_a_second_model_beside_adapters_is_divided_by_zero3(stack: str) -> None:
+    """Nothing of it is trained, so it has no partition of gradients: the largest of none ended in a ValueError."""
+    copy, base = (
+        plan_for(
+            model="llama-3.2-1b",
+            gpu="h100",
+            gpus=2,
+            method="lora",
+            stack=stack,
+            objective="dpo",
+            sharding="zero3",
+            weights_dtype="bf16",
+            reference=reference,
+        )
+        .candidates[0]
+        .estimate.phases["load"]
+        .weights
+        for reference in ("copy", "base")
+    )
+
+    assert copy == pytest.approx(2 * base, rel=0.01)
