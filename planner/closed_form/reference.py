@@ -12,7 +12,7 @@ from planner.closed_form.recipe import key_of, storage_of
 from planner.closed_form.units import Sharing, units_of
 from planner.formulas.sharding import shard
 from planner.formulas.zero import buckets
-from planner.spec import FLOAT_BYTES, Block, ModelSpec, Scenario
+from planner.spec import FLOAT_BYTES, Block, ModelSpec, Scenario, TrainSpec
 
 
 class Reference(NamedTuple):
@@ -113,19 +113,16 @@ def _in_one_unit(scenario: Scenario) -> Reference:
     """
     alone = _as_loaded(scenario)
     train, storage = scenario.train, storage_of(key_of(alone), alone.stack)
-    word = FLOAT_BYTES[train.quant_storage] if train.quantized and divisible(train) else 0
     sharing = Sharing(
         ranks=scenario.layout.shard,
         compute=COMPUTE_BYTES if train.autocast != "none" else 0,
-        quant_storage=word,
+        quant_storage=_word(train),
         called=True,
         reshard=True,
         replicated=False,
     )
     units = units_of(scenario.model, storage, sharing)
-    inventory = profile_of(alone).inventory
-    undivided = 0 if not train.quantized else inventory.scales if divisible(train) else inventory.quantized_weights
-    shards, gathered = units.total("frozen") + units.total("trained") + undivided, units.total("gathered")
+    shards, gathered = units.total("frozen") + units.total("trained") + _undivided(alone), units.total("gathered")
     if not train.reshard_after_forward:
         return Reference(weights=shards, standing=gathered)
     return Reference(weights=shards, in_layers=2 * gathered, at_head=2 * gathered, outside=gathered)
@@ -161,7 +158,7 @@ def _partitioned(scenario: Scenario) -> Reference:
     alone = _as_loaded(scenario)
     storage = storage_of(key_of(alone), alone.stack)
     flat = _frozen(scenario, storage)
-    own = flat.e * flat.own if storage.method == "full" else flat.frozen
+    own = flat.e * flat.own if storage.method == "full" else flat.frozen + _undivided(alone)
     gathered = max(
         (size for (which, _), size in (*flat.gathered.items(), *flat.arriving.items()) if which == "forward")
     )
@@ -170,7 +167,25 @@ def _partitioned(scenario: Scenario) -> Reference:
 
 def _frozen(scenario: Scenario, storage: Storage) -> Flat:
     sharing = Sharing(
-        ranks=scenario.layout.shard, compute=0, quant_storage=0, called=False, reshard=True, replicated=False
+        ranks=scenario.layout.shard,
+        compute=0,
+        quant_storage=_word(scenario.train),
+        called=False,
+        reshard=True,
+        replicated=False,
     )
     limits = buckets(scenario.train.zero_buckets, h=scenario.model.hidden_size)
     return flat_of(scenario.model, storage, sharing, limits, 3, Passes(checkpointing=False, backward=False))
+
+
+def _word(train: TrainSpec) -> int:
+    """Bytes of a number of the dtype in which packed weights are divided; 0 where they are not."""
+    return FLOAT_BYTES[train.quant_storage] if train.quantized and divisible(train) else 0
+
+
+def _undivided(alone: Scenario) -> int:
+    """Bytes of packed weights that every rank has whole."""
+    if not alone.train.quantized:
+        return 0
+    inventory = profile_of(alone).inventory
+    return inventory.scales if divisible(alone.train) else inventory.quantized_weights

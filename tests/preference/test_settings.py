@@ -7,7 +7,7 @@ import pytest
 from planner.cli.data import job_from
 from planner.errors import PlannerError, UnsupportedScenario, UsageError
 from planner.planning import plan_for, scenario
-from planner.spec import OBJECTIVE_SETTINGS, Job
+from planner.spec import OBJECTIVE_SETTINGS, Job, Method
 
 
 def train(method: str = "lora", gpus: int = 1, stack: str = "trl", **settings: Any) -> Any:
@@ -147,15 +147,19 @@ def test_logits_of_pairs_are_not_spared_by_another_loss() -> None:
     assert "fused head makes none of them: --stack trl" in told[0]
 
 
+@pytest.mark.parametrize("method", ["lora", "qlora"])
 @pytest.mark.parametrize("stack", ["trl", "axolotl", "llamafactory"])
-def test_a_second_model_beside_adapters_is_divided_by_zero3(stack: str) -> None:
-    """Nothing of it is trained, so it has no partition of gradients: the largest of none ended in a ValueError."""
+def test_a_second_model_beside_adapters_is_divided_by_zero3(stack: str, method: Method) -> None:
+    """Nothing of it is trained, so it has no partition of gradients: the largest of none ended in a ValueError.
+
+    Packed weights of the second model are there as well, divided in the dtype that holds them.
+    """
     copy, base = (
         plan_for(
             model="llama-3.2-1b",
             gpu="h100",
             gpus=2,
-            method="lora",
+            method=method,
             stack=stack,
             objective="dpo",
             sharding="zero3",
