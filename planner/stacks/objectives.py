@@ -107,7 +107,9 @@ def _refuse_reference(chosen: Mapping[str, Any], stack: Behaviour) -> None:
     """References that the trainer does not have, or that are not planned."""
     reference, sharding = chosen["reference"], chosen["sharding"]
     if reference == "base" and chosen["method"] == "full":
-        raise UsageError("--reference base disables adapters, and --method full trains none: use --reference copy")
+        raise UnsupportedScenario(
+            "--reference base disables adapters, and --method full trains none: use --reference copy"
+        )
     if reference == "copy" and chosen["objective"] == "grpo" and chosen["method"] != "full":
         raise UnsupportedScenario(
             "--reference copy: TRL's GRPOTrainer keeps no second model beside adapters: use --reference base"

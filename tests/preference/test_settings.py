@@ -68,9 +68,16 @@ def test_a_completion_leaves_room_for_its_prompt() -> None:
     assert train(objective="grpo", seq_len=600).completion_len == 300
 
 
+def test_a_reference_of_adapters_leaves_full_fine_tuning_out() -> None:
+    """It ended the comparison, and checks of LoRA that does not fit: other methods are tried for those."""
+    found = plan_for(model="llama-3.2-1b", gpu="h100", objective="dpo", reference="base")
+
+    assert {one.method for one in found.candidates} == {"lora", "qlora"}
+
+
 REFUSED: list[tuple[dict[str, Any], type[PlannerError], str]] = [
     ({"objective": "kto"}, UsageError, "not one of sft, dpo, grpo"),
-    ({"objective": "dpo", "method": "full", "reference": "base"}, UsageError, "trains none"),
+    ({"objective": "dpo", "method": "full", "reference": "base"}, UnsupportedScenario, "trains none"),
     ({"objective": "grpo", "reference": "copy"}, UnsupportedScenario, "no second model beside adapters"),
     ({"objective": "dpo", "stack": "hf"}, UnsupportedScenario, "not planned for stack hf"),
     ({"objective": "dpo", "stack": "trl,trl=0.14"}, UnsupportedScenario, "with trl 0.14"),
