@@ -167,3 +167,12 @@ def span(low: float, high: float, show: Callable[[float], str]) -> str:
     """
     first, last = show(low), show(high)
     return first if first == last else f"{first} to {last}"
+
+
+def counted(number: int, noun: str) -> str:
+    """How many there are of what, by a noun that takes an s.
+
+    >>> counted(1, "source"), counted(1200, "row")
+    ('1 source', '1,200 rows')
+    """
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

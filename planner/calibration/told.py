@@ -1,6 +1,7 @@
 """On what an interval rests, in words."""
 
 from planner.result import Basis
+from planner.units import counted
 
 
 def words_of(basis: Basis | None) -> str:
@@ -14,14 +15,10 @@ def words_of(basis: Basis | None) -> str:
     if basis is None or basis.kind == "stated":
         return "a stated width, since nothing like it was measured"
     if basis.kind == "published":
-        return f"by {basis.n} published numbers of {_count(len(basis.sources), 'source')} ({basis.group})"
-    runs = _count(basis.n, "run")
+        return f"by {basis.n} published numbers of {counted(len(basis.sources), 'source')} ({basis.group})"
+    runs = counted(basis.n, "run")
     return {
         "scenario": f"by {runs} of this very scenario here",
         "neighbours": f"by {runs} of this model here, of another shape or setting",
         "device": f"by {runs} of other models on such a device here",
     }[basis.kind]
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

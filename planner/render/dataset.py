@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 from planner.render.sheet import Cell, Column, Sheet, row
 from planner.spec.dataset import Dataset, Format, Shape
 from planner.spec.job import Lengths, Task
-from planner.units import format_bytes, format_count
+from planner.units import counted, format_bytes, format_count
 
 FORMAT_WORDS: Mapping[Format, str] = MappingProxyType(
     {"jsonl": "JSON Lines", "json": "JSON", "parquet": "Parquet", "csv": "CSV", "tsv": "TSV", "text": "lines of text"}
@@ -76,20 +76,16 @@ def _rows(data: Dataset) -> str:
     about = "" if data.whole else "about "
     others = f" and {len(data.shapes) - 1} other shapes" if len(data.shapes) > 1 else ""
     bad = f", {about}{data.bad_rows:,} more that cannot be used" if data.bad_rows else ""
-    return f"{about}{_count(data.rows, 'row')} ({data.shape}{others}){bad}"
+    return f"{about}{counted(data.rows, 'row')} ({data.shape}{others}){bad}"
 
 
 def _read(data: Dataset) -> str:
-    rows = _count(data.read_rows, "row")
+    rows = counted(data.read_rows, "row")
     if data.whole:
-        return f"whole, {_count(data.duplicates, 'row')} seen before" if data.duplicates else "whole, no row twice"
+        return f"whole, {counted(data.duplicates, 'row')} seen before" if data.duplicates else "whole, no row twice"
     how = "at random" if data.random else "from its head"
     twins = f", {data.duplicates:,} of them seen before" if data.duplicates else ""
     return f"{_percent(data.read_share)} of it {how}, {rows}{twins}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def _tokens(data: Dataset) -> str:
@@ -162,7 +158,7 @@ def _waste(data: Dataset, at: Setting) -> Sheet:
     share = cut.tokens / data.tokens if data.tokens else 0.0
     suggested = data.suggested_seq_len(at.limit)
     pairs = [
-        ("truncation", f"{_count(cut.sequences, 'sequence')} cut, {_percent(share)} of all tokens lost"),
+        ("truncation", f"{counted(cut.sequences, 'sequence')} cut, {_percent(share)} of all tokens lost"),
         (
             "padding",
             f"{_percent(data.padding(at.seq_len, at.micro_batch_size))} of places at micro-batch {at.micro_batch_size}",

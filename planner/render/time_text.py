@@ -6,6 +6,7 @@ from planner.render import words
 from planner.render.plan_text import differing, labels
 from planner.render.sheet import Cell, Column, Sheet, row
 from planner.result import TIME_PARTS, Alternative, Axis, Candidate, Cost, Plan, StepTime
+from planner.units import counted
 
 PACED: dict[str, str] = {
     "compute": "computing",
@@ -75,9 +76,10 @@ def _run(cost: Cost | None) -> tuple[Cell, Cell]:
 
 def _basis(step: StepTime) -> tuple[str, ...]:
     basis = step.basis
+    runs = f"by {counted(basis.n, 'published run')} of {counted(len(basis.sources), 'source')}"
     what = {
         "stated": "stated, not measured",
-        "published": f"by {basis.n} published runs of {len(basis.sources)} sources" if basis.n else "published",
+        "published": runs if basis.n else "published",
     }.get(basis.kind, f"by {basis.n} of your own runs")
     return (f"times: {what} ({basis.group})" if basis.group else f"times: {what}",)
 

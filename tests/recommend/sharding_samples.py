@@ -114,7 +114,7 @@ SHARDING_SAMPLES: dict[str, tuple[Case, float, str, Case]] = {
     "SHD011": (
         case(OFFLOADING, "full", estimate=offloading),
         20 * GIB,
-        "optimizer in host memory spares 20.00 GiB per card",
+        "offloading optimizer to host memory spares 20.00 GiB per card",
         case(TWO, estimate=offloading),
     ),
     "SHD012": (

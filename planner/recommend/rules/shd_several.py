@@ -198,8 +198,8 @@ class Offloaded:
         took = "" if step is None else f", takes {seconds(step.parts['offload'])} of a step of {seconds(step.seconds)}"
         ram = case.subject.estimate.host.required_on(case.scenario.cluster)
         text = (
-            f"{' and '.join(train.offload)} in host memory spares {format_bytes(max(saved, 0))} per card{took}, and "
-            f"asks for {format_bytes(ram)} of RAM in each machine"
+            f"offloading {' and '.join(train.offload)} to host memory spares {format_bytes(max(saved, 0))} per "
+            f"card{took}, and asks for {format_bytes(ram)} of RAM in each machine"
         )
         return Reason(code=self.code, text=text, number=saved, unit="bytes")
 
