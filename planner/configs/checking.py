@@ -154,7 +154,12 @@ def _runs(understood: Understood, documents: tuple[Document, ...], request: Requ
 
 def _held(request: Request) -> set[str]:
     """What the command said itself, which no key of a file is to blame for."""
-    told = {"method": bool(request.methods), "gpus": request.gpus > 1, "nodes": request.nodes is not None}
+    told = {
+        "method": bool(request.methods),
+        "gpus": request.gpus > 1,
+        "nodes": request.nodes is not None,
+        "stack": bool(request.stack),
+    }
     return {*request.settings, *(name for name, said in told.items() if said)}
 
 

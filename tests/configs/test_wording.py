@@ -77,6 +77,20 @@ def test_a_key_of_another_file_is_told_with_that_file(tmp_path: Path, capsys: py
     assert "use version 2 (--stack trl,fsdp=2, in a trainer's file fsdp_version: 2)" in told
 
 
+def test_the_version_of_fsdp_is_not_to_blame_for_a_stack_of_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launcher = (
+        "distributed_type: FSDP\nnum_processes: 2\nfsdp_config:\n  fsdp_version: 2\n"
+        "  fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP\n"
+    )
+    words = ("--gpu", "24gb", "--objective", "dpo", "--stack", "trl,trl=0.14")
+
+    told = complaint(tmp_path, capsys, {}, *words, beside=launcher)
+
+    assert told.startswith("error: --objective dpo is not planned for stack trl with trl 0.14")
+
+
 def understood(*readings: Reading, stack: str = "trl", **settings: str) -> Understood:
     return Understood(format="trl", stack=stack, settings=settings, readings=readings)
 
