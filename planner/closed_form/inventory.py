@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from planner.formulas.adapters import Site, adapter_sites, block_parts, saved_modules
-from planner.formulas.params import expert_params, model_params, quantized_matrices
+from planner.formulas.params import expert_params, expert_stacks, model_params, quantized_matrices
 from planner.formulas.states import (
     NESTED_TABLES,
     QUANT_TABLES,
@@ -40,6 +40,8 @@ class Storage(NamedTuple):
     modules_to_save: tuple[str, ...]
     torchao: bool = False
     """4-bit weights are torchao's, not bitsandbytes'."""
+    packed_experts: bool = False
+    """Stacked experts are quantised as the matrices are, each stack as one."""
 
 
 class Inventory(NamedTuple):
@@ -60,6 +62,8 @@ class Inventory(NamedTuple):
     """Bytes of all gradients, which have the dtype of what they train."""
     largest_matrix: int
     """Elements of the largest quantised matrix."""
+    largest_stack: int
+    """Elements of the largest quantised stack of experts."""
 
     @property
     def trainable(self) -> int:
@@ -77,9 +81,12 @@ def take_inventory(model: ModelSpec, storage: Storage) -> Inventory:
     total = model_params(model)
     norms = sum(count * item.params for item, count in _items(model) if isinstance(item, Norm))
     matrices = quantized_matrices(model, fused_experts=storage.fused_experts) if storage.quant else ()
-    quantized = sum(count * site.copies * site.d_in * site.d_out for site, count in matrices)
-    packed = sum(count * site.copies * _packed_bytes(site, storage) for site, count in matrices)
+    stacks = expert_stacks(model) if storage.packed_experts else ()
+    quantized = sum(count * site.copies * site.d_in * site.d_out for site, count in (*matrices, *stacks))
+    packed = sum(count * site.copies * _packed_bytes(site, storage) for site, count in (*matrices, *stacks))
     stacked = expert_params(model) if storage.experts_bytes != storage.outer_bytes and storage.fused_experts else 0
+    if stacked:
+        stacked -= sum(count * site.d_in * site.d_out for site, count in stacks)
     plain = norms * storage.norm_bytes + (total - norms - quantized - stacked) * storage.outer_bytes
     plain += stacked * storage.experts_bytes
     if storage.tables_bytes != storage.outer_bytes:
@@ -97,6 +104,7 @@ def take_inventory(model: ModelSpec, storage: Storage) -> Inventory:
         trained_bytes=element,
         gradients=_bytes(trained, element),
         largest_matrix=max((site.d_in * site.d_out for site, _ in matrices), default=0),
+        largest_stack=max((site.d_in * site.d_out for site, _ in stacks), default=0),
     )
 
 

@@ -114,6 +114,7 @@ def storage_of(key: ProfileKey, stack: Behaviour) -> Storage:
         targets=key.lora_targets,
         modules_to_save=key.modules_to_save,
         torchao=stack.nf4 == "torchao",
+        packed_experts=quantized and stack.fused_experts and stack.quantizes_experts,
     )
 
 
@@ -135,6 +136,11 @@ def recipe_of(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Recipe:
             f"what torch.compile keeps of the experts of {model.name} is not known: use --kernels eager"
         )
     storage = storage_of(key, stack)
+    if placed.parameters and storage.packed_experts:
+        raise UnsupportedScenario(
+            f"adapters on quantised experts, as these targets of {model.name} put them, are not planned: "
+            "name matrices of attention, as in --lora-targets q_proj,k_proj,v_proj,o_proj"
+        )
     compute = 2 if key.autocast != "none" or key.mixed_shards or key.quant else FLOAT_BYTES[key.weights_dtype]
     weight = 2 if key.mixed_shards else FLOAT_BYTES[key.weights_dtype]
     upcast = key.quant != "" and stack.kbit_upcast in ("norms", "all") and not key.mixed_shards
@@ -165,6 +171,7 @@ def recipe_of(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Recipe:
         keeps_dequantized=stack.keeps_dequantized and "lora" in _fused(key, stack),
         ranks=key.ranks,
         compiled=key.kernels == "compiled",
+        packed_experts=storage.packed_experts,
     )
     if key.mixed_shards and key.units:  # which casts what enters a layer
         return recipe

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from planner.configs.accelerate_fsdp import fsdp_settings
-from planner.configs.axolotl_adapters import adapters, method_of
+from planner.configs.axolotl_adapters import adapters, method_of, quantized_experts
 from planner.configs.axolotl_kernels import kernels
 from planner.configs.axolotl_keys import (
     ATTENTION,
@@ -58,7 +58,7 @@ def read(document: Document) -> Understood:
     keys = Keys(document)
     model = keys.take("base_model", "text", "model")
     method = method_of(keys)
-    fused = kernels(keys, method)
+    fused, experts = kernels(keys, method), quantized_experts(keys, method)
     engines = _engines(keys)
     attention = _attention(keys)
     settings: dict[str, Setting] = {
@@ -80,7 +80,7 @@ def read(document: Document) -> Understood:
     keys.ignore(*IGNORED)
     return Understood(
         format="axolotl",
-        stack=",".join(("axolotl", *fused.plugins)),
+        stack=",".join(("axolotl", *fused.plugins, *experts)),
         model=model,
         method=method,
         settings=with_fallbacks(settings, engines.fallbacks),

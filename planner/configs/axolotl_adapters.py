@@ -6,7 +6,7 @@ axolotl 0.19.0 utils/schemas/peft.py, loaders/adapter.py, and loaders/model.py, 
 import re
 from collections.abc import Mapping
 
-from planner.configs.axolotl_keys import ADAPTERS, QUANT, QUANT_IGNORED
+from planner.configs.axolotl_keys import ADAPTERS, QUANT, QUANT_IGNORED, QUANTIZE_EXPERTS
 from planner.configs.keys import Keys
 from planner.errors import BrokenInput, show
 from planner.recommend.request import Setting
@@ -14,6 +14,9 @@ from planner.spec import Method
 
 ALL_LINEAR = ("all-linear",)
 TABLES = ("embed_tokens", "lm_head")
+
+EXPERTS_VERSION = "0.19"
+"""Of axolotl, whose quantised experts were read."""
 
 
 def method_of(keys: Keys) -> Method:
@@ -34,6 +37,20 @@ def method_of(keys: Keys) -> Method:
         why = "under adapter lora axolotl loads 16-bit weights all the same, and prepares them as quantised"
         keys.tell("load_in_4bit", "unmodelled", sets="method", why=why)
     return "qlora" if bits[8] else "lora"
+
+
+def quantized_experts(keys: Keys, method: Method) -> tuple[str, ...]:
+    """What the stack's text says of experts that are quantised as they are loaded.
+
+    utils/schemas/config.py, check_quantize_moe_experts: what axolotl refuses beside it.
+    """
+    if not keys.take(QUANTIZE_EXPERTS, "flag", "stack", absent=False):
+        return ()
+    if method == "full" or not (keys.peek("load_in_4bit") or keys.peek("load_in_8bit")):
+        raise BrokenInput(f"{keys.file}: {QUANTIZE_EXPERTS} wants an adapter, and load_in_4bit or load_in_8bit")
+    if keys.peek("lora_target_linear"):
+        raise BrokenInput(f"{keys.file}: {QUANTIZE_EXPERTS} goes with no lora_target_linear: name lora_target_modules")
+    return (f"{QUANTIZE_EXPERTS}={EXPERTS_VERSION}",)
 
 
 def adapters(keys: Keys, method: Method) -> dict[str, Setting]:

@@ -61,6 +61,9 @@ LIGER, CUT = "axolotl.integrations.liger.LigerPlugin", "axolotl.integrations.cut
 PLUGINS_IGNORED = ("swanlab.SwanLabPlugin", "lm_eval.LMEvalPlugin")
 """Plugins that watch or test."""
 
+QUANTIZE_EXPERTS = "quantize_moe_experts"
+"""The key, and what the stack's text calls it."""
+
 LORA_KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel")
 LIGER_PARTS = ("liger_rope", "liger_rms_norm", "liger_glu_activation")
 
@@ -71,7 +74,7 @@ MATTER = (
     "deepspeed", "fsdp", "fsdp_config", "fsdp_version", "context_parallel_size", "sequence_parallel_degree",
     "tensor_parallel_size", "sample_packing", "rl", "num_epochs", "cut_cross_entropy", "chunked_cross_entropy",
     *LORA_KERNELS, *LIGER_PARTS, "liger_swiglu", "liger_fused_linear_cross_entropy", "peft_autocast_adapter_dtype",
-    "dp_shard_size", "dp_replicate_size",
+    "dp_shard_size", "dp_replicate_size", QUANTIZE_EXPERTS,
     *(key.name for table in (TRAINING, ADAPTERS) for key in table),
 )  # fmt: skip
 
@@ -90,7 +93,6 @@ UNMODELLED: Mapping[str, str] = {
     "gptq": "weights that GPTQ quantised",
     "model_quantization_config": "weights that are loaded in another quantised form",
     "use_onebitllms": "weights of 1.58 bits",
-    "quantize_moe_experts": "experts are quantised as they are loaded",
     "ple_cpu_offload": "tables of embeddings stay in host memory",
     "layer_offloading": "weights of layers wait in host memory",
     "lora_on_cpu": "embeddings and norms are moved to the processor",

@@ -14,6 +14,7 @@ from planner.configs.axolotl_keys import (
     LORA_KERNELS,
     OPTIMIZERS,
     QUANT,
+    QUANTIZE_EXPERTS,
     TRAINING,
 )
 from planner.configs.hf_write import (
@@ -105,6 +106,11 @@ def _refuse(chosen: Chosen) -> None:
         )
     if train.optimizer == "adamw_8bit" and train.shards_by_fsdp and not train.uses_adapters:
         raise UnsupportedScenario("axolotl refuses bitsandbytes' 8-bit AdamW under FSDP: use --optimizer adamw")
+    if train.quantized and _names(chosen, QUANTIZE_EXPERTS) and train.lora_targets == ("all-linear",):
+        raise UnsupportedScenario(
+            f"axolotl has no lora_target_linear beside {QUANTIZE_EXPERTS}: name matrices, as in "
+            "--lora-targets q_proj,k_proj,v_proj,o_proj"
+        )
     _refuse_kernels(chosen)
     if _heads_a_wide_table(chosen):
         raise UnsupportedScenario(
@@ -160,6 +166,8 @@ def _adapters(chosen: Chosen) -> list[Line]:
     ]
     if train.quantized and not in_8_bits:
         lines.append(Line("bnb_config_kwargs", {key.name: key.write(getattr(train, key.setting)) for key in QUANT}))
+    if train.quantized and _names(chosen, QUANTIZE_EXPERTS):
+        lines.append(Line(QUANTIZE_EXPERTS, value=True, why="each stack of experts as it is loaded"))
     if train.lora_alpha != int(train.lora_alpha):
         raise UnsupportedScenario(f"axolotl cannot express --lora-alpha {train.lora_alpha}: it wants a whole number")
     rank, alpha = why_of_adapters(chosen)

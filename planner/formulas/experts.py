@@ -3,6 +3,7 @@
 from planner.formulas.between_ranks import dispatch
 from planner.formulas.feed_forward import activate, gated, mlp
 from planner.formulas.operations import Recorder
+from planner.formulas.states import dequantized_bytes
 from planner.formulas.tape import Op, Size, Tensor
 from planner.spec import Experts, Table
 
@@ -11,6 +12,9 @@ OTHERS = "other experts"
 
 JOINED = "index_add"
 """The operation that ends them."""
+
+UNPACKED = "dequantise experts"
+"""The operation that makes a whole stack anew from its packed form."""
 
 MERGED = "add adapter to experts"
 """The operation that makes a copy of a stacked tensor with its adapter added."""
@@ -70,9 +74,15 @@ def _expert_rows(r: Recorder, spec: Experts, x: Tensor, weights: Tensor) -> Tens
     out = dispatch(r, _grouped(r, matrices[1], hidden, k * h, rank_factor=1))
     weighted = r.mul(out, weights, "weighted expert rows")
     ordered = r.tape.add(Op("restore order", (weighted,), r.tensor("expert rows in order", k * h, out.e)))
-    result = r.tape.add(Op("sum over experts", (ordered,), r.tensor("experts output", h, out.e)))
-    r.name(x, rows, out, *(op.output for op in r.tape.ops if op.name == MERGED))
+    summed = r.tape.add(Op("sum over experts", (ordered,), r.tensor("experts output", h, out.e)))
+    result = r.cast(summed, x.e, "experts output") if r.recipe.packed_experts else summed
+    r.name(x, rows, out, *_cached(r))
     return result
+
+
+def _cached(r: Recorder) -> list[Tensor]:
+    """Stacks that PEFT or a parametrization made, which torch's cache keeps until the experts return."""
+    return [op.output for op in r.tape.ops if op.name in (MERGED, UNPACKED)]
 
 
 def _all_experts(r: Recorder, spec: Experts, x: Tensor, weights: Tensor) -> Tensor:
@@ -85,6 +95,8 @@ def _all_experts(r: Recorder, spec: Experts, x: Tensor, weights: Tensor) -> Tens
     first = _batched(r, matrices[0], rows, n * f * 2, rank_factor=2)
     hidden = gated(r, spec.activation, r.part(first, "expert gate", n * f), r.part(first, "expert up", n * f))
     out = _batched(r, matrices[1], hidden, n * h, rank_factor=1)
+    if r.recipe.packed_experts:
+        r.name(*_cached(r))
     return r.tape.add(Op("sum over experts", (out,), r.tensor("experts output", h, out.e)))
 
 
@@ -214,22 +226,43 @@ def _grouped(r: Recorder, table: Table, x: Tensor, width: int, *, rank_factor: i
     uses and saves, and which is cached until the experts return (peft 0.21 tuners/lora/layer.py, ParamWrapper).
     """
     name = f"{table.name} output"
-    x = r.cast(x, r.recipe.stored_bytes, f"{table.name} rows")
+    x = r.cast(x, r.recipe.expert_bytes, f"{table.name} rows")
     if table.name in r.recipe.stacked:
         merged = _merged_experts(r, table, rank_factor)
         return r.tape.add(Op(table.name, (x, merged), r.tensor(name, width, x.e), saved=(x, merged), reloads=True))
-    trained = r.recipe.full
+    trained, unpacked = r.recipe.full, _unpacked(r, table)
     gradient = table.params * r.recipe.stored_bytes if trained else 0
     return r.tape.add(
         Op(
             table.name,
-            (x,),
+            (x, *unpacked),
             r.tensor(name, width, x.e),
-            saved=(x,) if trained else (),
+            saved=(*unpacked, *((x,) if trained else ())),
             reloads=True,
             weight_grad=gradient,
         )
     )
+
+
+def _unpacked(r: Recorder, table: Table) -> tuple[Tensor, ...]:
+    """The whole stack as a product takes it, of quantised experts; the product saves it for its backward.
+
+    All experts are dequantised, whichever the tokens chose. Beside the result lie, of 4-bit stacks, scales that were
+    quantised, too; of 8-bit ones a second fp32 stack, the product with the scales.
+
+    Source: axolotl 0.19 monkeypatch/moe_quant.py, Bnb8bitParametrization; bitsandbytes 0.50 nn/parametrize.py,
+    Bnb4bitParametrization; functional.py, dequantize_4bit; _ops.py, int8_vectorwise_dequant.
+    """
+    if not r.recipe.packed_experts:
+        return ()
+    e = r.recipe.expert_bytes
+    stack = table.params * e
+    if r.recipe.quant == "int8":
+        scratch = stack
+    else:
+        scratch = dequantized_bytes(table.params, e, nested=r.recipe.double_quant) - stack
+    weight = r.constant(f"{table.name} dequantised", Size(fixed=stack), " ".join(map(str, table.shape)), e)
+    return (r.tape.add(Op(UNPACKED, (), weight, scratch_forward=Size(fixed=scratch))),)
 
 
 def _batched(r: Recorder, table: Table, x: Tensor, width: int, *, rank_factor: int) -> Tensor:
@@ -238,11 +271,13 @@ def _batched(r: Recorder, table: Table, x: Tensor, width: int, *, rank_factor: i
     Source: torch 2.13 ``autocast_mode.h``, lower precision list; transformers 5.23 modeling_llama4.py,
     ``Llama4TextExperts``.
     """
-    name, e = f"{table.name} output", r.recipe.compute_bytes if r.recipe.autocast else r.recipe.stored_bytes
+    name, e = f"{table.name} output", r.recipe.compute_bytes if r.recipe.autocast else r.recipe.expert_bytes
     x = r.cast(x, e, f"{table.name} rows")
     trained, adapted = r.recipe.full, table.name in r.recipe.stacked
     if adapted:
         weight: tuple[Tensor, ...] = (r.cast(_merged_experts(r, table, rank_factor), e, f"{table.name} as 16-bit"),)
+    elif r.recipe.packed_experts:
+        weight = tuple(r.cast(stack, e, f"{table.name} as 16-bit") for stack in _unpacked(r, table))
     elif r.recipe.stored_bytes > e:
         weight = (r.constant(f"{table.name} as 16-bit", Size(fixed=table.params * e), f"{table.shape}", e),)
     else:
@@ -250,7 +285,7 @@ def _batched(r: Recorder, table: Table, x: Tensor, width: int, *, rank_factor: i
     return r.tape.add(
         Op(
             table.name,
-            (x, *weight) if adapted else (x,),
+            (x, *weight) if adapted or r.recipe.packed_experts else (x,),
             r.tensor(name, width, e),
             saved=(*weight, *((x,) if trained or adapted else ())),
             reloads=True,

@@ -74,6 +74,21 @@ def eight_bit_bytes(*, quantized: int) -> float:
     return 3.0 * quantized
 
 
+def stack_bytes(*, quantized: int, in_8_bits: bool, g: int) -> float:
+    """Memory traffic of dequantising all quantised stacks of experts in one micro-step.
+
+    Shapes:    quantized: parameters in stacks
+    Formula:   (1 + g) * 2.53 * quantized; of 8-bit ones (1 + g) * (1 + 4 + 4 + 4) * quantized, by way of fp32
+    Source:    axolotl 0.19 monkeypatch/moe_quant.py: whole for every pass forward; backward has it saved
+    Valid:     what bitsandbytes' nn/parametrize.py wraps
+    Excludes:  the products themselves
+
+    >>> round(stack_bytes(quantized=1_000_000_000, in_8_bits=False, g=1))
+    5060000000
+    """
+    return (1 + g) * (13 if in_8_bits else DEQUANT_READ + DEQUANT_WRITTEN) * quantized
+
+
 def experts_touched(*, tokens: float, top_k: int, experts: int) -> float:
     """Share of the experts that at least one of ``tokens`` chooses, whose weights have to be read.
 

@@ -70,11 +70,23 @@ class Recipe(NamedTuple):
     ranks: Ranks = Ranks()
     compiled: bool = False
     """``torch.compile`` has made a layer and the loss into graphs of their own."""
+    packed_experts: bool = False
+    """Stacks of experts are quantised, and dequantised whole for every pass."""
 
     @property
     def matrix_bytes(self) -> int:
         """Of a matrix that is not quantised."""
         return self.stored_bytes if self.quant else self.weight_bytes
+
+    @property
+    def expert_bytes(self) -> int:
+        """Of a stacked expert's weight as the product finds it: 8-bit stacks are dequantised to fp32.
+
+        bitsandbytes 0.50 functional.py, int8_vectorwise_dequant; of 4-bit ones nn/parametrize.py keeps the dtype.
+        """
+        if not self.packed_experts:
+            return self.stored_bytes
+        return 4 if self.quant == "int8" else self.weight_bytes
 
     def adapts(self, linear: Linear) -> bool:
         """Whether PEFT puts an adapter on this matrix."""

@@ -141,6 +141,20 @@ def quantized_matrices(model: ModelSpec, *, fused_experts: bool = True) -> tuple
     return (*((Site(linear.name, linear.d_in, linear.d_out), count) for linear, count in plain), *experts)
 
 
+@lru_cache(maxsize=1024)
+def expert_stacks(model: ModelSpec) -> tuple[tuple[Site, int], ...]:
+    """Three-dimensional expert tensors as matrices of all their rows, each with the number of layers that hold it.
+
+    Biases of experts have two dimensions, and routers: axolotl 0.19 monkeypatch/moe_quant.py quantises neither.
+    """
+    return tuple(
+        (Site(table.name, table.shape[-1], table.params // table.shape[-1]), count)
+        for block, count in zip(model.blocks, model.block_counts, strict=True)
+        for table in (block.experts.tables if block.experts else ())
+        if len(table.shape) == 3
+    )
+
+
 def lora_params(
     model: ModelSpec,
     targets: tuple[str, ...],

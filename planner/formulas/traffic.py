@@ -8,10 +8,10 @@ from collections import Counter
 from typing import NamedTuple
 
 from planner.formulas.attention import FLASH
-from planner.formulas.experts import JOINED, OTHERS
+from planner.formulas.experts import JOINED, OTHERS, UNPACKED
 from planner.formulas.tape import ZERO, Op, Size, Tape, Tensor, total
 
-FREE = frozenset({"view", "slice"})
+FREE = frozenset({"view", "slice", UNPACKED})
 """Operations without a kernel in forward: the same memory under another shape."""
 
 ATTENTION_BACKWARD_KERNELS = 3
@@ -85,7 +85,8 @@ def _one(op: Op) -> Moved:
 
 def _product(op: Op) -> Moved:
     """A matrix product: its kernels, and a wider weight that is read to write its 16-bit copy."""
-    casts = total(tensor.size for tensor in op.saved if tensor.size.token == 0).times(3)
+    made = (tensor for tensor in op.saved if tensor.grad or tensor not in op.inputs)  # others made the rest
+    casts = total(tensor.size for tensor in made if tensor.size.token == 0).times(3)
     dequantised = DEQUANT_KERNELS if op.scratch_forward.fixed else 0
     forward_kernels = 1 + dequantised + int(casts.fixed > 0)
     backward_kernels = (1 + dequantised if _passes_on(op) else 0) + int(op.weight_grad > 0)

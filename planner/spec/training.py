@@ -258,6 +258,8 @@ class Behaviour:
     """Experts are 3-D parameters that bitsandbytes does not quantise (transformers 5)."""
     repeats_kv: bool
     """sdpa attention expands key and value heads to the query heads before the kernel."""
+    quantizes_experts: bool = False
+    """On a quantised base stacked experts are quantised, too, each stack whole as it is loaded (Axolotl, if asked)."""
     reentrant_checkpoint: bool = False
     """Checkpoints keep a recomputed layer's output through its backward (``use_reentrant=True``)."""
     flash_repeats_kv: tuple[str, ...] = ()

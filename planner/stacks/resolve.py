@@ -245,6 +245,10 @@ def _refuse(chosen: Mapping[str, Any], model: ModelSpec, cluster: Cluster, stack
         )
     if chosen["method"] == "qlora" and chosen["quant"] != "nf4" and stack.nf4 == "torchao":
         raise UnsupportedScenario(f"stack {stack.name} has no {chosen['quant']} weights: use --quant nf4")
+    if chosen["method"] == "qlora" and stack.quantizes_experts and model.is_moe and sharding not in ("none", "ddp"):
+        raise UnsupportedScenario(
+            f"experts that {stack.name} quantises as it loads them are not planned under {sharding}: use --sharding ddp"
+        )
     scales_itself = sharding.startswith("zero")  # DeepSpeed keeps fp32 masters, and a scaler of its own
     if chosen["weights_dtype"] == "fp16" and chosen["method"] == "full" and not scales_itself:
         raise UnsupportedScenario(

@@ -22,17 +22,25 @@ from planner.formulas.flops import (
     eight_bit_bytes,
     experts_touched,
     linear_flops,
+    stack_bytes,
 )
 from planner.formulas.operations import Recipe
 from planner.formulas.parallel import bubble
-from planner.formulas.params import active_params, computed_in_vain, expert_params, model_params, outer_params
+from planner.formulas.params import (
+    active_params,
+    computed_in_vain,
+    expert_params,
+    expert_stacks,
+    model_params,
+    outer_params,
+)
 from planner.formulas.sharding import divisors
 from planner.formulas.states import Trainable
 from planner.formulas.tape import Size
 from planner.formulas.traffic import moved
 from planner.formulas.updates import Update, update_of
 from planner.result import Estimate, Parameters
-from planner.spec import Attention, Behaviour, ModelSpec, Scenario, TrainSpec
+from planner.spec import Attention, Behaviour, ModelSpec, Scenario
 from planner.throughput.exchanges import data_exchanges
 from planner.throughput.offloading import NOTHING, Offloading, offloading
 
@@ -167,7 +175,7 @@ def _work(scenario: Scenario, parameters: Parameters, load: Load) -> Work:
         attention=tokens * sum(_attention(kind, attended, g) for kind in counts.kinds),
         weights=counts.weights + counts.routed * _touched(counts, tokens),
         moved=moved_bytes,
-        dequantised=_dequantised(train, parameters.quantized, g),
+        dequantised=_dequantised(scenario, parameters.quantized, g),
         kernels=counts.kernels,
         collectives=_collectives(scenario),
         exchanges=data_exchanges(scenario, parameters),
@@ -189,10 +197,15 @@ def _touched(counts: Counts, tokens: float) -> float:
     return experts_touched(tokens=tokens, top_k=counts.chosen, experts=counts.experts) if counts.routed else 0.0
 
 
-def _dequantised(train: TrainSpec, quantized: int, g: int) -> float:
-    if not train.quantized:
+def _dequantised(scenario: Scenario, quantized: int, g: int) -> float:
+    if not scenario.train.quantized:
         return 0.0
-    return eight_bit_bytes(quantized=quantized) if train.quant == "int8" else dequant_bytes(quantized=quantized, g=g)
+    in_8_bits = scenario.train.quant == "int8"
+    packed = profile_of(scenario).recipe.packed_experts
+    stacks = sum(count * site.d_in * site.d_out for site, count in expert_stacks(scenario.model)) if packed else 0
+    matrices = quantized - stacks
+    found = eight_bit_bytes(quantized=matrices) if in_8_bits else dequant_bytes(quantized=matrices, g=g)
+    return found + stack_bytes(quantized=stacks, in_8_bits=in_8_bits, g=g)
 
 
 @lru_cache(maxsize=4096)

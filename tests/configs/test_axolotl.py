@@ -215,12 +215,38 @@ def test_kernels_and_losses(keys: dict[str, Any], settings: dict[str, Any], stac
             {**LORA, "chunked_cross_entropy": True, "chunked_cross_entropy_num_chunks": 4},
             "chunked_cross_entropy_num_chunks",
         ),
-        ({**LORA, "quantize_moe_experts": True}, "quantize_moe_experts"),
         ({**LORA, "torch_compile": "auto"}, "torch_compile"),
     ],
 )
 def test_what_is_not_modelled_is_told(keys: dict[str, Any], key: str) -> None:
     assert unmodelled(read(keys)) == {key}
+
+
+@pytest.mark.parametrize(
+    ("keys", "quant"),
+    [({"adapter": "qlora", "load_in_4bit": True}, None), ({"adapter": "lora", "load_in_8bit": True}, "int8")],
+)
+def test_experts_that_are_quantised_are_the_stacks(keys: dict[str, Any], quant: str | None) -> None:
+    found = read(LORA, keys, lora_target_linear=False, lora_target_modules=["o_proj"], quantize_moe_experts=True)
+
+    assert found.stack == "axolotl,quantize_moe_experts=0.19"
+    assert (found.method, found.settings.get("quant")) == ("qlora", quant)
+    assert not unmodelled(found)
+    assert read(QLORA, quantize_moe_experts=False).stack == "axolotl"
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({**FLASH}, "wants an adapter, and load_in_4bit or load_in_8bit"),
+        ({**LORA}, "wants an adapter, and load_in_4bit or load_in_8bit"),
+        ({**QLORA}, "name lora_target_modules"),
+    ],
+)
+def test_experts_are_quantised_where_axolotl_does_it(keys: dict[str, Any], message: str) -> None:
+    """utils/schemas/config.py, check_quantize_moe_experts."""
+    with pytest.raises(BrokenInput, match=message):
+        read(keys, quantize_moe_experts=True)
 
 
 def test_ligers_head_on_a_wide_table_is_not_planned_unless_something_narrows_it() -> None:
@@ -383,6 +409,7 @@ KERNELS = [
     {"method": "lora", "stack": "axolotl,liger=0.8,liger_loss=0.8", "kernels": "fused", "loss": "fused"},
     {"method": "qlora", "stack": "axolotl", "kernels": "eager"},
     {"method": "qlora", "quant": "int8", "kernels": "eager"},
+    {"method": "qlora", "stack": "axolotl,quantize_moe_experts=0.19", "lora_targets": ("q_proj", "v_proj")},
     {"method": "qlora", "quant": "fp4", "double_quant": False, "quant_storage": "bf16"},
     {"method": "lora", "adapter_dtype": "bf16", "lora_targets": ("q_proj", "v_proj"), "modules_to_save": ("lm_head",)},
     {"method": "lora", "attention": "sdpa", "lora_rank": 64, "lora_dropout": 0.1},
@@ -456,6 +483,7 @@ def test_an_export_that_is_checked_is_the_same_run(case: dict[str, Any]) -> None
         ),
         ({"method": "full", "sharding": "fsdp", "gpus": 2, "optimizer": "adamw_8bit"}, "--optimizer adamw"),
         ({"method": "lora", "optimizer": "muon"}, "muon"),
+        ({"method": "qlora", "stack": "axolotl,quantize_moe_experts=0.19"}, "--lora-targets q_proj"),
         ({"method": "lora", "lora_alpha": 12.5}, "--lora-alpha 12.5"),
         ({"method": "full", "tensor_parallel": 2, "gpus": 2}, "--tensor-parallel"),
         ({"method": "lora", "moments": ("merge",)}, "--moments merge"),
