@@ -44,7 +44,7 @@ def quantized_experts(keys: Keys, method: Method) -> tuple[str, ...]:
 
     utils/schemas/config.py, check_quantize_moe_experts: what axolotl refuses beside it.
     """
-    if not keys.take(QUANTIZE_EXPERTS, "flag", "stack", absent=False):
+    if not keys.take(QUANTIZE_EXPERTS, "flag", "method", absent=False):
         return ()
     if method == "full" or not (keys.peek("load_in_4bit") or keys.peek("load_in_8bit")):
         raise BrokenInput(f"{keys.file}: {QUANTIZE_EXPERTS} wants an adapter, and load_in_4bit or load_in_8bit")
