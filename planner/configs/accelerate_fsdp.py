@@ -52,8 +52,11 @@ class Section:
         self.keys = keys
 
     def name(self, bare: str) -> str:
-        """The name that stands in the file, else the bare one."""
-        return PREFIX + bare if self.keys.peek(PREFIX + bare) is not None else bare
+        """The name that stands in the file, else as its others are spelled: all readers know the prefix."""
+        if self.keys.peek(bare) is not None:
+            return bare
+        bares = any(name in self.keys for name in (*MATTER, *IGNORED))
+        return bare if bares and self.keys.peek(PREFIX + bare) is None else PREFIX + bare
 
     def take(self, bare: str, kind: Kind, sets: str, absent: object = None) -> Setting | None:
         """As ``Keys.take``."""

@@ -207,7 +207,8 @@ def _objective(keys: Keys, method: Method) -> dict[str, Setting]:
     if kind is None:
         return {}
     if kind not in PREFERENCES:
-        keys.tell("rl", "unmodelled", sets="objective", why=f"of trainers we model {', '.join(PREFERENCES)}")
+        planned = " and ".join(one for one, objective in PREFERENCES.items() if objective == "dpo")
+        keys.tell("rl", "unmodelled", sets="objective", why=f"of trainers we model {planned}")
         return {}
     found: dict[str, Setting] = {"objective": PREFERENCES[kind]}
     if PREFERENCES[kind] == "dpo":

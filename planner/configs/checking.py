@@ -371,6 +371,9 @@ def _model(understood: Understood, documents: Sequence[Document]) -> str:
     """The model that the files name, where it is known here or lies beside them; nothing is fetched unasked."""
     name, file = understood.model, documents[0]
     if not name:
+        strange = next((one for one in understood.of("unknown") if one.sets == "model"), None)
+        if strange is not None:
+            raise UsageError(f"{strange.file}: {strange.key} {show(strange.value)} is {strange.why}")
         raise UsageError(f"{file.name} names no model: add --model")
     if find_name(name) is not None and not looks_like_path(name):
         return name

@@ -48,7 +48,7 @@ MATTER = (
 )  # fmt: skip
 
 UNMODELLED: Mapping[str, str] = {
-    "use_unsloth": "Unsloth's own kernels: check it with --stack unsloth",
+    "use_unsloth": "Unsloth's own kernels: --stack unsloth plans them, for sft alone",
     "use_galore": "an optimizer of low rank",
     "use_apollo": "an optimizer of low rank",
     "use_badam": "it trains one block at a time",

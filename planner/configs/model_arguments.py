@@ -75,7 +75,7 @@ IN_8_BITS = ("load_in_8bit", "use_8bit_quantization")
 UNMODELLED: Mapping[str, str] = {
     "use_dora": "DoRA trains magnitudes, and forms the whole weight",
     "lora_target_parameters": "adapters on parameters that are no modules, as experts have",
-    "use_unsloth": "Unsloth's own kernels: check it with --stack unsloth",
+    "use_unsloth": "Unsloth's own kernels: --stack unsloth plans them, for sft alone",
 }
 
 IGNORED = listed("""

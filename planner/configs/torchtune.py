@@ -89,7 +89,8 @@ def _model(keys: Keys) -> tuple[Built, dict[str, Setting]]:
     component = keys.take("_component_", "text", "model", absent="")
     found = built(component)
     if component and found.builder is None:
-        keys.tell("_component_", "unknown", why="none of torchtune's own models: --model says which one it is")
+        why = "none of torchtune's own models: --model says which one it is"
+        keys.tell("_component_", "unknown", sets="model", why=why)
     if found.method == "full":
         _rest_of_model(keys)
         return found, {}

@@ -29,6 +29,7 @@ from planner.configs.trl_keys import (
     SHIPPED,
     TELLS_DPO,
     TELLS_GRPO,
+    TELLS_SFT,
 )
 from planner.configs.trl_write import write
 from planner.configs.understood import Understood, with_fallbacks
@@ -113,6 +114,8 @@ def _told(keys: Keys, objective: Objective, kind: str | None) -> list[str]:
         return [f"read as trl grpo{stated}"]
     if objective == "dpo" and kind is None:
         return ["read as trl dpo: --trainer sft, dpo or grpo says another"]
+    if kind is None and not any(name in keys for name in TELLS_SFT):
+        return ["read as trl sft, though no key tells its trainer: --trainer dpo reads it as pairs"]
     return []
 
 

@@ -22,6 +22,12 @@ TELLS_DPO = listed("""
 """)
 """Keys that make a file one for ``trl dpo``."""
 
+TELLS_SFT = listed("""
+    packing packing_strategy eval_packing dataset_text_field dataset_kwargs eos_token max_seq_length chat_template_path
+    completion_only_loss assistant_only_loss num_of_sequences chars_per_token
+""")
+"""Keys that neither of the others has: a file without any of all three may be for each."""
+
 OTHER_TRAINERS: Mapping[str, tuple[str, ...]] = {
     "kto": listed("desirable_weight undesirable_weight"),
     "orpo or cpo": listed("cpo_alpha simpo_gamma"),

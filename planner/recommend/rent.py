@@ -64,7 +64,7 @@ def rent(question: RentRequest) -> RentAnswer:
     best = most_capable(let.gpu for let in lets)
     ask, about = _ask(question, best)
     estimate = shared_estimator()
-    methods = _methods(ask, estimate)
+    methods = _methods(ask, max(let.count for let in lets), estimate)
     found = tuple(_rentals(question, ask, methods, lets, best, estimate))
     ranked = _ranked(one for one in found if one.within(question))
     dates = sorted({let.gpu.price.as_of for let in lets if let.gpu.price})
@@ -245,15 +245,23 @@ def _rentals(
                 yield _rental(question, let, found)
 
 
-def _methods(ask: Ask, estimate: Estimator) -> tuple[Method, ...]:
+def _methods(ask: Ask, most: int, estimate: Estimator) -> tuple[Method, ...]:
     """Methods in question: those named, else what data, task and size of the model make worth paying for."""
     try:
         found, _ = candidates(ask, estimate)
     except UnsupportedScenario:
-        if ask.request.methods:
+        if ask.request.methods and not _runs_on_several(ask, most, estimate):
             raise
         return ask.methods
     return worth(ask, found, preference(ask, found))
+
+
+def _runs_on_several(ask: Ask, count: int, estimate: Estimator) -> bool:
+    """Whether trainers that have no recipe for one card have one for ``count`` of them."""
+    try:
+        return bool(candidates(ask.on(in_one(ask.cluster.gpu, count), count), estimate)[0])
+    except UnsupportedScenario:
+        return False
 
 
 def _weights(ask: Ask, method: Method, estimate: Estimator) -> int:

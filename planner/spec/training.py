@@ -318,6 +318,10 @@ class Behaviour:
     """Pairs are scored from outputs that have the hidden states of all layers."""
     references: tuple[Reference, ...] = ("none", "copy", "base")
     """Where its trainer may take reference log probabilities from."""
+    full_pairs_alone: bool = True
+    """Its trainer of pairs trains all weights on one card, too: not only on several."""
+    copy_beside_adapters: bool = True
+    """Its trainer of pairs takes a second model beside adapters, too."""
     narrow_reference: bool = False
     """A second model is loaded in the 16 bits of the computation, whatever the policy is."""
     reference_units: Literal["one", "layers", "none"] = "one"

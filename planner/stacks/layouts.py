@@ -112,9 +112,12 @@ def _groups(train: TrainSpec, cluster: Cluster) -> None:
 
 
 def _cards(group: int, cluster: Cluster) -> str:
-    """The numbers of cards next to this one that groups and machines divide."""
-    step, world = math.lcm(group, cluster.nodes), cluster.world_size
+    """The numbers of cards next to this one that groups and machines divide: beyond these machines, whole ones."""
+    step, world, machine = math.lcm(group, cluster.nodes), cluster.world_size, cluster.gpu.gpus_per_node
     below, above = world // step * step, (world // step + 1) * step
+    if above > machine * cluster.nodes:
+        whole = math.lcm(step, machine)
+        above = (world // whole + 1) * whole
     return "use " + " or ".join(f"--gpus {count}" for count in (below, above) if count)
 
 

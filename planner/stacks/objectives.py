@@ -84,6 +84,11 @@ def refuse_objective(chosen: Mapping[str, Any], cluster: Cluster, stack: Behavio
         raise UnsupportedScenario(
             f"--objective {objective} is not planned for stack {stack.name}{trl} (only {known}): use --stack trl"
         )
+    if chosen["method"] == "full" and cluster.world_size == 1 and not stack.full_pairs_alone:
+        raise UnsupportedScenario(
+            f"--method full under --objective {objective} on one card: stack {stack.name} has it on several only: "
+            "use --gpus 2 or --method lora"
+        )
     _refuse_beside(chosen)
     _refuse_head(chosen, stack)
     _refuse_reference(chosen, stack)
@@ -113,6 +118,10 @@ def _refuse_reference(chosen: Mapping[str, Any], stack: Behaviour) -> None:
     if reference == "copy" and chosen["objective"] == "grpo" and chosen["method"] != "full":
         raise UnsupportedScenario(
             "--reference copy: TRL's GRPOTrainer keeps no second model beside adapters: use --reference base"
+        )
+    if reference == "copy" and chosen["method"] != "full" and not stack.copy_beside_adapters:
+        raise UnsupportedScenario(
+            f"--reference copy: stack {stack.name} keeps no second model beside adapters: use --reference base"
         )
     if reference not in stack.references:
         kinds = " or ".join(

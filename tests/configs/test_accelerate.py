@@ -185,7 +185,7 @@ def test_what_of_fsdp_is_not_modelled(keys: dict[str, Any], told: str) -> None:
 def test_without_a_policy_all_of_the_model_is_one_unit() -> None:
     found = read(distributed_type="FSDP", fsdp_config={"fsdp_version": 2})
 
-    assert fates(found, "unmodelled") == {"fsdp_config.auto_wrap_policy"}
+    assert fates(found, "unmodelled") == {"fsdp_config.fsdp_auto_wrap_policy"}
 
 
 def test_the_version_of_fsdp_is_one_of_the_stack() -> None:

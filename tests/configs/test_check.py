@@ -188,6 +188,33 @@ def test_no_model_is_looked_up_that_was_not_asked_for(checking: Checking, model:
     assert message in err
 
 
+def test_a_builder_that_is_not_torchtunes_is_named(checking: Checking) -> None:
+    text = "model: {_component_: torchtune.models.nope.x}\noptimizer: {_component_: torch.optim.AdamW}\n"
+    code, _, err = checking(checking.file("tune.yaml", text), "--gpu", "h100")
+
+    assert code == 2
+    assert "model._component_ 'torchtune.models.nope.x' is none of torchtune's own models: --model says" in err
+
+
+def test_advice_names_no_trainer_that_does_not_plan_it(checking: Checking) -> None:
+    """Axolotl's grpo is read and refused; Unsloth's pairs are not planned."""
+    rl = checking.file(
+        "rl.yml", "base_model: meta-llama/Llama-3.1-8B\nadapter: lora\nlora_r: 8\nsequence_len: 512\nrl: orpo\n"
+    )
+    factory = "model_name_or_path: meta-llama/Llama-3.1-8B\nstage: dpo\nfinetuning_type: lora\nuse_unsloth: true\n"
+
+    assert "of trainers we model dpo and ipo)" in checking(rl, "--gpu", "h100")[2]
+    assert "for sft alone" in checking(checking.file("lf.yaml", factory), "--gpu", "h100")[2]
+
+
+def test_a_trl_file_that_tells_no_trainer_is_said_to_be_read_as_sft(checking: Checking) -> None:
+    either, sft = checking.file("either.yaml", SFT), checking.file("sft.yaml", SFT + "packing: false\n")
+
+    assert "--trainer dpo reads it as pairs" in " ".join(checking(either, "--gpu", "80gb")[1].split())
+    assert "read as trl sft" not in checking(either, "--gpu", "80gb", "--trainer", "sft")[1]
+    assert "read as trl sft" not in checking(sft, "--gpu", "80gb")[1]
+
+
 def test_the_command_may_name_the_model(checking: Checking) -> None:
     name = checking.file("sft.yaml", SFT.replace("meta-llama/Llama-3.1-8B", "someone/a-model-of-theirs"))
 

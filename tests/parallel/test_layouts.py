@@ -19,7 +19,7 @@ REFUSED = [
     ),
     (
         "llama-3.1-8b", "full", 8, {"context_parallel": 3},
-        "groups of 3 ranks do not divide 8 GPUs: use --gpus 6 or --gpus 9",
+        "groups of 3 ranks do not divide 8 GPUs: use --gpus 6 or --gpus 24",
     ),
     (
         "llama-3.1-8b", "full", 8, {"tensor_parallel": 4, "pipeline_parallel": 4},

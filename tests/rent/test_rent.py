@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import planner
+from planner.errors import UnsupportedScenario
 from planner.hardware import list_gpus
 from planner.prices import live
 from planner.prices.amounts import spell_hours
@@ -191,6 +192,16 @@ def test_quality_is_preferred_up_to_a_stated_price(lora: float, method: Method) 
 
     assert place is not None
     assert ranked[place].method == method
+
+
+def test_what_has_no_recipe_for_one_card_is_rented_on_several() -> None:
+    """torchtune's full DPO: one MI300X was recommended, for which there is no recipe."""
+    found = planner.rent(model="8b", method="full", stack="torchtune", objective="dpo", max_gpus=4)
+
+    assert found.offers
+    assert min(one.gpus for one in (*found.offers, *found.others)) == 2
+    with pytest.raises(UnsupportedScenario, match="use --gpus 2"):
+        planner.rent(model="8b", method="full", stack="torchtune", objective="dpo", max_gpus=1)
 
 
 def test_a_cheaper_seller_moves_a_card_up_and_never_down() -> None:
