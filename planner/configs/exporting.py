@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 from planner.configs.checking import acts, request_of_files
 from planner.configs.combining import combined
-from planner.configs.document import parse_document
+from planner.configs.document import Document, parse_document
 from planner.configs.formats import format_of, read_as
 from planner.configs.targets import TARGETS, TRAINERS, Target
+from planner.configs.understood import Understood
 from planner.configs.written import REQUIREMENTS, Chosen, File, Written
 from planner.errors import UnknownName, UnsupportedScenario, UsageError, option, show
 from planner.estimators import Estimator
@@ -21,13 +22,13 @@ from planner.prices.amounts import spell_hours
 from planner.recommend.candidates import scenario as scenario_of
 from planner.recommend.names import understand
 from planner.recommend.recipe import recipe
-from planner.recommend.request import Request, command
+from planner.recommend.request import DEFAULT_STACK, Request, command, options
 from planner.recommend.rules.base import seconds
 from planner.recommend.verdict import judge
 from planner.result import Candidate, Estimate, Plan
 from planner.spec import Job, Scenario
 from planner.spec.job import OBJECTIVE_OF
-from planner.stacks.rules import load_stack
+from planner.stacks.rules import load_stack, pinned
 from planner.units import format_gib
 
 
@@ -41,6 +42,8 @@ class Exported:
     configs: tuple[str, ...] = ()
     launch: str = ""
     setup: tuple[str, ...] = ()
+    check: tuple[str, ...] = ()
+    """Options with which ``plan check`` reads ``configs`` as the run that they are: hardware, and what no file says."""
 
 
 def export(name: str, request: Request, *, dataset: str = "", trainer: str = "") -> Exported:
@@ -63,12 +66,19 @@ def export(name: str, request: Request, *, dataset: str = "", trainer: str = "")
     chosen = chosen_of(found, asked, places)
     written = checked(chosen, runs)
     files = (*written.files, _requirements(chosen, written))
+    check = check_options(written, asked)
     if target.job:
         asking: Written = importlib.import_module(target.module).write(chosen, replace(written, files=files))
         files = files + asking.files
         written = replace(asking, configs=written.configs, setup=_brought(places, target, files))
     return Exported(
-        target=target, plan=found, files=files, configs=written.configs, launch=written.launch, setup=written.setup
+        target=target,
+        plan=found,
+        files=files,
+        configs=written.configs,
+        launch=written.launch,
+        setup=written.setup,
+        check=check,
     )
 
 
@@ -273,13 +283,37 @@ def checked(chosen: Chosen, target: Target) -> Written:
 
 def read_back(written: Written, request: Request) -> Scenario:
     """The run that the files describe, on the hardware of ``request``."""
+    understood, documents = _understood(written)
+    back = request_of_files(understood, documents, _asked_again(written, request, understood)).request
+    ask, _ = understand(back)
+    return scenario_of(ask, back.methods[0])
+
+
+def check_options(written: Written, request: Request) -> tuple[str, ...]:
+    """What a command has to say so that ``plan check`` reads the files as ``read_back`` does."""
+    asked = _asked_again(written, request, _understood(written)[0])
+    return ("--model", asked.model, *options(replace(asked, stack=asked.stack or DEFAULT_STACK)))
+
+
+def _understood(written: Written) -> tuple[Understood, tuple[Document, ...]]:
+    """What the files say together."""
     texts = {file.name: file.text for file in written.files}
     documents = tuple(parse_document(texts[name], name) for name in written.configs)
     main, *companions = (read_as(one, format_of(one)) for one in documents)
-    asked = replace(request, settings=written.settings, methods=(), gpus=written.gpus, nodes=written.nodes, stack="")
-    back = request_of_files(combined(main, companions), documents, asked).request
-    ask, _ = understand(back)
-    return scenario_of(ask, back.methods[0])
+    return combined(main, companions), documents
+
+
+def _asked_again(written: Written, request: Request, understood: Understood) -> Request:
+    """The request without what the files say: its hardware, its versions, and the settings of the command alone."""
+    versions = pinned(request.stack) if request.stack else ()
+    return replace(
+        request,
+        settings=written.settings,
+        methods=(),
+        gpus=written.gpus,
+        nodes=written.nodes,
+        stack=",".join((understood.stack or load_stack(request.stack).behaviour.name, *versions)) if versions else "",
+    )
 
 
 def differences(ours: Scenario, theirs: Scenario) -> dict[str, tuple[Any, Any]]:

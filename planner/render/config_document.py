@@ -45,7 +45,8 @@ class ExportDocument(TypedDict):
     """What ``plan export --format json`` prints. ``files`` is empty where nothing fits, so that nothing was written.
 
     ``configs``: those that ``plan check`` reads back; ``setup``: commands before the first launch, in the folder, and
-    ``launch``: the command that runs them there.
+    ``launch``: the command that runs them there. ``check``: the command that plans them again, with versions and with
+    what no file says; it and ``launch`` are empty where nothing was written.
     """
 
     schema: Literal[1]
@@ -55,4 +56,5 @@ class ExportDocument(TypedDict):
     configs: list[str]
     setup: list[str]
     launch: str
+    check: str
     plan: PlanDocument

@@ -1,5 +1,6 @@
 """What an export wrote, and how to run it."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,9 +30,15 @@ def exported_sheets(found: Exported, folder: Path) -> Sequence[Sheet]:
             notes=(
                 f"run in {printable(str(folder))}: {found.launch}",
                 *(f"once before it: {command}" for command in found.setup),
+                f"check it again: {printable(check_command(found, folder))}",
             ),
         ),
     )
+
+
+def check_command(found: Exported, folder: Path) -> str:
+    """The command that reads the written files as the run that was planned, from where they were written."""
+    return shlex.join(["plan", "check", *(str(folder / name) for name in found.configs), *found.check])
 
 
 def exported_document(found: Exported, folder: Path) -> ExportDocument:
@@ -44,5 +51,6 @@ def exported_document(found: Exported, folder: Path) -> ExportDocument:
         "configs": list(found.configs),
         "launch": found.launch,
         "setup": list(found.setup),
+        "check": check_command(found, folder) if found.files else "",
         "plan": plan_document(found.plan),
     }

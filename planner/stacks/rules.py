@@ -85,6 +85,18 @@ def load_stack(text: str) -> Defaults:
     )
 
 
+def pinned(text: str) -> tuple[str, ...]:
+    """Versions that a stack's text names, without what the trainer's own files say: its plugins and FSDP's version.
+
+    >>> pinned("axolotl,axolotl=0.17,liger=0.8,fsdp=1"), pinned("trl")
+    (('axolotl=0.17',), ())
+    """
+    name = load_stack(text).behaviour.name
+    in_files = {FSDP, *_read(name).get("optional", ())}
+    versions = [part.partition("=") for part in text.split(",")[1:] if part.strip()]
+    return tuple(f"{package.strip()}={one.strip()}" for package, _, one in versions if package.strip() not in in_files)
+
+
 def _refuse_older(given: Mapping[str, str], oldest: Mapping[str, str]) -> None:
     """Raise ``UnsupportedScenario`` for a version from before what the rules describe."""
     for package, version in given.items():

@@ -1,7 +1,10 @@
 """What an export recommends by itself is what its target can write; a refusal names what the user asked for."""
 
+import json
 import re
+import shlex
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ from planner.configs.targets import JOBS, TARGETS, TRAINERS
 from planner.errors import UnknownName, UnsupportedScenario, UsageError
 from planner.recommend.request import Request
 from planner.spec import Job, Method
+from planner.stacks.rules import pinned
 
 RUNS = (("8b", "4090", 1), ("1b", "4090", 2), ("8b", "h100", 16))
 METHODS: tuple[tuple[Method | None, str], ...] = (
@@ -106,6 +110,49 @@ def test_a_stack_that_is_not_the_targets_is_told(target: str, stack: str, told: 
 
 def test_the_targets_own_stack_may_be_named_with_versions() -> None:
     assert export("accelerate", Request(model="1b", gpu="4090", methods=("lora",), stack="hf,transformers=5.10")).files
+
+
+@pytest.mark.parametrize(
+    ("target", "stack", "settings"),
+    [
+        ("trl", "trl,trl=1.0", {}),
+        ("trl", "trl,trl=1.0", {"objective": "dpo"}),
+        ("trl", "trl,trl=0.24", {}),
+        ("trl", "trl,trl=0.24", {"objective": "dpo"}),
+        ("trl", "trl,trl=1.7,fsdp=1", {"gpus": 2, "sharding": "fsdp"}),
+        ("axolotl", "axolotl,axolotl=0.17", {}),
+        ("axolotl", "axolotl,axolotl=0.17,liger=0.8", {"gpus": 2, "sharding": "fsdp"}),
+        ("llamafactory", "", {"gpus": 2, "sharding": "ddp"}),
+        ("llamafactory", "", {"gpus": 2, "sharding": "fsdp"}),
+        ("accelerate", "hf,transformers=5.10", {}),
+        ("trl", "", {"objective": "grpo", "seq_len": 1000, "completion_len": 512}),
+    ],
+    ids=str,
+)
+def test_the_check_command_plans_the_same_bytes(
+    target: str, stack: str, settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It names the versions, and what no file says: cards, and the length of prompts under GRPO."""
+    said = {"model": "1b", "gpu": "a100-80gb", "method": "lora", **settings, **({"stack": stack} if stack else {})}
+    words = ["export", target, *words_of(said), "--format", "json", "--out", str(tmp_path)]
+    assert main(words) == 0
+    exported = json.loads(capsys.readouterr().out)
+
+    plan, *check = shlex.split(exported["check"])
+    assert plan == "plan"
+    assert main([*check, "--format", "json"]) == 0
+    checked = json.loads(capsys.readouterr().out)
+
+    chosen = exported["plan"]["candidates"][exported["plan"]["recommendation"]["candidate"]]
+    (run,) = checked["candidates"]
+    assert (run["peak"], run["phases"]) == (chosen["peak"], chosen["phases"])
+    for version in pinned(stack or "trl"):
+        assert version in exported["check"]
+        assert f"{version.replace('=', '==')}.*" in (tmp_path / "requirements.txt").read_text()
+
+
+def words_of(settings: dict[str, Any]) -> list[str]:
+    return [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
 @pytest.mark.parametrize("target", TRAINERS)

@@ -13,7 +13,7 @@ class FullLogits:
     Why it matters: each token costs 10 to 14 bytes per vocabulary entry; at 8192 tokens and a vocabulary of 152k to
                     262k that is 12 to 30 GB, often more than the model.
     What helps:     --loss chunked or fused: the head is applied to a few tokens at a time. Pairs have their trainer's
-                    own way: TRL 1.15 and newer makes no logits of them (--stack trl).
+                    own way: TRL 1.15 and newer makes no logits of them, others fewer with a shorter --seq-len.
     Source:         transformers 5.23 loss/loss_utils.py::ForCausalLMLoss; Liger fused linear cross-entropy; TRL 1.16
                     trl/kernels/chunked_logprob.py.
     """
@@ -30,9 +30,12 @@ class FullLogits:
         saved = logits if pairs else case.saved_by(loss="chunked")
         if not case.noteworthy(saved):
             return None
-        helps = "TRL's fused head makes none of them: --stack trl"
-        if not pairs:
-            helps = f"--loss chunked lowers the requirement by {format_bytes(saved)}"
+        helps = f"--loss chunked lowers the requirement by {format_bytes(saved)}"
+        if (
+            pairs
+        ):  # whose trainer has one way to score them; another trainer is no help to who exports or checks its files
+            newer = case.scenario.stack.name == "trl"
+            helps = "TRL 1.15 and newer makes none of them: --stack trl" if newer else "a shorter --seq-len makes fewer"
         text = (
             f"logits of all {case.train.tokens} tokens over {format_count(case.scenario.model.vocab_size)} vocabulary "
             f"entries take {format_bytes(logits)}: {helps}"
