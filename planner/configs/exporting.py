@@ -59,6 +59,7 @@ def export(name: str, request: Request, *, dataset: str = "", trainer: str = "")
     runs = _trainer(target, trainer)
     asked = replace(request, stack=request.stack or runs.stack)
     _check_stack(name, asked.stack, runs)
+    _check_card(asked)
     places = places_of(asked, dataset, target)
     found = _plan_for(runs, asked, places)
     if found.recommendation.candidate is None:
@@ -110,6 +111,16 @@ def _check_stack(name: str, text: str, runs: Target) -> None:
         f"{runs.name} is written for the stack {runs.stack}, and --stack {show(text)} is another: leave it out"
         + (f", or take {instead}" if instead else "")
     )
+
+
+def _check_card(asked: Request) -> None:
+    """Raise ``UnsupportedScenario`` for cards that the packages of an export do not run on: PyPI's torch is CUDA's."""
+    gpu = understand(asked)[0].cluster.gpu
+    if gpu.vendor == "amd":
+        raise UnsupportedScenario(
+            f"plan export cannot express --gpu {gpu.id}: it pins packages built for CUDA, and AMD's cards want ROCm's; "
+            "take --gpu h100, or plan without export"
+        )
 
 
 # ---------------------------------------------------------------- data and models that are here

@@ -28,7 +28,6 @@ SKY: Mapping[str, str] = MappingProxyType(
         "l4": "L4",
         "l40": "L40",
         "l40s": "L40S",
-        "mi300x": "MI300X",
         "p100": "P100",
         "rtx3080-10gb": "RTX3080",
         "rtx3090": "RTX3090",

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from planner.configs.written import Chosen, File, Written, comments
-from planner.errors import UnsupportedScenario
 from planner.jobs.cards import PRODUCTS, known
 from planner.jobs.needs import SHARED_GB, Needs, exports, needs_of, reasons, run_name, setup_lines
 
@@ -25,8 +24,8 @@ VARIABLES = (("MACHINE_RANK", "$JOB_COMPLETION_INDEX"),)
 """The first pod of an Indexed Job has the index 0 in its name: its address is no variable of the cluster's."""
 
 LABEL = "nvidia.com/gpu.product"
-RESOURCES: Mapping[str, str] = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu"}
-"""What the vendors' device plugins call a card."""
+RESOURCE = "nvidia.com/gpu"
+"""What the vendor's device plugin calls a card."""
 TOKEN = {"name": "hf-token", "key": "token", "optional": True}
 """A secret with the Hub's token, for models behind a licence."""
 
@@ -93,7 +92,7 @@ def _container(name: str, written: Written, needs: Needs) -> dict[str, Any]:
         written.launch,
     ]
     amounts = {
-        RESOURCES[needs.gpu.vendor]: str(needs.gpus),
+        RESOURCE: str(needs.gpus),
         "cpu": str(needs.cpus),
         "memory": f"{needs.memory_gb + SHARED_GB}G",
         "ephemeral-storage": f"{needs.disk_gb}G",
@@ -113,11 +112,7 @@ def _container(name: str, written: Written, needs: Needs) -> dict[str, Any]:
 
 
 def _affinity(needs: Needs) -> dict[str, Any]:
-    """Nodes with such a card; AMD's label is not set by its device plugin, so that only the resource asks."""
-    if needs.gpu.vendor not in RESOURCES:
-        raise UnsupportedScenario(f"k8s has no device plugin that we know for {needs.gpu.id}: plan another card")
-    if needs.gpu.vendor != "nvidia":
-        return {}
+    """Nodes with such a card."""
     values = [label for one in known(needs.gpu, PRODUCTS, "k8s") for label in PRODUCTS[one]]
     wanted = {"key": LABEL, "operator": "In", "values": values}
     terms = {"nodeSelectorTerms": [{"matchExpressions": [wanted]}]}

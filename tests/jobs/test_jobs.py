@@ -13,11 +13,12 @@ import pytest
 import yaml
 
 from planner.configs.exporting import Exported, export
+from planner.configs.targets import TARGETS
 from planner.cost import disk_bytes, host_bytes
 from planner.errors import UnsupportedScenario
 from planner.hardware import list_gpus, load_gpu
 from planner.jobs import cards
-from planner.jobs.k8s import RESOURCES
+from planner.jobs.k8s import RESOURCE
 from planner.jobs.needs import CPUS_PER_GPU, HOURS_MARGIN, MEMORY_MARGIN, SYSTEM_GB
 from planner.recommend.request import Request
 from planner.spec import Job, Method
@@ -111,7 +112,7 @@ def amounts(tool: str, request: str) -> tuple[Any, ...]:
     *_, job = yaml.safe_load_all(request)
     limits = job["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]
     memory = int(limits["memory"][:-1]) - 16  # of shared memory, which counts as the container's
-    return (int(limits[RESOURCES["nvidia"]]), job["spec"].get("completions", 1), int(limits["cpu"]), memory,
+    return (int(limits[RESOURCE]), job["spec"].get("completions", 1), int(limits["cpu"]), memory,
             int(limits["ephemeral-storage"][:-1]), job["spec"]["activeDeadlineSeconds"] // 3600)  # fmt: skip
 
 
@@ -321,12 +322,10 @@ def test_a_class_of_cards_is_any_of_its_members() -> None:
     assert {"NVIDIA-L4", "NVIDIA-GeForce-RTX-4090"} < set(term["matchExpressions"][0]["values"])
 
 
-def test_amds_cards_are_a_resource_of_their_own() -> None:
-    *_, job = yaml.safe_load_all(text(asked("k8s", "mi300x")))
-    pod = job["spec"]["template"]["spec"]
-
-    assert pod["containers"][0]["resources"]["limits"]["amd.com/gpu"] == "1"
-    assert "affinity" not in pod
+@pytest.mark.parametrize("target", TARGETS)
+def test_nothing_that_is_built_for_cuda_is_written_for_amds_cards(target: str) -> None:
+    with pytest.raises(UnsupportedScenario, match="cannot express --gpu mi300x: it pins packages built for CUDA"):
+        export(target, Request(model="8b", gpu="mi300x", methods=("lora",), stack=""))
 
 
 def test_a_class_has_members_and_a_card_is_its_own() -> None:
@@ -359,7 +358,7 @@ def test_dstack_parses_the_task(gpu: str, gpus: int, trainer: str) -> None:
     assert (task.nodes or 1) == max(gpus // 8, 1)
 
 
-@pytest.mark.parametrize(("gpu", "gpus", "trainer"), [*RUNS, ("mi300x", 1, "torchtune")])
+@pytest.mark.parametrize(("gpu", "gpus", "trainer"), RUNS)
 def test_kubernetes_models_have_every_field(gpu: str, gpus: int, trainer: str) -> None:
     client = pytest.importorskip("kubernetes.client", reason="kubernetes is not installed")
     for part in yaml.safe_load_all(text(asked("k8s", gpu, gpus, trainer))):
