@@ -116,7 +116,7 @@ def _row(answer: RentAnswer, one: Rental, recommended: bool) -> tuple[Cell, ...]
         Cell(f"{'~' if estimated(one) else ''}{_usd(one.usd)}", tone),
         Cell(_pace(one), tone),
         Cell(f"{one.usd_per_hour:,.2f}"),
-        Cell(spare, "warn" if one.room == 0 else ""),
+        Cell(spare) if one.room else Cell(f"({spare})", "warn"),
         Cell(_range(one), "faint"),
         Cell(RISK_WORDS[one.risk]),
         Cell(words.gib(one.needs.host_bytes)),
@@ -190,6 +190,8 @@ def notes(answer: RentAnswer) -> Iterator[str]:
     yield f"US$ at the typical price, {unit}; GiB: spare on each card, RAM and disk of each machine"
     if any(estimated(one) for one in (*answer.offers, *answer.others)):
         yield "~: no published run timed such steps on such a card, or its price is estimated"
+    if any(not one.room for one in (*answer.offers, *answer.others)):
+        yield "(spare): tight, as the upper bound of what it needs does not fit"
     left = len(answer.offers) - len(shown(answer))
     if left > 0:
         yield f"{left} more offers that no other beats in everything: --format json"

@@ -82,7 +82,7 @@ def renting(choice: Rental, *others: Rental, **limits: Any) -> Renting:
     return Renting(
         ask=ask(),
         subject=choice.candidate,
-        candidates=(choice.candidate,),
+        candidates=(choice.candidate, *(one.candidate for one in others)),
         chosen=choice.candidate,
         estimate=flat(10),
         question=question,
@@ -176,10 +176,11 @@ MONEY_SAMPLES = {
         renting(offer(10, 5), offer(9, 5, method="qlora", gib=23)),
     ),
     "MON013": Sample(
-        renting(offer(10, 5), offer(9, 5, measured=False), offer(9.5, 5, estimated=True)),
+        renting(offer(10, 5), offer(9, 5, measured=False), offer(9.5, 5, estimated=True), offer(9.8, 5, gib=23)),
         1.0,
         "1 × card-24 (lora) may cost $9.00, $1.00 less, but its time is estimated (like no other): $18.00 at its "
-        "slowest; 1 × card-24 (lora) may cost $9.50, $0.50 less, but its price is estimated",
+        "slowest; 1 × card-24 (lora) may cost $9.50, $0.50 less, but its price is estimated; "
+        "1 × card-24 (lora) may cost $9.80, $0.20 less, but its memory is tight: up to 25.30 GiB",
         renting(offer(10, 5), offer(9, 5, measured=False, method="qlora")),
     ),
     "MON014": Sample(

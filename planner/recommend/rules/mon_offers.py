@@ -47,6 +47,12 @@ class Renting(Case):
         kept = (one for one in self.found if one.room and one.usd < self.choice.usd)
         return (one for one in kept if one.within(self.question))
 
+    def cheaper_but_tight(self) -> "Iterable[Rental]":
+        """Listed offers that cost less and may run out of memory, where the chosen one does not."""
+        listed = {id(one) for one in self.candidates}
+        kept = (one for one in self.found if id(one.candidate) in listed and one.usd < self.choice.usd)
+        return (one for one in kept if self.choice.room and not one.room)
+
     def forgone_for_quality(self, one: "Rental") -> bool:
         """Whether a cheaper offer was passed over because the chosen method has less quality risk, for little more."""
         return one.risk > self.choice.risk and self.choice.usd <= one.worth_quality(one.usd)
@@ -306,10 +312,11 @@ class QualityForLittle(OfOffers):
 
 
 class UncertainCheaper(OfOffers):
-    """MON013: a cheaper offer was passed over, because its time or its price is only estimated.
+    """MON013: a cheaper offer was passed over, because its memory is tight, or its time or its price only estimated.
 
     Why it matters: hours that rest on a card's nominal rate alone may be off by a factor of two, so such an offer goes
-                    first only where it would at its slowest; an estimated price is 1.3 times the cheapest listing.
+                    first only where it would at its slowest; an estimated price is 1.3 times the cheapest listing. What
+                    is tight may run out of memory: it is taken only where nothing fits by its upper bound.
     What helps:     asking a seller; a few measured steps there (plan measure): an hour of such a card costs little.
     Source:         ``StepTime.basis``, what the bounds of a time rest on; ``estimated`` in prices.toml.
     """
@@ -322,7 +329,8 @@ class UncertainCheaper(OfOffers):
         passed = sorted(rivals, key=lambda one: (one.risk > mine.risk, one.usd))
         unlisted = [one for one in passed if one.price.estimated and not mine.price.estimated]
         untimed = [one for one in passed if not (one.measured or one.price.estimated)]
-        named = sorted((*unlisted[:1], *untimed[:1]), key=lambda one: one.usd)
+        tight = sorted(case.cheaper_but_tight(), key=lambda one: (one.risk > mine.risk, one.usd))
+        named = sorted((*unlisted[:1], *untimed[:1], *tight[:1]), key=lambda one: one.usd)
         if not named:
             return None
         clauses = [self._clause(case, mine, one, "price" if one in unlisted else "time") for one in named]
@@ -332,6 +340,9 @@ class UncertainCheaper(OfOffers):
         """What one offer may save, and why that does not decide."""
         cost = f"{dollars(one.usd)} {_each(case)}".rstrip()
         less = f"{one.named} ({one.method}) may cost {cost}, {dollars(mine.usd - one.usd)} less, but"
+        if not one.room:
+            upper = one.candidate.estimate.peak.high_bytes
+            return f"{less} its memory is tight: up to {format_bytes(upper)}"
         if unsure == "price":
             return f"{less} its price is estimated"
         slowest = f"its time is estimated ({one.step.basis.group}): {dollars(one.usd_slowest)} at its slowest"
