@@ -47,7 +47,7 @@ CASES = [
     Case("trl,trl=1.9", "full", {"gpus": 4, "sharding": "fsdp"}),
     Case("llamafactory", "lora"),
     Case("llamafactory", "full"),
-    Case("torchtune", "full"),
+    Case("torchtune", "full", {"gpus": 2, "sharding": "fsdp"}),
     Case("torchtune", "lora", {"gpus": 4, "sharding": "fsdp"}),
 ]
 
