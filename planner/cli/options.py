@@ -91,6 +91,7 @@ JOB = (
     Option("sharding", "text", "none, ddp, zero1, zero2, zero3, fsdp or hsdp", "none; fsdp from 2 GPUs", "KIND"),
     Option("reshard_after_forward", "switch", "fsdp: free a layer's weights until its backward pass", "on"),
     Option("zero_buckets", "text", "zero: auto (as transformers fills it in) or deepspeed", "auto", "SIZES"),
+    Option("overlap_comm", "switch", "zero1, zero2: a second bucket fills while the first is sent", "off"),
     Option("offload", "text", "optimizer, parameters, activations, with commas; or all", "none", "NAMES"),
     Option("offload_device", "text", "cpu, or nvme under zero3", "cpu", "DEVICE"),
     Option("pin_memory", "switch", "offload to page-locked memory", "on"),

@@ -108,7 +108,7 @@ def flat_of(model: ModelSpec, storage: Storage, sharing: Sharing, limits: Bucket
             if tensor.numel  # a stage may have a table without rows
         ),
         persistent=e * walked.persistent,
-        bucket=e * limits.reduce,
+        bucket=e * limits.reduce * limits.turns,
         gathered=walked.gathered,
         arriving=walked.arriving,
         reduced=MappingProxyType({place: e * count for place, count in waiting.items()}),

@@ -54,7 +54,8 @@ def zero(scenario: Scenario, profile: Profile) -> Shards:
 
 def limits_of(scenario: Scenario) -> Buckets:
     """Sizes of DeepSpeed's buckets for this model."""
-    return buckets(scenario.train.zero_buckets, h=scenario.model.hidden_size)
+    found = buckets(scenario.train.zero_buckets, h=scenario.model.hidden_size)
+    return found._replace(turns=2) if "overlap_comm" in scenario.train.settings else found
 
 
 def _flat(scenario: Scenario) -> Flat:

@@ -178,7 +178,7 @@ def _zero(zero: Keys) -> dict[str, Setting]:
         found = {}
     found |= offloading(zero)
     if stage:
-        found["zero_buckets"] = _buckets(zero, stage)
+        found |= {"zero_buckets": _buckets(zero, stage), **_overlap(zero, stage)}
     zero.unmodelled(NOT_ZERO, off=(None, False, 0, 1, -1, "none", {}))
     zero.unmodelled(dict.fromkeys(("contiguous_gradients", "reduce_scatter"), "gradients stay whole"), off=(True,))
     zero.ignore(*ZERO_IGNORED)
@@ -196,7 +196,6 @@ def _buckets(zero: Keys, stage: int) -> str:
     zero.ignore(*BUCKETS, why=f"stage {stage} has no such bucket")
     for name, most in LIMITS.items():
         _limit(zero, name, most)
-    _overlap(zero, stage)
     found = AUTO if set(kinds.values()) == {AUTO} else "deepspeed"
     for name, kind in kinds.items():
         if name in zero and kind == AUTO != found:
@@ -223,13 +222,14 @@ def _limit(zero: Keys, name: str, most: int) -> None:
         zero.tell(name, "used", sets="zero_buckets", why=f"planned as DeepSpeed's own {most:,} elements, a bound")
 
 
-def _overlap(zero: Keys, stage: int) -> None:
-    """Stage 1 and 2 reduce through a second bucket while the first is sent; a pair of small ones is below our bound."""
+def _overlap(zero: Keys, stage: int) -> dict[str, Setting]:
+    """A second bucket of stage 1 or 2; a pair of small ones lies below the one that is planned as a bound."""
     size = zero.peek("reduce_bucket_size")
-    small = size == AUTO or (isinstance(size, int | float) and 2 * size <= DEEPSPEED_BUCKETS.reduce)
-    if zero.peek("overlap_comm") is True and stage < 3 and not small:
-        zero.tell("overlap_comm", "unmodelled", why="a second bucket for gradients, as large as the first")
+    small = isinstance(size, int | float) and 2 * size <= DEEPSPEED_BUCKETS.reduce
+    if "overlap_comm" in zero and stage < 3 and not small:
+        return {"overlap_comm": zero.take("overlap_comm", "flag", "overlap_comm")}
     zero.ignore("overlap_comm", why="what is sent at the same time is part of the plan")
+    return {}
 
 
 # ---------------------------------------------------------------- offloading

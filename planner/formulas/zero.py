@@ -23,7 +23,8 @@ class Buckets(NamedTuple):
 
     ``reduce``: reduce_bucket_size. ``prefetch``, ``persistence``, ``live`` and ``reuse``: stage3_prefetch_bucket_size,
     stage3_param_persistence_threshold, stage3_max_live_parameters and stage3_max_reuse_distance. ``sub_group``:
-    sub_group_size.
+    sub_group_size. ``turns``: buckets of gradients, of which two take turns under overlap_comm in stages 1 and 2
+    (stage_1_and_2.py, setup_buckets).
     """
 
     reduce: int
@@ -32,6 +33,7 @@ class Buckets(NamedTuple):
     live: int = 1_000_000_000
     reuse: int = 1_000_000_000
     sub_group: int = 1_000_000_000
+    turns: int = 1
 
 
 DEEPSPEED_BUCKETS = Buckets(reduce=500_000_000, prefetch=50_000_000, persistence=100_000)
@@ -127,7 +129,7 @@ def reductions(arrivals: Sequence[Arrival], *, bucket: int, ranks: int, stage: i
                stage3.py, the same and __add_grad_to_ipg_bucket; runtime/comm/coalesced_collectives.py,
                reduce_scatter_coalesced (a single tensor that N divides is not copied)
     Valid:     stages 2 and 3 with contiguous_gradients and reduce_scatter, the defaults
-    Excludes:  the bucket; a second one under overlap_comm in stage 2, which is off by default there
+    Excludes:  the bucket, and the second one of overlap_comm
 
     >>> reductions([Arrival(0, 90, 10), Arrival(0, 10, 0)], bucket=50, ranks=4, stage=2)
     {0: 190}

@@ -104,6 +104,8 @@ class TrainSpec:
     reshard_after_forward: bool = True
     """FSDP2 frees gathered weights of a layer after its forward pass; without, they stay until its backward pass."""
     zero_buckets: ZeroBuckets = "auto"
+    overlap_comm: bool = False
+    """ZeRO-1 and ZeRO-2 fill a second bucket with gradients while the first is sent."""
     offload: tuple[Offload, ...] = ()
     """States that leave the GPU, in the order of ``OFFLOADS``."""
     offload_device: OffloadDevice = "cpu"
@@ -222,6 +224,7 @@ ACTS: Mapping[str, Callable[[TrainSpec], bool]] = MappingProxyType(
         "completion_len": lambda train: train.objective == "grpo",
         "reshard_after_forward": lambda train: train.shards_by_fsdp,
         "zero_buckets": lambda train: train.sharding.startswith("zero"),
+        "overlap_comm": lambda train: train.overlap_comm and train.sharding in ("zero1", "zero2"),
         "offload": lambda train: bool(train.offload),
         "offload_device": lambda train: bool({"optimizer", "parameters"} & set(train.offload)),
         "pin_memory": lambda train: bool(train.offload),

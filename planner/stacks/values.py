@@ -77,6 +77,7 @@ _BOOLEANS = (
     "gradient_checkpointing",
     "eval_logits",
     "reshard_after_forward",
+    "overlap_comm",
     "pin_memory",
     "sequence_parallel",
 )

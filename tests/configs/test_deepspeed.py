@@ -121,12 +121,15 @@ def test_smaller_buckets_are_bounded_by_the_own_ones_and_larger_ones_are_told() 
     }
 
 
-def test_a_second_bucket_counts_where_it_is_large() -> None:
-    def told(size: object, stage: int = 2) -> set[str]:
-        return fates(read({"stage": stage, "reduce_bucket_size": size, "overlap_comm": True}), "unmodelled")
+def test_a_second_bucket_counts_where_no_bound_covers_it() -> None:
+    def told(size: object, stage: int = 2) -> object:
+        found = read({"stage": stage, "reduce_bucket_size": size, "overlap_comm": True})
+        assert fates(found, "unmodelled") == set()
+        return found.settings.get("overlap_comm")
 
-    assert told("auto") == told(2e8) == told(5e8, stage=3) == set()
-    assert told(5e8) == {"zero_optimization.overlap_comm"}
+    assert told(2e8) is told(5e8, stage=3) is None
+    assert told("auto") is told(5e8) is told(5e8, stage=1) is True
+    assert read({"stage": 2, "overlap_comm": False}).settings["overlap_comm"] is False
 
 
 def test_what_leaves_the_card() -> None:

@@ -127,6 +127,6 @@ def test_sizes_in_deepspeeds_configuration(monkeypatch: pytest.MonkeyPatch) -> N
         config.max_reuse_distance,
         config.sub_group_size,
     )
-    assert ours == theirs
+    assert (*ours[:-1],) == theirs
     assert config.overlap_comm
     assert not type(config)(stage=2).overlap_comm

@@ -7,6 +7,7 @@ import pytest
 from planner.closed_form import estimate
 from planner.families.build import model_from_config
 from planner.formulas.params import model_params
+from planner.formulas.zero import buckets
 from planner.hardware import load_gpu
 from planner.result import Estimate, Memory, Phase
 from planner.spec import Cluster, Method, ModelSpec
@@ -88,6 +89,15 @@ def test_two_real_ranks(sharding: str, standing: float, besides: int) -> None:
     memory = found(sharding, ranks=2, model=model, zero_buckets="deepspeed").phases["forward"]
     assert lasting(memory) / model_params(model) == pytest.approx(standing, rel=1e-3)
     assert memory.temporaries >= besides
+
+
+@pytest.mark.parametrize(("sharding", "more"), [("zero1", 1), ("zero2", 1), ("zero3", 0)])
+def test_overlap_comm_has_a_second_bucket(sharding: str, more: int) -> None:
+    """DeepSpeed 0.19.8 stage_1_and_2.py, setup_buckets; stage 3 overlaps with the one that it has."""
+    once, twice = (found(sharding, zero_buckets="deepspeed", overlap_comm=on) for on in (False, True))
+    apart = twice.phases["backward"].total - once.phases["backward"].total
+    assert apart == more * 2 * buckets("deepspeed", h=1).reduce
+    assert twice.phases["forward"] == once.phases["forward"]
 
 
 @pytest.mark.parametrize("ranks", [2, 8, 64, 512])
