@@ -43,7 +43,7 @@ def settings_of(scenario: Scenario) -> dict[str, Any]:
     zero: dict[str, Any] = {"stage": stage}
     if train.zero_buckets == "auto":
         zero |= dict.fromkeys(AUTO[stage], "auto")
-    if "overlap_comm" in train.settings:
+    if train.takes_turns:
         zero["overlap_comm"] = True
     sizes = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
     return {"zero_optimization": zero, "bf16": {"enabled": "auto"}, **dict.fromkeys(sizes, "auto")}

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from shutil import rmtree
 from tempfile import TemporaryDirectory, gettempdir
 
 TALKERS = (
@@ -45,8 +44,9 @@ def tidy() -> Iterator[None]:
 @contextmanager
 def passing_folder() -> Iterator[str]:
     """A temporary folder, which does not outlive a process that ends within ``tidy`` either."""
-    with TemporaryDirectory(prefix="plan-") as folder, _at_the_end(lambda: rmtree(folder, ignore_errors=True)):
-        yield folder
+    folder = TemporaryDirectory(prefix="plan-", ignore_cleanup_errors=True)
+    with _at_the_end(folder.cleanup):
+        yield folder.name
 
 
 def tidy_now() -> bool:

@@ -2,14 +2,23 @@
 
 from planner.closed_form.inventory import Inventory
 from planner.closed_form.profile import Profile
-from planner.closed_form.rank import COMPUTE_BYTES, Shards, divisible, largest_gradient, optimizer_of, states
+from planner.closed_form.rank import (
+    COMPUTE_BYTES,
+    Shards,
+    divisible,
+    largest_gradient,
+    optimizer_of,
+    packed_word,
+    states,
+    undivided,
+)
 from planner.closed_form.recipe import key_of, storage_of
 from planner.closed_form.units import Sharing, Units, units_of
 from planner.errors import UnsupportedScenario
 from planner.formulas.adapters import saved_modules
 from planner.formulas.sharding import divisors
 from planner.formulas.states import Trainable
-from planner.spec import FLOAT_BYTES, ModelSpec, Scenario, TrainSpec
+from planner.spec import ModelSpec, Scenario, TrainSpec
 
 
 def fsdp(scenario: Scenario, profile: Profile) -> Shards:
@@ -52,7 +61,7 @@ def _version_2(scenario: Scenario, profile: Profile) -> Shards:
     frozen, trained = units.total("frozen"), units.total("trained")
     optimizer = optimizer_of(train, _local(inventory, scenario.layout.shard), inventory.trained_bytes, 1)
     return Shards(
-        weights=frozen + _undivided(train, inventory) + (0 if train.uses_adapters else trained),
+        weights=frozen + undivided(train, inventory) + (0 if train.uses_adapters else trained),
         adapters=trained if train.uses_adapters else 0,
         gradients=trained,
         optimizer=optimizer.states,
@@ -66,12 +75,11 @@ def _version_2(scenario: Scenario, profile: Profile) -> Shards:
 def _units(scenario: Scenario) -> Units:
     key, train = key_of(scenario), scenario.train
     _refuse_shared(scenario.model, train)
-    word = FLOAT_BYTES[train.quant_storage] if train.quantized and divisible(train) else 0
     weight_alone = train.loss != "full" and scenario.stack.name == "trl" and train.uses_adapters
     sharing = Sharing(
         ranks=scenario.layout.shard,
         compute=COMPUTE_BYTES if key.mixed_shards else 0,
-        quant_storage=word,
+        quant_storage=packed_word(train),
         called=not weight_alone,
         reshard=train.reshard_after_forward,
         replicated=scenario.layout.replicate > 1,
@@ -99,8 +107,3 @@ def _refuse_shared(model: ModelSpec, train: TrainSpec) -> None:
 def _local(inventory: Inventory, ranks: int) -> tuple[Trainable, ...]:
     """What the optimizer sees on the first rank."""
     return tuple(tensor._replace(rows=-(-tensor.rows // ranks)) for tensor in inventory.trained)
-
-
-def _undivided(train: TrainSpec, inventory: Inventory) -> int:
-    """Scales of packed weights, and with integers as their storage the packed weights themselves."""
-    return inventory.scales if divisible(train) else inventory.quantized_weights

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from planner.closed_form.flat import Flat
 from planner.closed_form.rank import Shards
 from planner.closed_form.units import Unit, Units
+from planner.closed_form.zero import limits_of
 from planner.formulas.offload import (
     STASH,
     Blocks,
@@ -14,7 +15,7 @@ from planner.formulas.offload import (
     offloaded_parameters,
     offloaded_shards,
 )
-from planner.formulas.zero import NORM_BYTES, buckets
+from planner.formulas.zero import NORM_BYTES
 from planner.spec import Scenario, TrainSpec
 
 
@@ -71,7 +72,7 @@ def _optimizer(scenario: Scenario, shards: Shards, flat: Flat) -> Shards:
     """
     train = scenario.train
     if flat.stage == 3:
-        group = min(flat.own, buckets(train.zero_buckets, h=scenario.model.hidden_size).sub_group)
+        group = min(flat.own, limits_of(scenario).sub_group)
         nvme = train.offload_device == "nvme"
         away = offloaded_optimizer_stage3(flat.own, e=flat.e, group=group, nvme=nvme, pin=train.pin_memory)
     else:

@@ -9,7 +9,7 @@ from planner.closed_form.units import Units
 from planner.formulas.offload import Away
 from planner.formulas.sharding import Divided, shard
 from planner.formulas.states import OptimizerBytes, Trainable, optimizer_bytes
-from planner.spec import Scenario, TrainSpec
+from planner.spec import FLOAT_BYTES, Scenario, TrainSpec
 
 COMPUTE_BYTES = 2
 """Gathered weights and gradients travel in 16 bit."""
@@ -74,14 +74,20 @@ def optimizer_of(train: TrainSpec, trained: tuple[Trainable, ...], e: int, ranks
 
 def weights(train: TrainSpec, inventory: Inventory, ranks: int) -> int:
     """Base weights of one rank: packed ones are divided only when their storage dtype is a float, scales never."""
-    whole = _replicated(train, inventory) if ranks > 1 else 0
+    whole = undivided(train, inventory) if ranks > 1 else 0
     return whole + shard(inventory.weights - whole, ranks)
 
 
-def _replicated(train: TrainSpec, inventory: Inventory) -> int:
+def undivided(train: TrainSpec, inventory: Inventory) -> int:
+    """Bytes of a quantised base that every rank has whole: scales, and packed weights that are no floats."""
     if not train.quantized:
         return 0
     return inventory.scales if divisible(train) else inventory.quantized_weights
+
+
+def packed_word(train: TrainSpec) -> int:
+    """Bytes of a number of the dtype in which packed weights are divided; 0 where they are not."""
+    return FLOAT_BYTES[train.quant_storage] if train.quantized and divisible(train) else 0
 
 
 def divisible(train: TrainSpec) -> bool:

@@ -7,12 +7,12 @@ from typing import NamedTuple
 from planner.closed_form.flat import Flat, Passes, flat_of
 from planner.closed_form.inventory import Storage
 from planner.closed_form.profile import profile_of
-from planner.closed_form.rank import COMPUTE_BYTES, divisible
+from planner.closed_form.rank import COMPUTE_BYTES, packed_word, undivided
 from planner.closed_form.recipe import key_of, storage_of
 from planner.closed_form.units import Sharing, units_of
+from planner.closed_form.zero import limits_of
 from planner.formulas.sharding import shard
-from planner.formulas.zero import buckets
-from planner.spec import FLOAT_BYTES, Block, ModelSpec, Scenario, TrainSpec
+from planner.spec import Block, ModelSpec, Scenario
 
 
 class Reference(NamedTuple):
@@ -116,13 +116,13 @@ def _in_one_unit(scenario: Scenario) -> Reference:
     sharing = Sharing(
         ranks=scenario.layout.shard,
         compute=COMPUTE_BYTES if train.autocast != "none" else 0,
-        quant_storage=_word(train),
+        quant_storage=packed_word(train),
         called=True,
         reshard=True,
         replicated=False,
     )
     units = units_of(scenario.model, storage, sharing)
-    shards, gathered = units.total("frozen") + units.total("trained") + _undivided(alone), units.total("gathered")
+    shards, gathered = units.total("frozen") + units.total("trained") + _left_whole(alone), units.total("gathered")
     if not train.reshard_after_forward:
         return Reference(weights=shards, standing=gathered)
     return Reference(weights=shards, in_layers=2 * gathered, at_head=2 * gathered, outside=gathered)
@@ -158,7 +158,7 @@ def _partitioned(scenario: Scenario) -> Reference:
     alone = _as_loaded(scenario)
     storage = storage_of(key_of(alone), alone.stack)
     flat = _frozen(scenario, storage)
-    own = flat.e * flat.own if storage.method == "full" else flat.frozen + _undivided(alone)
+    own = flat.e * flat.own if storage.method == "full" else flat.frozen + _left_whole(alone)
     gathered = max(
         (size for (which, _), size in (*flat.gathered.items(), *flat.arriving.items()) if which == "forward")
     )
@@ -169,23 +169,15 @@ def _frozen(scenario: Scenario, storage: Storage) -> Flat:
     sharing = Sharing(
         ranks=scenario.layout.shard,
         compute=0,
-        quant_storage=_word(scenario.train),
+        quant_storage=packed_word(scenario.train),
         called=False,
         reshard=True,
         replicated=False,
     )
-    limits = buckets(scenario.train.zero_buckets, h=scenario.model.hidden_size)
-    return flat_of(scenario.model, storage, sharing, limits, 3, Passes(checkpointing=False, backward=False))
+    passes = Passes(checkpointing=False, backward=False)
+    return flat_of(scenario.model, storage, sharing, limits_of(scenario), 3, passes)
 
 
-def _word(train: TrainSpec) -> int:
-    """Bytes of a number of the dtype in which packed weights are divided; 0 where they are not."""
-    return FLOAT_BYTES[train.quant_storage] if train.quantized and divisible(train) else 0
-
-
-def _undivided(alone: Scenario) -> int:
+def _left_whole(alone: Scenario) -> int:
     """Bytes of packed weights that every rank has whole."""
-    if not alone.train.quantized:
-        return 0
-    inventory = profile_of(alone).inventory
-    return inventory.scales if divisible(alone.train) else inventory.quantized_weights
+    return undivided(alone.train, profile_of(alone).inventory) if alone.train.quantized else 0

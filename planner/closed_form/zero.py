@@ -5,12 +5,12 @@ from dataclasses import replace
 from planner.closed_form.divided import with_all_experts
 from planner.closed_form.flat import Flat, Passes, flat_of
 from planner.closed_form.profile import Profile
-from planner.closed_form.rank import Shards, divisible, largest_gradient
+from planner.closed_form.rank import Shards, largest_gradient, packed_word, undivided
 from planner.closed_form.recipe import key_of, storage_of
 from planner.closed_form.units import Sharing
 from planner.formulas.states import Trainable, optimizer_bytes
 from planner.formulas.zero import MASTER_BYTES, NORM_BYTES, Buckets, buckets
-from planner.spec import FLOAT_BYTES, Scenario
+from planner.spec import Scenario
 
 
 def as_deepspeed(scenario: Scenario) -> Scenario:
@@ -38,7 +38,7 @@ def zero(scenario: Scenario, profile: Profile) -> Shards:
     optimizer = optimizer_bytes(train.optimizer, [own], e=MASTER_BYTES)
     working = optimizer_bytes(train.optimizer, [Trainable(grouped, 1, 1)], e=MASTER_BYTES).temporary
     trained = flat.e * flat.own if flat.stage == 3 else flat.e * flat.trained
-    base = inventory.weights if flat.stage < 3 else flat.frozen + _undivided(scenario, profile)
+    base = inventory.weights if flat.stage < 3 else flat.frozen + undivided(train, inventory)
     return Shards(
         weights=base if train.uses_adapters or flat.stage < 3 else base + trained,
         adapters=trained if train.uses_adapters else 0,
@@ -55,15 +55,19 @@ def zero(scenario: Scenario, profile: Profile) -> Shards:
 def limits_of(scenario: Scenario) -> Buckets:
     """Sizes of DeepSpeed's buckets for this model."""
     found = buckets(scenario.train.zero_buckets, h=scenario.model.hidden_size)
-    return found._replace(turns=2) if "overlap_comm" in scenario.train.settings else found
+    return found._replace(turns=2) if scenario.train.takes_turns else found
 
 
 def _flat(scenario: Scenario) -> Flat:
     key, train = key_of(scenario), scenario.train
-    word = FLOAT_BYTES[train.quant_storage] if train.quantized and divisible(train) else 0
     called = train.loss == "full" or scenario.stack.name != "trl"
     sharing = Sharing(
-        ranks=scenario.layout.shard, compute=0, quant_storage=word, called=called, reshard=True, replicated=False
+        ranks=scenario.layout.shard,
+        compute=0,
+        quant_storage=packed_word(train),
+        called=called,
+        reshard=True,
+        replicated=False,
     )
     stage = int(train.sharding.removeprefix("zero"))
     storage, limits = storage_of(key, scenario.stack), _in_walk(scenario)
@@ -87,13 +91,6 @@ def _in_walk(scenario: Scenario) -> Buckets:
     limits, train = limits_of(scenario), scenario.train
     unknown = train.objective == "dpo" and train.reference == "base"
     return limits._replace(prefetch=0, reuse=0) if unknown else limits
-
-
-def _undivided(scenario: Scenario, profile: Profile) -> int:
-    """Scales of packed weights, and the packed weights where they are no floats."""
-    if not scenario.train.quantized:
-        return 0
-    return profile.inventory.scales if divisible(scenario.train) else profile.inventory.quantized_weights
 
 
 def _master(flat: Flat) -> int:

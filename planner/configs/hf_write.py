@@ -324,7 +324,7 @@ def deepspeed_keys(chosen: Chosen) -> dict[str, Any]:
         zero["reduce_bucket_size"] = "auto"
         if zero["stage"] == 3:
             zero |= {"stage3_prefetch_bucket_size": "auto", "stage3_param_persistence_threshold": "auto"}
-    if "overlap_comm" in train.settings:
+    if train.takes_turns:
         zero["overlap_comm"] = True
     if zero["stage"] == 3:
         zero["stage3_gather_16bit_weights_on_model_save"] = True

@@ -109,8 +109,6 @@ def _refuse(chosen: Chosen, builder: Builder) -> None:
         raise UnsupportedScenario("torchtune cannot express --packing under --objective dpo: leave out one")
     if train.objective == "grpo":
         raise UnsupportedScenario("torchtune 0.6 has no GRPO: take --objective sft or dpo, or plan export trl")
-    if train.objective == "dpo" and not train.uses_adapters and chosen.gpus == 1:
-        raise UnsupportedScenario("torchtune has full DPO on several cards only: take --gpus 2 or --method lora")
 
 
 # ---------------------------------------------------------------- lines

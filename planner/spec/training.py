@@ -197,6 +197,11 @@ class TrainSpec:
         return self.sharding in ("fsdp", "hsdp")
 
     @property
+    def takes_turns(self) -> bool:
+        """Whether ZeRO fills one bucket with gradients while another is sent; stage 3 has one, whatever is said."""
+        return self.overlap_comm and self.sharding in ("zero1", "zero2")
+
+    @property
     def quantized(self) -> bool:
         """Whether base weights are stored in 4 or 8 bits."""
         return self.method == "qlora"
@@ -224,7 +229,7 @@ ACTS: Mapping[str, Callable[[TrainSpec], bool]] = MappingProxyType(
         "completion_len": lambda train: train.objective == "grpo",
         "reshard_after_forward": lambda train: train.shards_by_fsdp,
         "zero_buckets": lambda train: train.sharding.startswith("zero"),
-        "overlap_comm": lambda train: train.overlap_comm and train.sharding in ("zero1", "zero2"),
+        "overlap_comm": lambda train: train.takes_turns,
         "offload": lambda train: bool(train.offload),
         "offload_device": lambda train: bool({"optimizer", "parameters"} & set(train.offload)),
         "pin_memory": lambda train: bool(train.offload),

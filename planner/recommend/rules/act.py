@@ -31,9 +31,7 @@ class FullLogits:
         if not case.noteworthy(saved):
             return None
         helps = f"--loss chunked lowers the requirement by {format_bytes(saved)}"
-        if (
-            pairs
-        ):  # whose trainer has one way to score them; another trainer is no help to who exports or checks its files
+        if pairs:  # another trainer is no help to who exports or checks the files of this one
             newer = case.scenario.stack.name == "trl"
             helps = "TRL 1.15 and newer makes none of them: --stack trl" if newer else "a shorter --seq-len makes fewer"
         text = (
