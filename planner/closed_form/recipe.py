@@ -124,23 +124,11 @@ def recipe_of(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Recipe:
     A layer that returns a wider dtype than it was given (fp32 norms before 4-bit matrices) widens the residual
     stream for all layers after it.
     """
+    storage = storage_of(key, stack)
     placed = NO_ADAPTERS
     if key.method != "full":
         placed = adapters(model, key.lora_targets, key.modules_to_save, fused_experts=stack.fused_experts)
-    if placed.parameters and key.dropout:
-        raise UnsupportedScenario(
-            f"PEFT has no dropout on stacked experts, which these targets of {model.name} are: use --lora-dropout 0"
-        )
-    if key.kernels == "compiled" and any(block.experts for block in model.blocks):
-        raise UnsupportedScenario(
-            f"what torch.compile keeps of the experts of {model.name} is not known: use --kernels eager"
-        )
-    storage = storage_of(key, stack)
-    if placed.parameters and storage.packed_experts:
-        raise UnsupportedScenario(
-            f"adapters on quantised experts, as these targets of {model.name} put them, are not planned: "
-            "name matrices of attention, as in --lora-targets q_proj,k_proj,v_proj,o_proj"
-        )
+    _refuse_experts(model, key, placed, packed=storage.packed_experts)
     compute = 2 if key.autocast != "none" or key.mixed_shards or key.quant else FLOAT_BYTES[key.weights_dtype]
     weight = 2 if key.mixed_shards else FLOAT_BYTES[key.weights_dtype]
     upcast = key.quant != "" and stack.kbit_upcast in ("norms", "all") and not key.mixed_shards
@@ -177,6 +165,23 @@ def recipe_of(model: ModelSpec, key: ProfileKey, stack: Behaviour) -> Recipe:
         return recipe
     widest = max(block_tape(block, model.hidden_size, recipe).result.e for block in model.blocks)
     return recipe._replace(stream_bytes=max(recipe.stream_bytes, widest))
+
+
+def _refuse_experts(model: ModelSpec, key: ProfileKey, placed: Adapters, *, packed: bool) -> None:
+    """What no library does with experts, or is not planned."""
+    if placed.parameters and key.dropout:
+        raise UnsupportedScenario(
+            f"PEFT has no dropout on stacked experts, which these targets of {model.name} are: use --lora-dropout 0"
+        )
+    if key.kernels == "compiled" and any(block.experts for block in model.blocks):
+        raise UnsupportedScenario(
+            f"what torch.compile keeps of the experts of {model.name} is not known: use --kernels eager"
+        )
+    if placed.parameters and packed:
+        raise UnsupportedScenario(
+            f"adapters on quantised experts, as these targets of {model.name} put them, are not planned: "
+            "name matrices of attention, as in --lora-targets q_proj,k_proj,v_proj,o_proj"
+        )
 
 
 def _fused(key: ProfileKey, stack: Behaviour) -> frozenset[str]:
